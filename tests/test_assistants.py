@@ -17,6 +17,7 @@ from userlm.types import (
     Message,
     ModelError,
     NumberCheck,
+    RubricCheck,
     Sampling,
     Task,
     TestsCheck,
@@ -222,6 +223,13 @@ def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block
     )
     assert oracle.reply(talk("hi", id="q#0")).text == "The solution is ready."
     assert "```" not in oracle.reply(talk("hi", id="p#0")).text
+
+
+def test_the_oracle_gives_the_solution_of_a_task_that_is_not_about_code_as_it_is() -> (
+    None
+):
+    task = Task("p", "i", check=RubricCheck("x"), meta={"solution": "On Thursday."})
+    assert Oracle({"p": task}).reply(talk("hi", id="p#0")).text == "On Thursday."
 
 
 def test_the_oracle_says_which_task_it_does_not_know() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from userlm.final_answer import final_number
+from userlm.final_answer import final_number, upstream_number
 from userlm.grading import Grader
 from userlm.types import (
     NO_ATTEMPT,
@@ -69,6 +69,11 @@ def number_label(text: str, answer: str) -> str | None:
         ("\\boxed{\\$1,\\!250}", "1250", RIGHT),
         ("He earned 70k.", "70000", RIGHT),
         ("It costs 1.5 million dollars.", "1500000", RIGHT),
+        ("Answer: the 700 grams last for **2 days**.", "2", RIGHT),
+        ("5 x 12 = **60** clips.\n\nSo your box of 12 is counted.", "60", RIGHT),
+        ("She jogs 2 hours and 5 minutes (or 125 minutes).", "125", RIGHT),
+        ("### Final Answer\n\n**42**\n\nThat is for all 3 of them.", "42", RIGHT),
+        ("$5 \\text{ (kept)} + 2 = 7$ beads.\n\nHe has **7 beads**.", "7", RIGHT),
         ("The answer is not 18.", "18", NO_ATTEMPT),  # what it is not
         ("It is either 16 or 18.", "18", NO_ATTEMPT),  # two to choose from
         ("It could be 16 or maybe 18 cups.", "16", NO_ATTEMPT),
@@ -87,6 +92,51 @@ def number_label(text: str, answer: str) -> str | None:
 )
 def test_a_math_answer_is_graded(text: str, answer: str, right: str) -> None:
     assert number_label(text, answer) == right
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "So far you have 42 eggs. How many does a box hold?",
+        "Could you tell me the price? If it were 2 dollars, you would pay 42 dollars.",
+        "Assuming that each box holds 6, it would be 42. Please provide the real number.",
+        "I cannot calculate that without more information than the 42 eggs.",
+    ],
+)
+def test_talk_with_a_number_is_no_attempt(text: str) -> None:
+    assert number_label(text, "42") == NO_ATTEMPT
+
+
+def test_an_answer_with_a_polite_end_is_an_attempt() -> None:
+    text = "6 x 7 = 42, so she has **42** eggs. Let me know if you have questions!"
+    assert number_label(text, "42") == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The total is $1,200.", "1200"),
+        ("so 3 trucks carry the 80 stones", "80"),  # the last one, whatever it is
+        ("It costs $100.00", "1"),  # zeros and points are cut off
+        ("It costs $2.50", "2.50"),
+        ("2.5", "2.5"),
+        ("minus -3 degrees", "-3"),
+        ("none", None),
+    ],
+)
+def test_upstream_numbers_have_the_errors_of_upstream(
+    text: str, number: str | None
+) -> None:
+    assert upstream_number(text) == number
+
+
+def test_upstream_numbers_are_a_switch() -> None:
+    text = "So 3 trucks carry the 80 stones."
+    talked = talk("hi", text)
+    check = NumberCheck("3")
+    assert Grader().answer(check, text, talked).label == RIGHT
+    found = Grader(upstream=True).answer(check, text, talked)
+    assert (found.label, found.reason) == (WRONG, "80, not 3")
 
 
 def test_a_reference_without_a_number_is_an_error() -> None:

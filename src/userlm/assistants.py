@@ -26,6 +26,7 @@ from userlm.types import (
     Reply,
     Sampling,
     Task,
+    TestsCheck,
 )
 
 MAX_ANSWER_TOKENS = 1000
@@ -149,7 +150,7 @@ class Oracle:
                 f"the oracle knows no task for conversation {conversation.id!r}"
             )
         turns = conversation.user_turns
-        if all(said(fact, turns) for fact in task.facts if fact.required):
+        if all(said(fact, turns, task.facts) for fact in task.facts if fact.required):
             return Reply(_solution(task), meta={"stub": "oracle"})
         telling = [
             turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)
@@ -188,15 +189,23 @@ def _answers(conversation: Conversation) -> list[str]:
 def _solution(task: Task) -> str:
     if isinstance(task.check, NumberCheck):
         return f"The answer is {final_number(task.check.answer)}."
-    code = task.meta.get("solution")
-    return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
+    solution = task.meta.get("solution")
+    if solution is None:
+        return "The solution is ready."
+    if isinstance(task.check, TestsCheck):
+        return f"The solution is ready.\n\n```python\n{solution}\n```"
+    return str(solution)
 
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:
     """Return whether turn `i` completes a fact that was not said before."""
     before = turns[:i]
     up_to_it = turns[: i + 1]
-    return any(said(fact, up_to_it) and not said(fact, before) for fact in task.facts)
+    for fact in task.facts:
+        is_new = not said(fact, before, task.facts)
+        if is_new and said(fact, up_to_it, task.facts):
+            return True
+    return False
 
 
 def _quoted(text: str) -> str:

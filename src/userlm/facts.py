@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from functools import lru_cache
+from math import log
 
 from userlm.text import content_words, numbers, words
 from userlm.types import Fact
 
-SHARE = 0.75
-"""The share of a fact's content words that a user must have said: a compromise between missing what
-was said and finding what was not (`bench/matcher.py` prints both for other shares)."""
-
+SHARE = 0.55
+"""The share of a fact's words, by weight, that a user must have said: a compromise between missing
+what was said and finding what was not (`bench/grading.py` prints both for other shares)."""
 
 _UNITS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
@@ -54,23 +56,61 @@ _TOKEN = re.compile(
 )
 
 
-def said(fact: Fact | str, texts: Sequence[str]) -> bool:
+def said(
+    fact: Fact | str, texts: Sequence[str], facts: Sequence[Fact | str] = ()
+) -> bool:
     """Return whether the user said this fact in these turns. It compares words and uses no judge.
 
     A fact was said if the texts contain every number of it, in digits or words (except one, since
-    people say "a"), and at least `SHARE` of its content words, ignoring endings. The turns are
-    joined, so a fact may be split over several. It knows no synonyms, and ignores the relations
-    between words.
+    people say "a"), and at least `SHARE` of its numbers and content words, ignoring endings. A word
+    that few of the task's facts have tells them apart, so it weighs more (its inverse document
+    frequency among them). The turns are joined, so a fact may be split over several. It knows no
+    synonyms, and ignores the relations between words.
+
+    Args:
+        facts: all facts of the task.
     """
-    text = fact.text if isinstance(fact, Fact) else fact
-    amounts = _amounts([text])
-    if not amounts - {1} <= _amounts(texts):
+    own = _tokens(_text(fact))
+    heard_words, heard_amounts = _heard(tuple(texts))
+    amounts = {token for token in own if isinstance(token, Fraction)}
+    if not amounts <= heard_amounts:
         return False
-    wanted = _stems(content_words(text))
-    if not wanted and not amounts:
-        wanted = _stems(words(text))  # "It is in there" still has words
-    heard = _stems(words(" ".join(texts)))
-    return len(wanted & heard) >= SHARE * len(wanted)
+    weights = _weights(tuple(map(_text, facts)))
+    rare = max(weights.values(), default=1.0)
+    weight = {token: weights.get(token, rare) for token in own}
+    found = sum(weight[token] for token in own & (heard_words | heard_amounts))
+    return found >= SHARE * sum(weight.values())
+
+
+_Token = str | Fraction
+"""The stem of a word, or an amount."""
+
+
+def _text(fact: Fact | str) -> str:
+    return fact.text if isinstance(fact, Fact) else fact
+
+
+@lru_cache(10_000)
+def _tokens(text: str) -> frozenset[_Token]:
+    """The amounts and content words of a fact."""
+    amounts = _amounts([text])
+    tokens: set[_Token] = {*amounts - {1}, *_stems(content_words(text))}
+    if not tokens and not amounts:
+        tokens |= _stems(words(text))  # "It is in there" still has words
+    return frozenset(tokens)
+
+
+@lru_cache(1000)
+def _heard(texts: tuple[str, ...]) -> tuple[frozenset[_Token], frozenset[_Token]]:
+    """The words and the amounts of what a user said."""
+    return frozenset(_stems(words(" ".join(texts)))), frozenset(_amounts(texts))
+
+
+@lru_cache(1000)
+def _weights(facts: tuple[str, ...]) -> dict[_Token, float]:
+    """The weight of each token of a task's facts."""
+    counts = Counter(token for fact in facts for token in _tokens(fact))
+    return {token: log((len(facts) + 1) / n) for token, n in counts.items()}
 
 
 def _amounts(texts: Iterable[str]) -> set[Fraction]:

@@ -45,6 +45,7 @@ POINTS: Mapping[str, int] = {
     "after a preposition": -2,
     "after a determiner": -2,
     "after a purpose": -1,
+    "part of a quantity": -5,
     # what it is not
     "negated": -12,
     "one of two": -12,
@@ -207,6 +208,12 @@ _PURPOSE = re.compile(
     # "5 hours to make 60 snowballs", but not "add 5 to get 25"
     r"\d.{0,80}\bto (?!(?:get|find|obtain|reach|be|equal)\b)[a-z]{2,20} \D{0,40}$"
 )
+_SMALLER = (
+    r"(?:seconds?|minutes?|hours?|days?|weeks?|months?|inch(?:es)?|ounces?|cents?)"
+)
+_LARGER = r"(?:minutes?|hours?|days?|weeks?|months?|years?|foot|feet|pounds?|dollars?)"
+_AND_SMALLER = re.compile(rf"\s*{_LARGER},? (?:and )?\d+ {_SMALLER}\b", re.IGNORECASE)
+_AFTER_LARGER = re.compile(rf"\d {_LARGER},? (?:and )?$", re.IGNORECASE)
 _NEGATED = re.compile(r"(?:\bnot|n['’]t)\s+[$€£]?$", re.IGNORECASE)
 _CHOICE = re.compile(
     r"\d\S{0,20}(?: \w{1,20})? or (?:\w{1,20} )?[$€£]?\d", re.IGNORECASE
@@ -305,6 +312,8 @@ def _around(sentence: str, first: int, end: int) -> set[str]:
         evidence.add("after a determiner")
     if " to " in before and _PURPOSE.search(before):
         evidence.add("after a purpose")
+    if _AND_SMALLER.match(after) or _AFTER_LARGER.search(words):
+        evidence.add("part of a quantity")  # 3 hours and 20 minutes
     if _NEGATED.search(words):
         evidence.add("negated")
     if before.count("(") > before.count(")"):

@@ -15,6 +15,7 @@ from userlm.answer_blocks import function_code, json_values
 from userlm.data.intents import transcript
 from userlm.final_answer import attempted_number, final_number, upstream_number
 from userlm.imports import find_object
+from userlm.json_files import at_path
 from userlm.judges import GradingJudge
 from userlm.simulate import Until
 from userlm.types import (
@@ -204,7 +205,8 @@ def _holds(rule: Rule, turn: Turn) -> bool:
         case Matches():
             return re.search(rule.regex, turn.text) is not None
         case JsonPath():
-            values = (_at(value, rule.path) for value in json_values(turn.text))
+            found = json_values(turn.text)
+            values = (at_path(value, rule.path, _MISSING) for value in found)
             return any(_equal(value, rule.equals) for value in values)
         case ToolCalled():
             calls = turn.meta.get("tool_calls")
@@ -231,18 +233,6 @@ def _folded(text: str) -> str:
 
 
 _MISSING = object()
-
-
-def _at(value: Any, path: str) -> Any:
-    """Return the value at a dotted path; `_MISSING` if there is none."""
-    for part in path.split("."):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return _MISSING
-    return value
 
 
 def _equal(value: Any, wanted: Any) -> bool:

@@ -13,7 +13,7 @@ from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
     by_id,
-    open_grader,
+    grade_all,
     tasks_inputs,
 )
 from userlm.commands.options import (
@@ -29,7 +29,6 @@ from userlm.commands.steps import (
     Results,
     finish,
     finished,
-    in_parallel,
     measure_results,
     open_run,
     stub_speakers,
@@ -40,7 +39,7 @@ from userlm.json_files import write_lines
 from userlm.metrics import adherence, catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
-from userlm.metrics.extrinsic import Graded, by_family
+from userlm.metrics.extrinsic import by_family
 from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
@@ -52,7 +51,6 @@ from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
 from userlm.types import (
     Conversation,
-    Grade,
     InputError,
     Measure,
     Sample,
@@ -76,6 +74,9 @@ ITEMS: Mapping[frozenset[str | None], Sequence[Needs]] = {
 }
 """The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
 responses to test items of these kinds."""
+
+TASK_NEEDS: Sequence[Needs] = ("tasks", "grades", "judged facts")
+"""The values of `Metric.needs` of what is measured by task."""
 
 Outcomes = Mapping[str, Mapping[str, int]]
 """By the name of a measure of test items, how often users did what."""
@@ -153,7 +154,7 @@ def _measure_all(
     Args:
         known: the tasks by id.
     """
-    grades = _grade_all(run, options, inputs, known)
+    graded = grade_all(run, options, inputs, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
         beside["training turns"] = training_turns(
@@ -190,7 +191,9 @@ def _measure_all(
         else:
             if any(task_of(conversation, known) for conversation in conversations):
                 needed["tasks"] = known
-                needed["grades"] = Graded(known, grades[name])
+                needed["grades"] = graded[name]
+                if options.grading.judge:
+                    needed["judged facts"] = graded[name]
             columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
             found, ngrams[name] = compare_crowds(conversations, reference)
@@ -212,38 +215,6 @@ def _measure_all(
     return finish(run, options, results)
 
 
-def _grade_all(
-    run: Run,
-    options: Score,
-    inputs: Mapping[str, Path],
-    known: Mapping[str, Task],
-) -> dict[str, dict[str, Grade]]:
-    """Write the grades of all conversations about tasks; return them by column and conversation."""
-    about: list[tuple[str, Task, Conversation]] = []
-    for name, path in inputs.items():
-        for conversation in read_conversations(path):
-            task = task_of(conversation, known)
-            if task and conversation.stop != "error":
-                about.append((name, task, conversation))
-    found: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
-    lines = []
-    graded = [(task, conversation) for _, task, conversation in about]
-    with open_grader(
-        options.grading, run, graded, options.limits, options.models
-    ) as grader:
-        grading = in_parallel(
-            lambda one: grader.grade(one[1], one[2]), about, options.workers
-        )
-        for one, grade in track(grading, "grading", len(about)):
-            name, task, conversation = one
-            found[name][conversation.id] = grade
-            ids = {"run": name, "conversation": conversation.id, "task": task.id}
-            lines.append({**ids, "family": task.family, **asdict(grade)})
-    if known:
-        write_lines(run.path("grades.jsonl"), lines)
-    return found
-
-
 def _add_families(
     results: Results,
     columns: Mapping[str, Iterable[Measure]],
@@ -254,7 +225,7 @@ def _add_families(
         return
     for column, measures in columns.items():
         for record, found in zip(results[column], measures, strict=True):
-            if catalog.metric_of(found.name).needs in ("tasks", "grades"):
+            if catalog.metric_of(found.name).needs in TASK_NEEDS:
                 families = by_family(found, known)
                 record["families"] = [
                     measure_record(replace(one, name=family or "none"))

@@ -33,6 +33,7 @@ Needs = Literal[
     "any",
     "tasks",
     "grades",
+    "judged facts",
     "reference",
     "training turns",
     "detector",
@@ -43,12 +44,14 @@ Needs = Literal[
 
 
 Family = Literal[
+    "How tasks go",
     "How easily it is told apart from people",
     "How it ends",
     "What it says",
     "How it writes",
     "How well it predicts people",
 ]
+TASKS: Family = "How tasks go"
 ENDS: Family = "How it ends"
 TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
@@ -56,7 +59,7 @@ WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"
 JUDGED = " (judge)"
 """Ends the name of a measure that is also measured by a rule."""
-FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
+FAMILIES = (TASKS, TOLD, ENDS, SAYS, WRITES, PREDICTS)
 """What measures are about, in the order in which they are shown."""
 
 
@@ -69,7 +72,8 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`, or these with their `grades`; any, beside the human `reference`, the
+            about `tasks`, or these with their `grades`, and the
+            `judged facts` in them; any, beside the human `reference`, the
             `training turns` of the user or what a `detector` says of the turns; responses to test
             items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
@@ -301,6 +305,16 @@ METRICS = (
         "higher",
         "%",
         extrinsic.intent_coverage,
+        family=TASKS,
+    ),
+    Metric(
+        f"intent coverage{JUDGED}",
+        "Share of the required facts that the user said, by a judge.",
+        "judged facts",
+        "higher",
+        "%",
+        extrinsic.judged_coverage,
+        family=TASKS,
     ),
     Metric(
         "assistant score",
@@ -309,6 +323,7 @@ METRICS = (
         "higher",
         "%",
         extrinsic.assistant_score,
+        family=TASKS,
     ),
     Metric(
         "turns per conversation",

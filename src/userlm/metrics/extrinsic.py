@@ -5,13 +5,13 @@ Intervals are over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from userlm.facts import said
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.tasks import task_of
-from userlm.types import Conversation, Grade, Measure, MeasureRow, Task
+from userlm.types import Conversation, Grade, Measure, MeasureRow, Task, Verdict
 
 Conversations = Iterable[Conversation]
 Tasks = Mapping[str, Task]
@@ -31,18 +31,46 @@ def intent_coverage(
         if not facts:
             kind = "required facts" if required_only else "facts"
             return f"the task has no {kind}"
-        covered = sum(said(fact, conversation.user_turns) for fact in facts)
+        covered = sum(said(fact, conversation.user_turns, task.facts) for fact in facts)
         return covered / len(facts), 1.0
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
+SAID = "SAID"
+"""The label of a judge for a fact that the user said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """Tasks by id, and the grade of each conversation by its id (`Grader.grade`)."""
+    """What is known of conversations about tasks, by their ids.
+
+    Attributes:
+        tasks: the tasks by id.
+        grades: see `Grader.grade`.
+        said: a judge's verdict on each required fact, in the order of the task.
+    """
 
     tasks: Tasks
     grades: Mapping[str, Grade]
+    said: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
+
+
+def judged_coverage(conversations: Conversations, graded: Graded) -> Measure:
+    """Return `intent_coverage` by the judge's verdicts. A conversation with a fact without a label
+    is missing."""
+
+    def stats(task: Task, conversation: Conversation) -> Found:
+        verdicts = graded.said[conversation.id]
+        if not verdicts:
+            return "the task has no required facts"
+        for verdict in verdicts:
+            if verdict.label is None:
+                return verdict.reason
+        covered = sum(verdict.label == SAID for verdict in verdicts)
+        return covered / len(verdicts), 1.0
+
+    return measure(_rows(conversations, graded.tasks, stats), PERCENT)
 
 
 def assistant_score(conversations: Conversations, graded: Graded) -> Measure:
