@@ -38,6 +38,7 @@ from userlm.sandbox.finding import find
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.tasks import find_tasks, task_of
+from userlm.text import has_words
 from userlm.types import (
     Conversation,
     Fact,
@@ -205,8 +206,11 @@ def _graded(grader: Grader, one: About) -> tuple[Grade, list[Verdict]]:
     if grader.judge:
         told = "\n\n".join(one.conversation.user_turns)
         for fact in one.required:
-            shown = {"fact": fact.text, "said": told}
-            verdicts.append(grader.judge.ask("fact", shown))
+            verdict = Verdict(f"NOT {SAID}", "the user said nothing")
+            if has_words(told):
+                shown = {"fact": fact.text, "said": told}
+                verdict = grader.judge.ask("fact", shown)
+            verdicts.append(verdict)
     return grade, verdicts
 
 
