@@ -43,7 +43,7 @@ from userlm.users import ReplayUser
         ("replay:nowhere.jsonl", "nowhere.jsonl does not exist"),
         ("script:nowhere.txt", "nowhere.txt: cannot read the script"),
         ("py:nowhere:make", "No module named 'nowhere'"),
-        ("py:json", "write py:MODULE:NAME"),
+        ("py:json", "py:json: write MODULE:NAME"),
     ],
 )
 def test_a_wrong_address_says_what_was_meant(wrong, hint):

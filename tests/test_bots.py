@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import processes
 import pytest
 from fake_server import Said, error, serving
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
@@ -16,7 +21,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from userlm import Reply, commands, loading
 from userlm.bots import Bot, python_bot, read_answer, read_output
 from userlm.json_files import read_json
-from userlm.models import command
+from userlm.models import command, event_loops
 from userlm.rows import read_conversations
 from userlm.types import Conversation, InputError, ModelError
 
@@ -174,9 +179,15 @@ def test_a_module_that_breaks_while_it_is_loaded_is_named_with_the_line(
     (tmp_path / "breaks_abc.py").write_text("x = 1\ny = x / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    told = "py:breaks_abc:bot: breaks_abc.py, line 2: ZeroDivisionError"
+    told = r"py:breaks_abc:bot: .* \(breaks_abc.py, line 2: ZeroDivisionError"
     with pytest.raises(InputError, match=told):
         loading.assistant("py:breaks_abc:bot")
+
+
+def test_a_method_of_an_object_in_a_module_is_a_bot(here):
+    assert (
+        loading.assistant("py:bot_of_a_run:shop.sell").reply(SAID).text == "sold more"
+    )
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -337,10 +348,12 @@ def test_of_what_a_command_writes_only_an_object_with_an_answer_is_json(written,
         ("yes", "wrote more than 1,000 bytes"),
         ("yes >&2 & sleep 60", "did not answer in time"),
         ("sleep 60 & echo answered", "did not answer in time"),
+        ("setsid sleep 2 & echo answered", "did not answer in time"),
     ],
 )
 def test_a_command_that_fails_ends_its_conversation(script, problem, monkeypatch):
     monkeypatch.setattr(command, "MAX_OUTPUT", 1000)
+    monkeypatch.setattr(command, "GRACE", 0.1)
     begun = time.monotonic()
     with pytest.raises(ModelError, match=f"cmd:bash.*{problem}"):
         run(shell(script), timeout=0.3)
@@ -507,6 +520,10 @@ def odd(text, session):
     if "2" in text:
         raise ValueError("two is too much")
     return Reply(session, meta={"thread": threading.current_thread().name})
+class Shop:
+    def sell(self, text):
+        return f"sold {text}"
+shop = Shop()
 def full(messages: list):
     return " / ".join(each["content"] for each in messages)
 """
@@ -643,6 +660,36 @@ def test_a_command_and_a_described_server_are_inputs_of_the_run(here):
     assert "bot.toml" in read_json(here / "two" / "run.json")["inputs"]
 
 
+def test_all_that_is_awaited_runs_in_one_loop_however_many_threads_begin_at_once():
+    seen = set()
+
+    async def bot(text: str) -> str:
+        seen.add(asyncio.get_running_loop())
+        return text
+
+    with ThreadPoolExecutor(16) as pool:
+        event_loops._begun.cache_clear()
+        assert set(pool.map(lambda n: reply(bot).text, range(16))) == {"more"}
+    assert len(seen) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_commands_that_run(here):
+    command = ["simulate", "--user", "script:lines.txt", "--intents", "intents.txt"]
+    bot = shell("echo $$ >> running.txt; exec sleep 60")
+    arguments = [*command, "--assistant", f"cmd:{bot}"]
+    process = processes.userlm(*arguments, cwd=here)
+    running = here / "running.txt"
+    while not (running.exists() and len(running.read_text().split()) == 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    for pid in running.read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.killpg(int(pid), 0)
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 FILE = re.compile(r"^`([\w.]+)`:\n\n```\w+\n(.*?)```", re.DOTALL | re.MULTILINE)
@@ -651,10 +698,6 @@ SHELL = re.compile(r"^```sh\n(.*?)```", re.DOTALL | re.MULTILINE)
 
 @pytest.mark.slow
 def test_the_bots_of_the_page_run(tmp_path):
-    import subprocess
-
-    import processes
-
     page = PAGE.read_text(encoding="utf-8")
     section = page.partition("\n## Your bot, in one line")[2].partition("\n## ")[0]
     for name, text in FILE.findall(section):

@@ -10,7 +10,6 @@ import pytest
 from userlm.answer_blocks import function_code, json_values
 from userlm.grading import Grader
 from userlm.judges import GradingJudge, grading_prompt
-from userlm.metrics.extrinsic import Graded, graded_coverage, matched_facts
 from userlm.types import (
     NO_ATTEMPT,
     RIGHT,
@@ -18,9 +17,7 @@ from userlm.types import (
     Completion,
     Contains,
     Conversation,
-    Fact,
     FunctionCheck,
-    Grade,
     InputError,
     JsonPath,
     Matches,
@@ -329,55 +326,3 @@ def test_json_that_is_none_is_skipped() -> None:
     assert list(json_values("[1]")) == [[1]]
     assert list(json_values("a\n```\n{\n```\n```json\n{}\n```")) == [{}]
     assert list(json_values("[" * 100_000)) == []
-
-
-# --- facts ----------------------------------------------------------------------------------------
-
-FACTS = (Fact("There are 6 apples."), Fact("They are green.", required=False))
-
-
-def test_a_judge_says_which_facts_were_said() -> None:
-    task = Task("t", "i", FACTS, RubricCheck("r"))
-    model = Model("SAID")
-    grade = Grader(GradingJudge(model)).grade(task, BEFORE.say("Which?").say("Six."))
-    assert grade.facts == (True, True)
-    assert "They are green." in model.asked[-1]
-    assert "number 17?\n\nSix." in model.asked[-1]
-    assert "Which?" not in model.asked[-1]
-    assert Grader().grade(task, BEFORE).facts == ()
-
-
-def test_a_judge_is_not_asked_about_a_user_who_said_nothing() -> None:
-    task = Task("t", "i", FACTS)
-    model = Model("SAID")
-    assert Grader(GradingJudge(model)).grade(task, Conversation("t#0")).facts == (
-        False,
-        False,
-    )
-    assert model.asked == []
-
-
-def test_coverage_goes_by_the_judge_and_is_missing_where_the_judge_fails() -> None:
-    task = Task("t", "i", (*FACTS, Fact("They are in 2 boxes.")))
-    conversations = [Conversation(f"t#{i}").say("6 apples") for i in range(4)]
-    judged: list[tuple[bool | None, ...]] = [
-        (False, True, False),  # 0 of the 2 required ones
-        (True, False, True),  # 2 of 2
-        (True, True, None),
-        (),  # no judge: by words, 1 of 2
-    ]
-    grades = {
-        conversation.id: Grade(None, "", facts=facts)
-        for conversation, facts in zip(conversations, judged, strict=True)
-    }
-    found = graded_coverage(conversations, Graded({"t": task}, grades))
-    assert found.value == pytest.approx(50)  # (0 + 1 + 0.5) / 3
-    assert (found.n, found.missing) == (3, 1)
-
-
-def test_the_rule_stands_beside_the_judge_for_each_fact() -> None:
-    task = Task("t", "i", (*FACTS, Fact("They are in 2 boxes.")))
-    conversation = Conversation("t#0").say("6 apples")
-    grade = Grade(None, "", facts=(True, True, None))
-    both = [(one.label, one.hand) for one in matched_facts(task, conversation, grade)]
-    assert both == [("True", "True"), ("False", "True")]

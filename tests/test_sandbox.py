@@ -78,8 +78,9 @@ def test_a_prompt_that_is_only_a_signature_gets_a_body(unsafe):
     bare = replace(CHECKED, prompt="def half(x): return x // 2\ndef twice(x):\n")
     assert unsafe.run(bare, "    return 2 * x").label == RIGHT
     assert unsafe.run(bare, "def twice(x): return 2 * x").label == RIGHT
-    broken = replace(CHECKED, prompt="def (")
-    assert unsafe.run(broken, RIGHT_CODE).label is None
+    for prompt in ("def (", "(" * 10_000, "-" * 100_000 + "1", "\0"):
+        broken = replace(CHECKED, prompt=prompt)
+        assert unsafe.run(broken, RIGHT_CODE).label is None
 
 
 def test_helpers_of_the_prompt_are_not_taken_from_the_code(unsafe):
@@ -137,17 +138,15 @@ def large(): return -(10 ** 5000)
         ("import numpy\nassert f(1)", "No module named 'numpy'"),
         ("assert undefined_in(1", "SyntaxError"),
         ("f(print)", "only plain data"),
-        ("import time\ntime.sleep(9)", "no result"),
+        pytest.param(
+            "import time\ntime.sleep(9)\nf(1)", "did not end", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_tests_that_cannot_say_anything_give_no_verdict(unsafe, tests, reason):
     quick = replace(unsafe, limits=Limits(seconds=0.5))
     verdict = quick.run(TestsCheck(tests), RIGHT_CODE)
-    if "no result" in reason:  # the tests hang, whatever the code is
-        assert verdict.label == WRONG
-    else:
-        assert verdict.label is None
-    assert reason in verdict.reason
+    assert verdict.label is None and reason in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -261,24 +260,34 @@ plain = st.recursive(
 @settings(max_examples=30, deadline=None)
 @given(plain)
 def test_plain_data_crosses_unchanged(value):
-    crossed = decode(encode(value, keep=None), handle=None)
+    crossed = decode(encode(value, None), None)
     assert crossed == value and type(crossed) is type(value)
 
 
 # --- forging --------------------------------------------------------------------------------------
+
+WRITE = """
+import os
+def frame(text): return len(text).to_bytes(4, 'big') + text
+def write(fd, content):
+    try: os.write(fd, content)
+    except OSError: pass
+def write_all(content):
+    for fd in range(3, 40): write(fd, content)
+"""
+SENDS = WRITE + "def f(i): write_all(frame({}))"
 
 FORGED = {
     "sys.exit": "import sys\nsys.exit(0)",
     "os._exit": "import os\nos._exit(0)",
     "sys.exit when called": "def f(i): raise SystemExit(0)",
     "a success marker": "print('PASS', {'passed': True})\ndef f(i):\n    print('OK')\n    return 0",
-    "verdicts on every descriptor": """
-import os
+    "verdicts on every descriptor": WRITE
+    + """
 for fd in range(1, 64):
-    try:
-        os.write(fd, b'{"passed": true, "reason": ""}\\n' * 40 + b'{"value": true}\\n' * 40)
-    except OSError:
-        pass
+    write(fd, b'Tall tests pass')
+    for text in (b't2;TT', b't2;Ti0;', b'Tall tests pass'):
+        write(fd, frame(text) * 40)
 def f(i): return 0
 """,
     "a number that equals all": "class E(int):\n    def __eq__(s, o): return True\ndef f(i): return E(0)",
@@ -331,10 +340,25 @@ def f(i):
     "deep recursion": "import sys\nsys.setrecursionlimit(10 ** 8)\ndef g(n): return g(n + 1)\ndef f(i): return g(0)",
     "a deeply nested answer": "def f(i):\n    x = []\n    for _ in range(100_000): x = [x]\n    return x",
     "an answer that contains itself": "def f(i):\n    x = []\n    x.append(x)\n    return x",
-    "raw nested JSON": "import os\ndef f(i):\n    for fd in range(3, 40):\n        try: os.write(fd, b'{\"value\":' + b'[' * 500_000 + b'\\n')\n        except OSError: pass",
-    "a number of millions of digits": "import os\ndef f(i):\n    for fd in range(3, 40):\n        try: os.write(fd, b'{\"value\":' + b'9' * 3_000_000 + b'}\\n')\n        except OSError: pass",
-    "unknown kinds of data": 'import os\ndef f(i):\n    for fd in range(3, 40):\n        try: os.write(fd, b\'{"value": {"type": "exec"}}\\n{"value": {"set": [[]]}}\\n\')\n        except OSError: pass',
-    "an error of no kind": 'import os\ndef f(i):\n    for fd in range(3, 40):\n        try: os.write(fd, b\'{"error": [], "message": 1}\\n\')\n        except OSError: pass',
+    "a deeply nested message": SENDS.format("b't2;T' + b'l1;' * 500_000 + b'N'"),
+    "a number of millions of digits": SENDS.format(
+        "b't2;Ti' + b'9' * 3_000_000 + b';'"
+    ),
+    "a length below zero": SENDS.format("b't2;Ts-4;'"),
+    "a length beyond the end": SENDS.format("b't2;Tl100000;'"),
+    "more than a value": SENDS.format("b't2;Ti0;i0;'"),
+    "kinds of data that there are not": SENDS.format("b't2;Tyexec;'"),
+    "a set of lists": SENDS.format("b't2;Te1;l0;'"),
+    "a range of text": SENDS.format("b't2;Tr3;s1;as1;as1;a'"),
+    "an error of no kind": SENDS.format("b't3;Fl0;s1;a'"),
+    "an error without a message": SENDS.format("b't2;Fs14;AssertionError'"),
+    "an error of many messages": SENDS.format("b't5;Fs1;ai0;i0;i0;'"),
+    "no bytes of text": SENDS.format("b't2;Ts1;' + bytes([255])"),
+    "more than it says": WRITE
+    + "def f(i): write_all((9).to_bytes(4, 'big') + b't2;Ti0;t2;Ti0;')",
+    "a message of 4 GB": WRITE + "def f(i): write_all(b'\\xff' * 4)",
+    "half a message": WRITE + "def f(i): write_all(frame(b't2;Ti0;')[:6]); os._exit(0)",
+    "an error while names are looked up": "def __getattr__(name): raise ValueError('no')",
     "threads": "import threading, time\ndef f(i):\n    while True: threading.Thread(target=time.sleep, args=(99,)).start()",
     "memory": "def f(i):\n    x = []\n    while True: x.append(bytearray(64 << 20))",
 }
@@ -351,7 +375,13 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("name", FORGED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "deep recursion"))
+        for name in FORGED
+    ],
+)
 def test_no_code_forges_a_verdict(sandbox, name):
     small = replace(sandbox, limits=Limits(memory=128 << 20))
     verdict = small.run(CHECK, FORGED[name])
@@ -371,6 +401,13 @@ def test_tests_that_catch_everything_do_not_hide_that_the_code_ended(sandbox):
     assert sandbox.run(TestsCheck(tests), code).label == WRONG
 
 
+@pytest.mark.slow
+def test_tests_that_hang_on_an_answer_are_the_fault_of_the_code(impatient):
+    tests = "size = f(1)\nwhile size: size += 1"
+    assert impatient.run(TestsCheck(tests), "def f(x): return 1").label == WRONG
+    assert impatient.run(TestsCheck(tests), "def f(x): return 0").label == RIGHT
+
+
 # --- reaching out ---------------------------------------------------------------------------------
 
 REACHING = {
@@ -385,8 +422,8 @@ REACHING = {
     "reads the environment of its parent": "def reach(host): open(f\"/proc/{host['parent']}/environ\", 'rb').read()",
     "lists processes": "import os\ndef reach(host): os.listdir('/proc')",
     "forks": "import os\ndef reach(host): os.fork() or os._exit(0)",
-    "spawns": "import os\ndef reach(host): os.posix_spawn('/bin/true', ['true'], {})",
-    "runs a program": "import subprocess\ndef reach(host): subprocess.run(['/bin/true'])",
+    "spawns": "import os\ndef reach(host): os.posix_spawn('/usr/bin/true', ['true'], {})",
+    "runs a program": "import subprocess\ndef reach(host): subprocess.run(['/usr/bin/true'])",
     "memfd": "import os\ndef reach(host): os.memfd_create('x')",
     "shared memory": "def reach(host): open('/dev/shm/x', 'w')",
     "System V shared memory": "def reach(host): call('shmget', 0, 1 << 20, 0o1600)",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from userlm.json_files import write_lines
@@ -96,6 +97,8 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     ("check", "read"),
     [
         ({"number": 27}, NumberCheck("27")),
+        ({"number": 1e20}, NumberCheck("1" + 20 * "0")),
+        ({"number": 2.5}, NumberCheck("2.5")),
         ({"number": "27 euros"}, NumberCheck("27 euros")),
         ({"tests": "assert f() == 1"}, TestsCheck("assert f() == 1")),
         ({"rubric": "It is kind."}, RubricCheck("It is kind.")),
@@ -249,6 +252,22 @@ def test_the_folder_of_marked_tasks_is_a_place_of_tasks(tmp_path: Path) -> None:
     write(tmp_path / "tasks.jsonl")
     (tmp_path / "asked.jsonl").write_text("{}\n")
     assert [task.id for task in read_tasks(tmp_path)] == ["a"]
+
+
+def test_tasks_are_read_from_remote_places_and_errors_name_these(
+    tmp_path: Path,
+) -> None:
+    memory = fsspec.filesystem("memory")
+    row = {"question": "You have 2 hens. How many?", "answer": "#### 2"}
+    memory.pipe("/sets/gsm8k.jsonl", json.dumps(row).encode() + b"\n{}\n")
+    with pytest.raises(
+        InputError, match=r"memory://sets/gsm8k\.jsonl, line 2: the fie"
+    ):
+        read_tasks("memory://sets/gsm8k.jsonl")
+    memory.pipe("/sets/gsm8k.jsonl", json.dumps(row).encode() + b"\n")
+    [task] = read_tasks("memory://sets/gsm8k.jsonl")
+    assert (task.id, task.check) == ("GSM8K/0", NumberCheck("2"))
+    memory.rm("/sets", recursive=True)
 
 
 @pytest.mark.slow

@@ -100,8 +100,7 @@ def test_check_lists_every_mistake_and_fails(
 
 
 def judging(body: dict[str, object], n: int) -> Said:
-    """A judge that takes only facts with digits as required, every fact as said, and every answer
-    as right."""
+    """A judge that takes only facts with digits as required, and every answer as right."""
     [message] = body["messages"]  # type: ignore[misc]
     asked = message["content"]
     label = "RIGHT"
@@ -109,10 +108,10 @@ def judging(body: dict[str, object], n: int) -> Said:
         fact = asked.rpartition("The fact:")[2]
         needed = re.search(r"\d", fact.partition("Reply with")[0])
         label = "REQUIRED" if needed else "NOT REQUIRED"
+    if "NOT SAID" in asked:
+        label = "SAID"
     if "ATTEMPT, TALK" in asked:
         label = "ATTEMPT"
-    if "SAID, NOT SAID" in asked:
-        label = "SAID"
     return completion(json.dumps({"reason": "so", "label": label}))
 
 
@@ -224,6 +223,15 @@ def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is
     assert grades["none"]["reason"] == "not graded: the task has no check"
 
 
+def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"py": "no_such_module_y:right"})])
+    with pytest.raises(InputError, match="no_such_module_y:right: cannot be imported"):
+        run(here)
+    assert not (here / "sim").exists()
+
+
 def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) -> None:
     rows = [
         row("a", family="x", check={"rubric": "It is kind."}),
@@ -245,19 +253,24 @@ def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) 
     assert families == {"x": 100, "y": 0}
 
 
-def test_a_judge_says_which_facts_were_said_and_the_rule_stands_beside_it(
-    here: Path, capsys: pytest.CaptureFixture[str]
+def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
+    here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    facts = ["It costs 3 coins.", "It is red."]
+    facts = ["It costs 3 coins.", "Hi!"]
     write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
-    folder = run(here)
+    folder = run(here)  # the user says "hi" and "and?", and the judge that all was said
     with serving(judging) as server:
         grading = Grading(judge=f"{server.url}/v1#judge")
         score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
-    assert measured(here / "scored")["intent coverage"]["value"] == 100
-    (line,) = read_rows(here / "scored/grades.jsonl")
-    assert line.row["facts"] == [True, True]
-    assert "judge and rule agree on 0 % of 2 facts" in capsys.readouterr().err
+    found = measured(here / "scored")
+    assert found["intent coverage"]["value"] == 50
+    assert found["intent coverage (judge)"]["value"] == 100
+    lines = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
+    assert [(one["fact"], one["judge"], one["words"]) for one in lines] == [
+        ("It costs 3 coins.", "SAID", "NOT SAID"),
+        ("Hi!", "SAID", "SAID"),
+    ]
+    assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:

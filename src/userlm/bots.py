@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
-from pathlib import Path
-from sysconfig import get_path
 from typing import Any, get_origin
 from uuid import NAMESPACE_OID, uuid5
 
 from userlm.content import split_content
+from userlm.imports import describe_error
 from userlm.json_files import dumps
 from userlm.models.event_loops import event_loop, late
 from userlm.types import STOPS, Conversation, InputError, Message, ModelError, Reply
@@ -91,10 +89,14 @@ class Bot:
             if inspect.isawaitable(answer):
                 answer = self._awaited(answer)
             return _checked(read_answer(answer))
+        except ModelError as error:
+            raise self._error(str(error), error.reason) from error
         except (Exception, SystemExit) as error:
-            said = " ".join(told(error).split())[:LONGEST_ERROR]
-            reason = error.reason if isinstance(error, ModelError) else "error"
-            raise ModelError(f"{self.name}: {said}", reason) from error
+            raise self._error(describe_error(error)) from error
+
+    def _error(self, said: str, reason: str = "error") -> ModelError:
+        said = " ".join(said.split())[:LONGEST_ERROR]
+        return ModelError(f"{self.name}: {said}", reason)
 
     def _awaited(self, answer: Awaitable[object]) -> object:
         async def wait() -> object:
@@ -109,19 +111,6 @@ class Bot:
 
         pending = asyncio.run_coroutine_threadsafe(wait(), event_loop("bots"))
         return pending.result()
-
-
-def told(error: BaseException) -> str:
-    """Return what an error says and, if it is none of ours, where in the bot it was raised."""
-    if isinstance(error, ModelError):
-        return str(error)
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
-    others = (str(Path(__file__).parent), get_path("stdlib"), get_path("purelib"), "<")
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(others):
-            # The place stands first, since an error may be long.
-            return f"{Path(frame.filename).name}, line {frame.lineno}: {what}"
-    return what
 
 
 # --- what a bot takes -----------------------------------------------------------------------------
@@ -143,7 +132,7 @@ def python_bot(
         try:
             found = found()
         except (Exception, SystemExit) as error:
-            raise InputError(f"{name}: {told(error)}") from None
+            raise InputError(f"{name}: {describe_error(error)}") from None
     method = next(
         (each for each in METHODS if callable(getattr(found, each, None))), ""
     )

@@ -15,9 +15,9 @@ from userlm.answer_blocks import function_code, json_values
 from userlm.data.intents import transcript
 from userlm.final_answer import attempted_number, final_number, upstream_number
 from userlm.imports import find_object
+from userlm.json_files import at_path
 from userlm.judges import GradingJudge
 from userlm.simulate import Until
-from userlm.text import has_words
 from userlm.types import (
     NO_ATTEMPT,
     RIGHT,
@@ -58,9 +58,8 @@ class Grader:
     """Grades answers. It is thread-safe if the judge and the sandbox are.
 
     Attributes:
-        judge: grades by rubrics, tells an answer from talk where a number is wanted, and says which
-            facts were said; without it a rule does the second, `facts.said` the third, and there is
-            no grade by a rubric.
+        judge: grades by rubrics, and tells an answer from talk where a number is wanted; without
+            it a rule does that, and there is no grade by a rubric.
         sandbox: runs the code of answers; without it there is no grade by tests.
         upstream: compare numbers as Lost in Conversation does, with its errors
             (`final_answer.upstream_number`).
@@ -97,17 +96,11 @@ class Grader:
                 return _function(check, turn.text, conversation)
 
     def grade(self, task: Task, conversation: Conversation) -> Grade:
-        """Return whether an answer of the conversation solved the task, and with a judge, which
-        facts the user said.
+        """Return whether an answer of the conversation solved the task.
 
-        The first right answer counts, as in Lost in Conversation. If none is right and one of them
+        The first right one counts, as in Lost in Conversation. If none is right and one of them
         could not be graded, there is no grade. A greeting is no answer.
         """
-        return replace(
-            self._solved(task, conversation), facts=self._facts(task, conversation)
-        )
-
-    def _solved(self, task: Task, conversation: Conversation) -> Grade:
         if task.check is None:
             return Grade(None, NO_CHECK)
         found = Grade(False, NO_ATTEMPT.lower())
@@ -121,19 +114,6 @@ class Grader:
             elif verdict.label == WRONG and found.solved is not None:
                 found = Grade(False, verdict.reason, number)
         return found
-
-    def _facts(self, task: Task, conversation: Conversation) -> tuple[bool | None, ...]:
-        if self.judge is None:
-            return ()
-        texts = "\n\n".join(conversation.user_turns)
-        said: list[bool | None] = []
-        for fact in task.facts:
-            if not has_words(texts):
-                said.append(False)
-                continue
-            label = self.judge.ask("fact", {"fact": fact.text, "said": texts}).label
-            said.append(None if label is None else label == "SAID")
-        return tuple(said)
 
     def until(self, task: Task) -> Until:
         """Return the function that stops a simulation with `"solved"` as soon as the assistant's
@@ -225,7 +205,8 @@ def _holds(rule: Rule, turn: Turn) -> bool:
         case Matches():
             return re.search(rule.regex, turn.text) is not None
         case JsonPath():
-            values = (_at(value, rule.path) for value in json_values(turn.text))
+            found = json_values(turn.text)
+            values = (at_path(value, rule.path, _MISSING) for value in found)
             return any(_equal(value, rule.equals) for value in values)
         case ToolCalled():
             calls = turn.meta.get("tool_calls")
@@ -252,18 +233,6 @@ def _folded(text: str) -> str:
 
 
 _MISSING = object()
-
-
-def _at(value: Any, path: str) -> Any:
-    """Return the value at a dotted path; `_MISSING` if there is none."""
-    for part in path.split("."):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return _MISSING
-    return value
 
 
 def _equal(value: Any, wanted: Any) -> bool:

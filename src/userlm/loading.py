@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -38,10 +37,10 @@ from userlm.assistants import (
     ReplayAssistant,
     Script,
 )
-from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output, told
+from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
-from userlm.imports import search_here
+from userlm.imports import find_object
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
 from userlm.thought import SpeechOnly
@@ -331,7 +330,11 @@ def _bot(
     ask: Callable[[Asked], object]
     match address.scheme:
         case "py":
-            ask = python_bot(_python(address.name), str(address), system is not None)
+            try:
+                found = find_object(address.name)
+            except InputError as error:
+                raise InputError(f"py:{error}") from None
+            ask = python_bot(found, str(address), system is not None)
         case "cmd":
             from userlm.models.command import Command
 
@@ -682,20 +685,3 @@ def _unknown(
 
 def _log(path: str) -> dict[str, Conversation]:
     return {conversation.id: conversation for conversation in read_conversations(path)}
-
-
-def _python(name: str) -> Any:
-    """What is called NAME in MODULE."""
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise InputError(
-            f"py:{name}: write py:MODULE:NAME, where NAME is a function or an object"
-        )
-    search_here()
-    try:
-        return getattr(import_module(module), attribute)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the module does when it is loaded
-        raise InputError(f"py:{name}: {told(error)}") from None

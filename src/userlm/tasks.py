@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -293,7 +294,8 @@ def _check(row: Any) -> Check:
         case "number":
             given = row["number"]
             if isinstance(given, int | float) and not isinstance(given, bool):
-                return NumberCheck(str(given))
+                # a number of TOML or JSON may be written as 1e6
+                return NumberCheck(format(Decimal(str(given)), "f"))
             return NumberCheck(take(row, "number", str, "check"))
         case "tests":
             return TestsCheck(

@@ -552,14 +552,11 @@ class Grade:
         solved: `None` if that cannot be said.
         reason: what decided it; without a grade, why there is none, in a few words for counting.
         turn: the number (from 0) of the assistant's turn that decided it, among the assistant's.
-        facts: whether the user said each fact of the task, as a judge says; `None` where it cannot
-            say. Empty without a judge.
     """
 
     solved: bool | None
     reason: str
     turn: int | None = None
-    facts: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

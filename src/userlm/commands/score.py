@@ -13,7 +13,7 @@ from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
     by_id,
-    open_grader,
+    grade_all,
     tasks_inputs,
 )
 from userlm.commands.options import (
@@ -29,7 +29,6 @@ from userlm.commands.steps import (
     Results,
     finish,
     finished,
-    in_parallel,
     measure_results,
     open_run,
     stub_speakers,
@@ -38,10 +37,9 @@ from userlm.guard import Guard
 from userlm.items import KINDS, kind_of
 from userlm.json_files import write_lines
 from userlm.metrics import adherence, catalog
-from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
-from userlm.metrics.extrinsic import Graded, by_family, matched_facts
+from userlm.metrics.extrinsic import by_family
 from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
@@ -49,12 +47,10 @@ from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
 from userlm.metrics.two_sample import compare as compare_crowds
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
-from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.tasks import read_tasks, task_of
 from userlm.types import (
     Conversation,
-    Grade,
     InputError,
     Measure,
     Sample,
@@ -78,6 +74,9 @@ ITEMS: Mapping[frozenset[str | None], Sequence[Needs]] = {
 }
 """The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
 responses to test items of these kinds."""
+
+TASK_NEEDS: Sequence[Needs] = ("tasks", "grades", "judged facts")
+"""The values of `Metric.needs` of what is measured by task."""
 
 Outcomes = Mapping[str, Mapping[str, int]]
 """By the name of a measure of test items, how often users did what."""
@@ -155,7 +154,7 @@ def _measure_all(
     Args:
         known: the tasks by id.
     """
-    grades = _grade_all(run, options, inputs, known)
+    graded = grade_all(run, options, inputs, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
         beside["training turns"] = training_turns(
@@ -191,7 +190,10 @@ def _measure_all(
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
             if any(task_of(conversation, known) for conversation in conversations):
-                needed["grades"] = Graded(known, grades[name])
+                needed["tasks"] = known
+                needed["grades"] = graded[name]
+                if options.grading.judge:
+                    needed["judged facts"] = graded[name]
             columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
             found, ngrams[name] = compare_crowds(conversations, reference)
@@ -213,71 +215,6 @@ def _measure_all(
     return finish(run, options, results)
 
 
-def _grade_all(
-    run: Run,
-    options: Score,
-    inputs: Mapping[str, Path],
-    known: Mapping[str, Task],
-) -> dict[str, dict[str, Grade]]:
-    """Write the grades of all conversations about tasks; return them by column and conversation."""
-    about: list[tuple[str, Task, Conversation]] = []
-    for name, path in inputs.items():
-        for conversation in read_conversations(path):
-            task = task_of(conversation, known)
-            if task and conversation.stop != "error":
-                about.append((name, task, conversation))
-    found: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
-    lines = []
-    facts: list[Labelled] = []
-    graded = [(task, conversation) for _, task, conversation in about]
-    with open_grader(
-        options.grading, run, graded, options.limits, options.models
-    ) as grader:
-        grading = in_parallel(
-            lambda one: grader.grade(one[1], one[2]), about, options.workers
-        )
-        for one, grade in track(grading, "grading", len(about)):
-            name, task, conversation = one
-            found[name][conversation.id] = grade
-            facts += matched_facts(task, conversation, grade)
-            ids = {"run": name, "conversation": conversation.id, "task": task.id}
-            lines.append({**ids, "family": task.family, **asdict(grade)})
-    if known:
-        write_lines(run.path("grades.jsonl"), lines)
-    _show_ungraded(
-        [line["reason"] for line in lines if line["solved"] is None], len(about)
-    )
-    _show_agreement(facts)
-    return found
-
-
-def _show_agreement(facts: Sequence[Labelled]) -> None:
-    """Print how far the judge and the rule agree on which facts were said."""
-    if not facts:
-        return
-    raw, kappa = agreement(facts)
-    beyond = "" if kappa.value is None else f" (Cohen's kappa {kappa.value:.2f})"
-    console.print(
-        f"judge and rule agree on {raw.value:.0f} % of {plural(len(facts), 'fact')}{beyond} "
-        "whether the user said them; coverage goes by the judge",
-        style="dim",
-        soft_wrap=True,
-    )
-
-
-def _show_ungraded(reasons: Sequence[str], total: int) -> None:
-    """Print how many conversations have no grade, and the commonest reasons."""
-    if reasons:
-        counts = Counter(reasons).most_common(3)
-        shown = "; ".join(f"{why} ({count:,})" for why, count in counts)
-        console.print(
-            f"{len(reasons):,} of {total:,} conversations about tasks have no grade: {shown}",
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
-
-
 def _add_families(
     results: Results,
     columns: Mapping[str, Iterable[Measure]],
@@ -288,7 +225,7 @@ def _add_families(
         return
     for column, measures in columns.items():
         for record, found in zip(results[column], measures, strict=True):
-            if catalog.metric_of(found.name).needs == "grades":
+            if catalog.metric_of(found.name).needs in TASK_NEEDS:
                 families = by_family(found, known)
                 record["families"] = [
                     measure_record(replace(one, name=family or "none"))

@@ -31,7 +31,9 @@ Needs = Literal[
     "responses",
     "conversations",
     "any",
+    "tasks",
     "grades",
+    "judged facts",
     "reference",
     "training turns",
     "detector",
@@ -70,7 +72,8 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`, or these with their `grades`; any, beside the human `reference`, the
+            about `tasks`, or these with their `grades`, and the
+            `judged facts` in them; any, beside the human `reference`, the
             `training turns` of the user or what a `detector` says of the turns; responses to test
             items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
@@ -297,11 +300,20 @@ METRICS = (
     ),
     Metric(
         "intent coverage",
-        "Share of the required facts that the user said (by the judge, else by words).",
-        "grades",
+        "Share of the required facts that the user said (matched by words, without a judge).",
+        "tasks",
         "higher",
         "%",
-        extrinsic.graded_coverage,
+        extrinsic.intent_coverage,
+        family=TASKS,
+    ),
+    Metric(
+        f"intent coverage{JUDGED}",
+        "Share of the required facts that the user said, by a judge.",
+        "judged facts",
+        "higher",
+        "%",
+        extrinsic.judged_coverage,
         family=TASKS,
     ),
     Metric(

@@ -5,76 +5,72 @@ Intervals are over tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from userlm.facts import said
-from userlm.metrics.agreement import Labelled
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.tasks import task_of
-from userlm.types import Conversation, Grade, Measure, MeasureRow, Task
+from userlm.types import Conversation, Grade, Measure, MeasureRow, Task, Verdict
 
 Conversations = Iterable[Conversation]
 Tasks = Mapping[str, Task]
 """Tasks by id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """Tasks by id, and the grade of each conversation by its id (`Grader.grade`)."""
-
-    tasks: Tasks
-    grades: Mapping[str, Grade]
-
-
 def intent_coverage(
-    conversations: Conversations,
-    tasks: Tasks,
-    required_only: bool = True,
-    grades: Mapping[str, Grade] = MappingProxyType({}),
+    conversations: Conversations, tasks: Tasks, required_only: bool = True
 ) -> Measure:
     """Return 100 x the mean over conversations of the share of facts that the user said.
 
-    Whether a fact was said is decided by the judge, if the grade of the conversation has that;
-    else by `facts.said`, which matches words.
+    Whether a fact was said is decided by `facts.said`, which matches words and needs no judge.
     """
 
     def stats(task: Task, conversation: Conversation) -> Found:
-        grade = grades.get(conversation.id)
-        judged = grade.facts if grade else ()
-        covered: list[bool | None] = []
-        for i, fact in enumerate(task.facts):
-            if fact.required or not required_only:
-                matched = said(fact, conversation.user_turns, task.facts)
-                covered.append(judged[i] if judged else matched)
-        if not covered:
+        facts = [fact for fact in task.facts if fact.required or not required_only]
+        if not facts:
             kind = "required facts" if required_only else "facts"
             return f"the task has no {kind}"
-        if None in covered:
-            return "the judge did not say of each fact whether it was said"
-        return float(covered.count(True)) / len(covered), 1.0
+        covered = sum(said(fact, conversation.user_turns, task.facts) for fact in facts)
+        return covered / len(facts), 1.0
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
-def graded_coverage(conversations: Conversations, graded: Graded) -> Measure:
-    """Return `intent_coverage`, by the judge where there is one."""
-    return intent_coverage(conversations, graded.tasks, grades=graded.grades)
+SAID = "SAID"
+"""The label of a judge for a fact that the user said."""
 
 
-def matched_facts(
-    task: Task, conversation: Conversation, grade: Grade
-) -> list[Labelled]:
-    """Return what `facts.said` says of each fact beside what the judge says, to measure how far
-    they agree; nothing without a judge."""
-    found = []
-    for fact, judged in zip(task.facts, grade.facts, strict=False):
-        matched = said(fact, conversation.user_turns, task.facts)
-        if judged is not None:
-            key = f"{conversation.id} {fact.text}"
-            found.append(Labelled(key, task.id, str(matched), str(judged)))
-    return found
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What is known of conversations about tasks, by their ids.
+
+    Attributes:
+        tasks: the tasks by id.
+        grades: see `Grader.grade`.
+        said: a judge's verdict on each required fact, in the order of the task.
+    """
+
+    tasks: Tasks
+    grades: Mapping[str, Grade]
+    said: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
+
+
+def judged_coverage(conversations: Conversations, graded: Graded) -> Measure:
+    """Return `intent_coverage` by the judge's verdicts. A conversation with a fact without a label
+    is missing."""
+
+    def stats(task: Task, conversation: Conversation) -> Found:
+        verdicts = graded.said[conversation.id]
+        if not verdicts:
+            return "the task has no required facts"
+        for verdict in verdicts:
+            if verdict.label is None:
+                return verdict.reason
+        covered = sum(verdict.label == SAID for verdict in verdicts)
+        return covered / len(verdicts), 1.0
+
+    return measure(_rows(conversations, graded.tasks, stats), PERCENT)
 
 
 def assistant_score(conversations: Conversations, graded: Graded) -> Measure:

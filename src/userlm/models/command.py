@@ -7,8 +7,9 @@ import os
 import shlex
 import shutil
 import signal
+import time
 from asyncio.subprocess import PIPE
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from userlm.json_files import dump
@@ -19,6 +20,10 @@ MAX_OUTPUT = 1 << 22
 """Bytes of standard output. What is longer is no answer."""
 MAX_ERRORS = 1 << 16
 """Bytes of standard error that are kept."""
+LONGEST_ERROR = 300
+"""Characters of standard error, its last ones, that are shown."""
+GRACE = 1.0
+"""Seconds until what was killed has ended; a process that left its group may still hold a pipe."""
 SESSION = "USERLM_SESSION"
 """The environment variable in which the command gets the id of the session."""
 
@@ -66,22 +71,35 @@ class Command:
         except OSError as error:
             raise ModelError(f"cannot be run: {error.strerror or error}") from None
         assert process.stdin and process.stdout and process.stderr
-        try:
-            async with asyncio.timeout(self._timeout):
-                _, said, errors = await asyncio.gather(
-                    _write(process.stdin, given),
-                    _read(process.stdout, MAX_OUTPUT, may_be_longer=False),
-                    _read(process.stderr, MAX_ERRORS, may_be_longer=True),
-                )
-                status = await process.wait()
-        except BaseException as error:
+
+        def kill() -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, TimeoutError):
-                raise late(self._timeout) from None
-            raise
+
+        # What is killed closes its ends of the pipes, so that the reading below ends. Only then
+        # does `wait` return; it would wait for ever for a pipe that nobody reads.
+        begun = time.monotonic()
+        alarm = asyncio.get_running_loop().call_later(self._timeout, kill)
+        try:
+            async with asyncio.timeout(self._timeout + GRACE):
+                _, said, errors = await asyncio.gather(
+                    _write(process.stdin, given),
+                    _read(process.stdout, MAX_OUTPUT, kill),
+                    _read(process.stderr, MAX_ERRORS, _go_on),
+                )
+                status = await process.wait()
+        except TimeoutError:
+            raise late(self._timeout) from None
+        finally:
+            alarm.cancel()
+            if process.returncode is None:
+                kill()
+        if time.monotonic() - begun >= self._timeout:
+            raise late(self._timeout)
+        if len(said) > MAX_OUTPUT:
+            raise ModelError(f"wrote more than {MAX_OUTPUT:,} bytes")
         if status:
-            told = " ".join(errors.decode(errors="replace").split())[-300:]
+            told = " ".join(errors.decode(errors="replace").split())[-LONGEST_ERROR:]
             why = f": {told}" if told else ""
             raise ModelError(f"ended with status {status}{why}")
         return said.decode(errors="replace").strip()
@@ -95,12 +113,18 @@ async def _write(stream: asyncio.StreamWriter, given: bytes) -> None:
     stream.close()
 
 
-async def _read(stream: asyncio.StreamReader, most: int, may_be_longer: bool) -> bytes:
-    """Return the beginning of a stream; raise `ModelError` if it may not be longer and is. The rest
-    is read too, or the command would wait until somebody does."""
+async def _read(
+    stream: asyncio.StreamReader, most: int, on_more: Callable[[], None]
+) -> bytes:
+    """Read a stream to its end, and return its beginning: one byte more than `most` if it has more,
+    and then call `on_more`."""
     kept = bytearray()
     while block := await stream.read(1 << 16):
-        if len(kept) + len(block) > most and not may_be_longer:
-            raise ModelError(f"wrote more than {most:,} bytes")
-        kept += block[: most - len(kept)]
+        if len(kept) <= most < len(kept) + len(block):
+            on_more()
+        kept += block[: most + 1 - len(kept)]
     return bytes(kept)
+
+
+def _go_on() -> None:
+    """Let a command write as much as it likes."""

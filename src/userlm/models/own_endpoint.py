@@ -26,7 +26,6 @@ import os
 import re
 import tomllib
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -126,10 +125,8 @@ class OwnEndpoint:
             return self._fault(error)
         said = loads(self._masked(dumps(said)).encode())
         answer = at_path(said, self._answer) if self._answer else said
-        calls = None
-        if self._calls:
-            with suppress(ValueError):  # most answers call no tool
-                calls = at_path(said, self._calls)
+        # Most answers call no tool.
+        calls = at_path(said, self._calls, None) if self._calls else None
         return {"content": answer, "tool_calls": calls} if calls else answer
 
     def _fault(self, error: openai.APIStatusError) -> Fault:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import os
 import select
@@ -13,20 +12,25 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING
 
-from userlm.sandbox.processes import Process, Start
+from userlm.sandbox.inside import START_SECONDS, USED, encode
+from userlm.sandbox.processes import Process, Start, Stdin
 from userlm.types import RIGHT, WRONG, TestsCheck, Verdict
+
+if TYPE_CHECKING:
+    from userlm.sandbox.inside import Job
 
 INSIDE = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 PROCESSES = 2
 """Of a slot: that of the code and that of the tests."""
-START_SECONDS = 60.0
-"""A start takes a fiftieth of a second; a busy machine may need longer."""
+MOST_SLOTS = 64
+"""So that there are users enough."""
 GRACE_SECONDS = 2.0
 """The process of the tests watches the time itself. It gets so much more to say that it is over."""
 LONGEST_VERDICT = 1 << 16
-LABELS = {True: RIGHT, False: WRONG, None: None}
+LABELS = {b"T": RIGHT, b"F": WRONG, b"N": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Sandbox:
     start: Start
     isolation: str
     limits: Limits = Limits()
-    slots: int = os.cpu_count() or 1
+    slots: int = min(os.cpu_count() or 1, MOST_SLOTS)
     _free: SimpleQueue[int] = field(default_factory=SimpleQueue, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,15 +71,11 @@ class Sandbox:
         """Return whether the code passes the tests, or `None` where the tests cannot say."""
         try:
             prompt = _whole(check.prompt)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             return Verdict(None, f"the prompt of the task is not Python: {error}")
-        job = {
-            "code": _parts(check.prompt, prompt, code),
-            "prompt": prompt,
-            "tests": check.tests,
-            "entry_point": check.entry_point,
-            "seconds": self.limits.seconds,
-        }
+        parts = _parts(check.prompt, prompt, code)
+        seconds = self.limits.seconds
+        job: Job = (parts, check.tests, check.entry_point, prompt, seconds)
         slot = self._free.get()
         try:
             return self._run(job, slot * PROCESSES)
@@ -84,25 +84,24 @@ class Sandbox:
         finally:
             self._free.put(slot)
 
-    def _run(self, job: dict[str, Any], user: int) -> Verdict:
+    def _run(self, job: Job, user: int) -> Verdict:
         with ExitStack() as kept:
             with ExitStack() as handed:  # ends of pipes that only the processes keep
                 requested, request = _pipe(handed, handed)
                 answered, answer = _pipe(handed, handed)
                 told, tell = _pipe(kept, handed)
-                nothing = handed.enter_context(Path(os.devnull).open("rb"))
                 file = handed.enter_context(tempfile.TemporaryFile())
-                file.write(json.dumps(job).encode())
+                file.write(encode(job, id).encode("utf-8", "surrogatepass"))
                 file.seek(0)
-                code = self._start("code", user, (requested, answer), nothing)
+                code = self._start("code", user, (requested, answer), DEVNULL)
                 kept.callback(code.stop)
-                fds = (request, answered, tell)
+                fds = (answered, request, tell)
                 tests = self._start("tests", user + 1, fds, file)
                 kept.callback(tests.stop)
             return _verdict(told, self.limits.seconds + GRACE_SECONDS)
 
     def _start(
-        self, role: str, user: int, fds: tuple[int, ...], stdin: IO[bytes]
+        self, role: str, user: int, fds: tuple[int, ...], stdin: Stdin
     ) -> Process:
         limits = self.limits
         computing = math.ceil(limits.seconds) + 1
@@ -123,28 +122,28 @@ def _verdict(told: int, seconds: float) -> Verdict:
     """Wait for the verdict of the tests.
 
     Args:
-        seconds: how long they may take after they first used the code.
+        seconds: how long they may take after they said that they started, or that they use the
+            code.
     """
     poll = select.poll()
     poll.register(told, select.POLLIN)
     end = time.monotonic() + START_SECONDS + seconds
-    text = b""
-    while len(text) < LONGEST_VERDICT and poll.poll(_left(end)):
+    said = b""
+    while len(said) < LONGEST_VERDICT and poll.poll(_left(end)):
         part = os.read(told, LONGEST_VERDICT)
         if not part:
             break
-        text += part
+        said += part
         end = time.monotonic() + seconds
-    used, _, last = text.partition(b"\n")
-    try:
-        found = json.loads(last or used)
-        label, reason = LABELS[found["passed"]], str(found["reason"])
-    except (ValueError, TypeError, LookupError, RecursionError):
-        if text:
-            return Verdict(WRONG, "the tests did not end")
-        return Verdict(None, "the sandbox ended without a verdict")
-    # The code may have written it, and a terminal does what control characters say.
-    return Verdict(label, "".join(filter(str.isprintable, reason)))
+    *before, last = said.split(b"\n")
+    if last[:1] in LABELS:
+        reason = last[1:].decode("utf-8", "replace")
+        # The code may have written it, and a terminal does what control characters say.
+        return Verdict(LABELS[last[:1]], "".join(filter(str.isprintable, reason)))
+    label = WRONG if USED in before else None
+    return Verdict(
+        label, "the tests did not end" if before else "the sandbox did not start"
+    )
 
 
 def _left(end: float) -> float:

@@ -173,9 +173,6 @@ def _pairs(option: str, text: str) -> dict[str, str]:
     return found
 
 
-def _at(row: Any, path: str) -> Any:
+def _at(row: Mapping[str, Any], path: str) -> Any:
     """Return the value at a path; `None` if there is none."""
-    try:
-        return at_path(row, path) if path else None
-    except ValueError:
-        return None
+    return at_path(row, path, None) if path else None
