@@ -20,18 +20,7 @@ $userlm intents "$out/clean" --out "$out/intents"
 shuf -n 200 --random-source=<(yes) "$out/intents/test.jsonl" > "$out/people.jsonl"
 
 # Tasks: GSM8K questions that were split into facts.
-.venv/bin/python - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" > "$out/tasks.jsonl" <<'PYTHON'
-import json, sys
-from itertools import islice
-from userlm.rows import read_rows
-
-for line in islice(read_rows(sys.argv[1]), 20):
-    row = line.row
-    facts = [{"text": shard["shard"]} for shard in row["shards"]]
-    intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
-    task = {"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}
-    print(json.dumps(task))
-PYTHON
+tasks="$data/extrinsic/gsm8k_train_shards.jsonl.gz"
 
 scratch=(--base scratch:192x4x8192 --batch 128 --lr 3e-3 --max-tokens 1024 --valid-limit 300)
 $userlm train "$out/intents" "${scratch[@]}" --steps 1000 --out "$out/trained"
@@ -43,7 +32,7 @@ done
 user="trained:$out/trained"
 $userlm simulate --user "$user" --assistant clarifier --intents "$out/people.jsonl" --limit 100 --max-turns 6 --out "$out/sim-trained"
 $userlm simulate --user "replay:$out/people.jsonl" --assistant clarifier --intents "$out/people.jsonl" --limit 100 --out "$out/sim-replayed"
-$userlm simulate --user "$user" --assistant oracle --tasks "$out/tasks.jsonl" --max-turns 6 --out "$out/sim-tasks"
+$userlm simulate --user "$user" --assistant oracle --tasks "$tasks" --limit 20 --max-turns 6 --out "$out/sim-tasks"
 $userlm respond "$out/people.jsonl" --user "$user" --limit 40 --out "$out/respond-trained"
 $userlm score "$out/sim-trained" "$out/sim-replayed" "$out/sim-tasks" "$out/respond-trained" \
-  --human "$out/people.jsonl" --tasks "$out/tasks.jsonl" --out "$out/score"
+  --human "$out/people.jsonl" --tasks "$tasks" --out "$out/score"

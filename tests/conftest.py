@@ -16,7 +16,7 @@ import pytest
 
 from userlm import assets
 from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation, Turn
+from userlm.types import Conversation, InputError, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # of xdist inherits the variables.
 SMALL = Path(os.environ.setdefault("USERLM_SMALL", str(assets.small())))
 os.environ["USERLM_CACHE"] = str(ROOT / "no-cache")
+NO_SANDBOX = "no sandbox"
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,28 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set USERLM_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Any:
+    """A sandbox that isolates. Where there can be none, its tests are skipped, and fail under
+    USERLM_REQUIRE_SANDBOX=1."""
+    from userlm.sandbox.finding import find
+
+    try:
+        return find()
+    except InputError as error:
+        if os.environ.get("USERLM_REQUIRE_SANDBOX") == "1":
+            pytest.fail(f"USERLM_REQUIRE_SANDBOX=1, and {error}")
+        pytest.skip(f"{NO_SANDBOX}: {error}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say that tests of the sandbox were skipped, and why: they should not be forgotten."""
+    skipped = [one.longrepr[-1] for one in terminalreporter.stats.get("skipped", ())]
+    reasons = [reason for reason in skipped if NO_SANDBOX in reason]
+    if reasons:
+        terminalreporter.write_line(f"{len(reasons)} tests: {reasons[0]}")
 
 
 @pytest.fixture(scope="session")

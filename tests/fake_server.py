@@ -90,7 +90,7 @@ class FakeServer:
                     said.body["usage"]["prompt_tokens"] = tokens_in
                     self.tokens_out += said.body["usage"]["completion_tokens"]
                 else:
-                    self.tokens_out += allowed
+                    self.tokens_out += allowed or 0  # a bot is not told how much
                 self.tokens_in += tokens_in
             return said
 

@@ -16,6 +16,7 @@ from userlm.types import (
     Fact,
     InputError,
     ModelWarning,
+    NumberCheck,
     Reply,
     Sampling,
     Task,
@@ -42,7 +43,7 @@ from userlm.users import ReplayUser
         ("replay:nowhere.jsonl", "nowhere.jsonl does not exist"),
         ("script:nowhere.txt", "nowhere.txt: cannot read the script"),
         ("py:nowhere:make", "No module named 'nowhere'"),
-        ("py:json", "write py:MODULE:NAME"),
+        ("py:json", "py:json: write MODULE:NAME"),
     ],
 )
 def test_a_wrong_address_says_what_was_meant(wrong, hint):
@@ -249,7 +250,7 @@ def test_users_and_assistants_are_found(tmp_path, monkeypatch):
         == "hello"
     )
     assert isinstance(loading.assistant("clarifier"), Clarifier)
-    tasks = [Task("t", "math", "x", (Fact("y"),), "1")]
+    tasks = [Task("t", "x", (Fact("y"),), NumberCheck("1"))]
     assert isinstance(loading.assistant("oracle", tasks=tasks), Oracle)
     with pytest.raises(InputError, match="--tasks"):
         loading.assistant("oracle")

@@ -18,14 +18,16 @@ from userlm.data.layouts import convert
 from userlm.data.layouts.common import Imported
 from userlm.data.layouts.fields import Rejected
 from userlm.data.split import split
+from userlm.facts import said
+from userlm.grading import Grader
 from userlm.rows import read_conversations, read_rows
-from userlm.tasks import grade_math, read_tasks, said
+from userlm.tasks import read_tasks
 from userlm.text import words
-from userlm.types import Conversation, Task
+from userlm.types import RIGHT, WRONG, Conversation, NumberCheck, Task, TestsCheck
 
 TASKS = read_tasks(sample_tasks())
-MATH = [task for task in TASKS if task.domain == "math"]
-PYTHON = [task for task in TASKS if task.domain == "python"]
+MATH = [task for task in TASKS if task.family == "math"]
+PYTHON = [task for task in TASKS if task.family == "python"]
 
 
 @cache
@@ -185,7 +187,7 @@ def test_each_split_has_people_in_it():
     assert len(people["test"]) >= 2
 
 
-def test_there_are_six_tasks_of_each_domain():
+def test_there_are_six_tasks_of_each_family():
     assert (len(MATH), len(PYTHON), len(TASKS)) == (6, 6, 12)
 
 
@@ -205,19 +207,23 @@ def test_each_fact_says_itself_and_the_intent_says_what_is_required(task: Task):
     ("task", "answer"), list(zip(MATH, (12, 457, 9, 141, 35, 6), strict=True)), ids=str
 )
 def test_math_answers_are_right(task: Task, answer: int):
-    assert grade_math(f"The answer is {answer}.", task.answer) is True
-    assert grade_math(f"The answer is {answer + 1}.", task.answer) is False
+    assert isinstance(task.check, NumberCheck)
+    for given, label in ((answer, RIGHT), (answer + 1, WRONG)):
+        said_by = Conversation().say(task.intent).say(f"The answer is {given}.")
+        verdict = Grader().answer(task.check, said_by.turns[-1], said_by)
+        assert verdict.label == label
 
 
 @pytest.mark.parametrize("task", PYTHON, ids=lambda task: task.id)
 def test_python_solutions_pass_their_tests(task: Task):
+    assert isinstance(task.check, TestsCheck)
     names: dict[str, object] = {}
     exec(task.meta["solution"], names)
-    exec(task.answer, names)
+    exec(task.check.tests, names)
     assert task.meta["function"] in task.intent
     names[task.meta["function"]] = lambda *_: None  # the tests can fail
     with pytest.raises(AssertionError):
-        exec(task.answer, names)
+        exec(task.check.tests, names)
 
 
 def test_people_talked_about_every_task_and_most_said_what_it_takes() -> None:

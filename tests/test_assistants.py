@@ -7,16 +7,20 @@ import pytest
 
 from userlm import loading
 from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.facts import said
+from userlm.grading import Grader
 from userlm.simulate import blind, converse
-from userlm.tasks import grade, said, solved
 from userlm.types import (
     Completion,
     Conversation,
     Fact,
     Message,
     ModelError,
+    NumberCheck,
+    RubricCheck,
     Sampling,
     Task,
+    TestsCheck,
     Turn,
 )
 from userlm.users import TrainedUser
@@ -26,7 +30,7 @@ FACTS = (
     Fact("Mum gave Olaf 15 toy cars."),
     Fact("Olaf's favourite colour is red.", required=False),
 )
-TASK = Task("gsm/1", "math", "find out how many toy cars Olaf has", FACTS, "25")
+TASK = Task("gsm/1", "find out how many toy cars Olaf has", FACTS, NumberCheck("25"))
 
 
 def talk(*texts: str, id: str = "c") -> Conversation:
@@ -176,7 +180,7 @@ def test_what_the_oracle_quotes_is_no_answer_even_if_the_user_guessed_right() ->
     )
     reply = Oracle({TASK.id: TASK}).reply(conversation)
     assert "25" in reply.text
-    assert grade(TASK, conversation.say(reply.text)) == (False, "no attempt")
+    assert Grader().grade(TASK, conversation.say(reply.text)).reason == "no attempt"
 
 
 def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> None:
@@ -189,7 +193,10 @@ def test_a_user_who_tells_all_is_served_by_the_oracle_and_the_talk_stops() -> No
         ]
     )
     done = converse(
-        user, Oracle({TASK.id: TASK}), Conversation("gsm/1#7"), until=solved(TASK)
+        user,
+        Oracle({TASK.id: TASK}),
+        Conversation("gsm/1#7"),
+        until=Grader().until(TASK),
     )
     assert done.stop == "solved" and len(done.user_turns) == 3
     assert all(
@@ -204,19 +211,25 @@ def test_the_oracle_gives_the_logged_solution_of_a_python_task_in_a_fenced_block
 ):
     task = Task(
         "p",
-        "python",
         "i",
         (Fact("return the sum"),),
-        "tests",
-        {"solution": "def f(): pass"},
+        TestsCheck("tests"),
+        meta={"solution": "def f(): pass"},
     )
-    plain = Task("q", "python", "i", (), "tests")
+    plain = Task("q", "i", check=TestsCheck("tests"))
     oracle = Oracle({"p": task, "q": plain})
     assert oracle.reply(talk("return the sum", id="p#0")).text == (
         "The solution is ready.\n\n```python\ndef f(): pass\n```"
     )
     assert oracle.reply(talk("hi", id="q#0")).text == "The solution is ready."
     assert "```" not in oracle.reply(talk("hi", id="p#0")).text
+
+
+def test_the_oracle_gives_the_solution_of_a_task_that_is_not_about_code_as_it_is() -> (
+    None
+):
+    task = Task("p", "i", check=RubricCheck("x"), meta={"solution": "On Thursday."})
+    assert Oracle({"p": task}).reply(talk("hi", id="p#0")).text == "On Thursday."
 
 
 def test_the_oracle_says_which_task_it_does_not_know() -> None:

@@ -120,7 +120,7 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
     assert "perplexity" in shown and "with intent" in shown
     tasks = tmp_path / "tasks.jsonl"
     facts = [{"text": "there are 48 clips"}]
-    task = {"id": "t", "domain": "math", "intent": "x", "facts": facts, "answer": "48"}
+    task = {"id": "t", "intent": "x", "facts": facts, "check": {"number": "48"}}
     tasks.write_text(json.dumps(task) + "\n")
     (tmp_path / "lines.txt").write_text("hi\nthere are 48 clips\n")
     oracle = ["--assistant", "oracle", "--tasks", tasks, "--repeats", 2]

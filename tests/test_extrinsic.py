@@ -1,15 +1,28 @@
 """Coverage and score over tasks, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from userlm.assistants import Clarifier, Oracle, Script
+from userlm.grading import Grader
 from userlm.metrics.extrinsic import (
+    Graded,
     assistant_score,
+    by_family,
     intent_coverage,
 )
 from userlm.simulate import simulate
-from userlm.tasks import solved
-from userlm.types import Conversation, Fact, Origin, Task
+from userlm.tasks import task_of
+from userlm.types import (
+    Conversation,
+    Fact,
+    Measure,
+    NumberCheck,
+    Origin,
+    Task,
+    TestsCheck,
+)
 
 FACTS = (
     Fact("There are 6 apples."),
@@ -17,11 +30,20 @@ FACTS = (
     Fact("They are green.", required=False),
 )
 TASKS = {
-    "m": Task("m", "math", "i", FACTS, "42"),
-    "n": Task("n", "math", "i", (Fact("not needed", required=False),), "1"),
-    "p": Task("p", "python", "i", (Fact("return the sum"),), "assert f() == 1"),
-    "bare": Task("bare", "math", "i", (), "1"),
+    "m": Task("m", "i", FACTS, NumberCheck("42")),
+    "n": Task("n", "i", (Fact("not needed", required=False),), NumberCheck("1")),
+    "p": Task("p", "i", (Fact("return the sum"),), TestsCheck("assert f() == 1")),
+    "bare": Task("bare", "i", (), NumberCheck("1")),
 }
+
+
+def score(talks: list[Conversation]) -> Measure:
+    grader = Grader()
+    grades = {}
+    for one in talks:
+        if task := task_of(one, TASKS):
+            grades[one.id] = grader.grade(task, one)
+    return assistant_score(talks, Graded(TASKS, grades))
 
 
 def talk(task: str, *texts: str, id: str = "c") -> Conversation:
@@ -78,7 +100,7 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
     broken = talk("m", "x", "The answer is 42.", "y", id="broken").close(
         "error", error="timed out"
     )
-    found = assistant_score(
+    found = score(
         [
             talk("m", "x", "The answer is 42.", id="right"),
             talk("m", "x", "The answer is 41.", id="wrong"),
@@ -87,8 +109,7 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
             talk("p", "x", "def f(): return 1", id="code"),
             talk("gone", "x", id="unknown"),
             broken,
-        ],
-        TASKS,
+        ]
     )
     assert found.value == 25  # 1 of 4
     assert (found.n, found.missing) == (4, 3)
@@ -103,12 +124,12 @@ def test_the_score_counts_what_was_solved_and_says_why_the_rest_is_missing() -> 
 
 def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> None:
     seeds = [Conversation(f"m#{i}", origin=Origin(task="m")) for i in range(3)]
-    until = solved(TASKS["m"])
+    until = Grader().until(TASKS["m"])
     teller, miser = Script(["6 apples", "in 7 boxes"]), Script(["apples", "boxes"])
     told = list(simulate(teller, Oracle(TASKS), seeds, until=until))
     kept = list(simulate(miser, Oracle(TASKS), seeds, until=until))
     asked = list(simulate(teller, Clarifier(), seeds, until=until))
-    assert [assistant_score(each, TASKS).value for each in (told, kept, asked)] == [
+    assert [score(each).value for each in (told, kept, asked)] == [
         100,
         0,
         0,
@@ -119,3 +140,14 @@ def test_the_oracle_rewards_the_user_who_tells_and_the_clarifier_nobody() -> Non
         100,
     ]
     assert {c.stop for c in told} == {"solved"} and {c.stop for c in kept} == {"end"}
+
+
+def test_a_measure_of_each_family_has_the_rows_of_its_tasks() -> None:
+    tasks = {name: replace(task, family=name) for name, task in TASKS.items()}
+    talks = [
+        talk("m", "x", "The answer is 42.", id="right"),
+        talk("m", "x", "The answer is 41.", id="wrong"),
+        talk("bare", "x", "It is 1.", id="another"),
+    ]
+    found = by_family(score(talks), tasks)
+    assert {name: one.value for name, one in found.items()} == {"m": 50, "bare": 100}

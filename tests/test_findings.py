@@ -221,10 +221,9 @@ def test_users_stand_beside_people_and_their_gap_is_paired_by_task(findings, tmp
         shown = [{"text": fact} for fact in facts]
         return {
             "id": id,
-            "domain": "math",
             "intent": "You want a sum.",
             "facts": shown,
-            "answer": "5",
+            "check": {"number": "5"},
         }
 
     write_lines(

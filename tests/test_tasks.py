@@ -1,25 +1,33 @@
-"""Loading tasks, matching facts, grading answers."""
+"""Files of tasks, and the task of a conversation."""
 
-import gzip
 import json
-import time
-from itertools import pairwise
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from userlm.tasks import (
-    final_number,
-    grade,
-    grade_math,
-    read_tasks,
-    said,
-    solved,
-    task_of,
+from userlm.json_files import write_lines
+from userlm.tasks import read_tasks, task_of, to_record
+from userlm.text import INTENT_PREFIX
+from userlm.types import (
+    Check,
+    Contains,
+    Conversation,
+    Fact,
+    FunctionCheck,
+    InputError,
+    JsonPath,
+    Matches,
+    NumberCheck,
+    Origin,
+    RubricCheck,
+    RulesCheck,
+    Task,
+    TestsCheck,
+    ToolCalled,
 )
-from userlm.types import Conversation, Fact, InputError, Origin, Task
 
-TASK = Task("t1", "math", "count", (Fact("There are 6 apples."),), "42")
+TASK = Task("t1", "count", (Fact("There are 6 apples."),), NumberCheck("42"))
 
 
 def talk(*texts: str, id: str = "t1#0") -> Conversation:
@@ -32,10 +40,9 @@ def talk(*texts: str, id: str = "t1#0") -> Conversation:
 def write(path: Path, **changed: object) -> Path:
     row = {
         "id": "a",
-        "domain": "math",
         "intent": "i",
         "facts": [{"text": "f"}],
-        "answer": "4",
+        "check": {"number": "4"},
     } | changed
     path.write_text(json.dumps(row) + "\n")
     return path
@@ -52,9 +59,9 @@ def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"domain": "maths"}, "domain is 'maths'"),
-        ({"answer": "many"}, "must contain a number"),
-        ({"facts": ["f"]}, r"facts\[0\] is not an object"),
+        ({"domain": "math"}, '"check": {"number": "42"}'),
+        ({"check": {"number": "many"}}, "must contain a number"),
+        ({"facts": [4]}, r"facts\[0\] must be a text"),
         ({"facts": [{}]}, r"facts\[0\].text"),
     ],
 )
@@ -83,194 +90,200 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     assert task_of(Conversation("t2#0"), tasks) is None
 
 
+# --- kinds of checks, and TOML --------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("fact", "texts"),
+    ("check", "read"),
     [
+        ({"number": 27}, NumberCheck("27")),
+        ({"number": 1e20}, NumberCheck("1" + 20 * "0")),
+        ({"number": 2.5}, NumberCheck("2.5")),
+        ({"number": "27 euros"}, NumberCheck("27 euros")),
+        ({"tests": "assert f() == 1"}, TestsCheck("assert f() == 1")),
+        ({"rubric": "It is kind."}, RubricCheck("It is kind.")),
+        ({"py": "my.checks:right"}, FunctionCheck("my.checks:right")),
+        ({"contains": "yes"}, RulesCheck((Contains("yes"),))),
+        ([{"contains": "yes"}], RulesCheck((Contains("yes"),))),
         (
-            "Mimi picked up 2 dozen seashells.",
-            ["mimi picks up 24 seashells"],
-        ),  # 2 x 12; picked = picks
-        (
-            "Kyle found twice as many shells.",
-            ["kyle found 2x as many shells"],
-        ),  # twice = 2
-        (
-            "She bakes 25 cakes",
-            ["she's baking twenty-five", "cakes, i mean"],
-        ),  # told in two turns
-        ("A third of the 1,200 boxes", ["1/3 of the 1200 boxes"]),
-        ("One of the cats is black.", ["a cat is black"]),  # a one is not generated
-        ("He used half of his $2.50", ["he used 1/2 of his 2.5 dollars"]),
-        ("It is 5.", ["5"]),  # no content words: the number alone
+            [
+                {"matches": r"\d+"},
+                {"json": "a.0", "equals": None},
+                {"tool": "buy"},
+                {"tool": "sell", "arguments": {"n": 2}},
+            ],
+            RulesCheck(
+                (
+                    Matches(r"\d+"),
+                    JsonPath("a.0", None),
+                    ToolCalled("buy"),
+                    ToolCalled("sell", {"n": 2}),
+                )
+            ),
+        ),
     ],
 )
-def test_a_fact_was_said(fact: str, texts: list[str]) -> None:
-    assert said(fact, texts) and said(Fact(fact), texts)
+def test_each_kind_of_check_is_read_and_written_again(
+    tmp_path: Path, check: object, read: Check
+) -> None:
+    path = write(tmp_path / "t.jsonl", check=check, meta={"solution": "x"})
+    [task] = read_tasks(path)
+    assert task.check == read
+    path.write_text(json.dumps(to_record(task)) + "\n")
+    assert read_tasks(path) == [task]
+
+
+TESTS = "def check(f):\n    assert f() == 1\n"
 
 
 @pytest.mark.parametrize(
-    ("fact", "texts"),
+    ("check", "words"),
     [
-        (
-            "Dad gave Olaf 10 toy cars.",
-            ["dad gave olaf toy cars"],
-        ),  # the number is missing
-        (
-            "Dad gave Olaf 10 toy cars.",
-            ["dad gave olaf 100 toy cars"],
-        ),  # another number
-        (
-            "Dad gave Olaf 10 toy cars.",
-            ["10 it is, for the cars"],
-        ),  # 1 of 5: cars, but dad gave olaf toy
-        ("Use a stack", []),
-        ("It was a sunny day in June", ["it was june"]),  # 1 of 3: june, but sunny day
+        ("27", "must be an object with one of number, tests"),
+        ({"contain": "x"}, "one of .*contains.*; it has contain"),
+        ({"number": "1", "rubric": "x"}, "one of .*; it has number and rubric"),
+        ({"number": True}, "field 'check.number' must be a str, not bool"),
+        ({"contains": "x", "equals": "y"}, "unknown field of check 'equals'"),
+        ([], "'check' is an empty list"),
+        ([{"contains": "x"}, {"number": 1}], r"field 'check\[1\]' .*; it has number"),
+        ({"matches": "("}, "no regular expression"),
+        ({"contains": " "}, "has no words"),
+        ({"rubric": ""}, "check.rubric has no words"),
+        ({"json": "a"}, "field 'check.equals' is missing"),
+        ({"tool": "a", "arguments": []}, "'check.arguments' must be a dict"),
+        ({"py": "checks.right"}, "write MODULE:NAME"),
+        ({"tests": "assert f(\n"}, "check.tests: line 1 is not Python"),
+        ({"tests": "\0"}, "check.tests"),
+        ({"tests": "f()"}, "has no assert"),
+        ({"tests": TESTS + TESTS, "entry_point": "f"}, "has 2 functions 'check'"),
+        ({"tests": "assert f()", "entry_point": "f"}, r"needs a function check\(cand"),
     ],
 )
-def test_a_fact_was_not_said(fact: str, texts: list[str]) -> None:
-    assert not said(fact, texts)
-
-
-def test_three_quarters_of_the_content_words_are_enough() -> None:
-    fact = "red green blue black"
-    assert said(fact, ["red green blue"])  # 3 of 4 = 0.75
-    assert not said(fact, ["red green"])  # 2 of 4
+def test_a_check_that_cannot_be_made_is_named_before_a_run(
+    tmp_path: Path, check: object, words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"t\.jsonl, line 1: .*{words}"):
+        read_tasks(write(tmp_path / "t.jsonl", check=check))
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "right"),
+    ("changed", "words"),
     [
-        ("The total is $100.00.", "100", True),
-        ("The total is $100.00.", "1", False),
-        ("That is 1,200 clips", "1200", True),
-        ("42.", "42", True),
-        ("It is -3", "-3", True),
-        ("The answer is 42% of all 50.", "42", True),
-        ("The answer is 42 km, in 3 days.", "42", True),
-        ("The answer is 5 x 12 = 60 for 3. Shall I do part 2, too?", "60", True),
-        ("**Final answer:**\n\n**42** apples\n\nThat took 3 steps.", "42", True),
-        ("So \\( x = 3 \\), and \\boxed{\\$1{,}200.50} in 2 years.", "1200.5", True),
-        ("48/2 = 24\n#### 72\n", "72", True),
-        ("#### Step 1: halve 48\n48 / 2 = 24", "24", True),  # a heading, no answer
-        ("She saves 3 + 5 = $8 in 3 weeks.", "8", True),
-        ("If x = 5, then it is 60.", "60", True),
-        ("It measures 5 * 10 = 50 m^2.", "50", True),
-        ("The answer is \\frac{3}{4}.", "0.75", True),
-        ("The first guess was 41. No, 42.", "42", True),
-        ("1. April: 48\n2. May: 24\n\nSo it is 72, for both.", "72", True),
-        ("42. That is all.", "42", True),  # no list: one item alone
-        ("The answer isn't 41, it is 42", "42", True),
-        ("12 / 4 = 3 carts.\n\nSo 3 carts are needed for the 90 bricks.", "3", True),
-        ("The 700 grams will last **2 days** for her 3 dogs.", "2", True),
-        ("Thus it takes her 5 hours to bake 60 buns.", "5", True),
-        ("Therefore she should save 30 dollars a day by June 9th.", "30", True),
-        ("So she needs to bake 60 buns.", "60", True),  # no number before the purpose
-        ("\\boxed{\\$1,\\!250}", "1250", True),
-        ("He earned 70k.", "70000", True),
-        ("It costs 1.5 million dollars.", "1500000", True),
-        ("The answer is not 18.", "18", None),  # what it is not
-        ("It is either 16 or 18.", "18", None),  # two to choose from
-        ("It could be 16 or maybe 18 cups.", "16", None),
-        ("Step 2", "2", None),
-        (
-            "1. What is the price?\n2. Which shop is it",
-            "2",
-            None,
-        ),  # a list without a number in it
-        ("Please tell me 1) the price 2) the shop.", "2", None),
-        ("Is it 42?", "42", None),  # asked, not said
-        ("I need to know more.", "42", None),
-        ("", "42", None),
-        ("7", "... so it is 7\n#### 7", True),  # a reference with its working
+        ({"facs": []}, "unknown field 'facs'; did you mean 'facts'"),
+        ({"goal": "x"}, "give 'intent' .* or 'goal', one of them"),
+        ({"intent": " "}, "field 'intent' has no words"),
+        ({"id": " "}, "field 'id' has no words"),
+        ({"facts": [" "]}, r"facts\[0\] has no words"),
+        ({"facts": [{"text": "a", "needed": True}]}, "unknown field .*'needed'"),
+        ({"marked": "me"}, "'marked' is 'me'; it must be file, judge or default"),
     ],
 )
-def test_a_math_answer_is_graded(text: str, answer: str, right: bool | None) -> None:
-    assert grade_math(text, answer) is right
+def test_a_field_that_cannot_be_used_is_named_with_what_to_do(
+    tmp_path: Path, changed: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"t\.jsonl, line 1: .*{words}"):
+        read_tasks(write(tmp_path / "t.jsonl", **changed))
 
 
-def test_a_reference_without_a_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="has no number"):
-        grade_math("42", "many")
+def test_a_row_of_no_known_kind_says_which_fields_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"b": 1, "a": 2}\n')
+    with pytest.raises(InputError, match=r"the fields are a, b; .*MBPP"):
+        read_tasks(path)
+
+
+def test_the_user_is_told_the_goal_and_all_facts_or_the_intent_as_it_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(
+        """
+        [[task]]
+        id = "a"
+        goal = "sell a hen"
+        facts = ["It is brown", { text = "It is 2.", required = false }]
+        [[task]]
+        id = "b"
+        intent = "sell a hen"
+        facts = ["It is brown"]
+        [[task]]
+        id = "c"
+        intent = "You are a farmer."
+        """
+    )
+    first, second, third = read_tasks(path)
+    assert first.intent == f"{INTENT_PREFIX}sell a hen. It is brown. It is 2."
+    assert first.facts == (Fact("It is brown"), Fact("It is 2.", False))
+    assert (first.marked, second.marked) == ("file", "default")
+    assert second.intent == f"{INTENT_PREFIX}sell a hen"
+    assert third.intent == "You are a farmer." and third.check is None
 
 
 @pytest.mark.parametrize(
-    "unit",
-    ["9 ", "=", "#", "answer ", "1/", "\\boxed{", "\\boxed{{}", "1. ", "step ", '"? '],
+    ("text", "words"),
+    [
+        ("[[task]]\nid = 'a'\n", r"t\.toml, task 1 \('a'\): give 'intent'"),
+        ("[[task]\n", r"t\.toml is not TOML: .*line 1"),
+        ("[[tasks]]\nid = 'a'\n", "'tasks' stands at the top; .*begins with .*task"),
+        ("[task]\nid = 'a'\n", "no task stands at the top"),
+    ],
 )
-def test_a_model_that_loops_does_not_stall_the_grader(unit: str) -> None:
-    start = time.perf_counter()
-    final_number(unit * 5000 + "a")
-    final_number("#### " + unit * 5000 + "a b")
-    assert time.perf_counter() - start < 2
+def test_a_mistake_in_toml_is_named_with_the_number_of_the_task(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_tasks(path)
 
 
-def test_any_right_answer_solves_a_math_task() -> None:
-    assert grade(TASK, talk("hi", "41", "sure?", "42", "ok", "so 43")) == (
-        True,
-        "right in answer 2",
+def test_a_question_that_a_public_set_has_several_times_gets_ids_of_its_own(
+    tmp_path: Path,
+) -> None:
+    row = json.dumps(
+        {"id": "q", "question": "1?", "answer": "#### 1", "shards": [{"shard": "1?"}]}
     )
-    # What the user says is no answer.
-    assert grade(TASK, talk("hi", "41", "it is 42!")) == (
-        False,
-        "wrong",
-    )
-    assert grade(TASK, talk("hi", "What is it?")) == (False, "no attempt")
+    path = tmp_path / "t.jsonl"
+    path.write_text(f"{row}\n{row}\n{row}\n")
+    assert [task.id for task in read_tasks(path)] == ["q", "q/2", "q/3"]
 
 
-def test_python_is_not_graded() -> None:
-    task = Task("p", "python", "i", (), "assert f() == 1")
-    assert grade(task, talk("hi", "def f(): return 1")) == (
-        None,
-        "not graded: needs a sandbox",
-    )
-    assert solved(task)(talk("hi", "1")) is None
+def test_the_folder_of_marked_tasks_is_a_place_of_tasks(tmp_path: Path) -> None:
+    write(tmp_path / "tasks.jsonl")
+    (tmp_path / "asked.jsonl").write_text("{}\n")
+    assert [task.id for task in read_tasks(tmp_path)] == ["a"]
 
 
-def test_solved_stops_on_the_right_answer_of_the_assistant_alone() -> None:
-    until = solved(TASK)
-    assert until(talk("hi", "42")) == "solved"
-    assert until(talk("hi", "41")) is None
-    assert until(talk("42")) is None
-    assert until(talk("hi", "42", "thanks")) is None
-    assert until(Conversation()) is None
-
-
-def load(path: Path) -> list[dict[str, object]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def test_tasks_are_read_from_remote_places_and_errors_name_these(
+    tmp_path: Path,
+) -> None:
+    memory = fsspec.filesystem("memory")
+    row = {"question": "You have 2 hens. How many?", "answer": "#### 2"}
+    memory.pipe("/sets/gsm8k.jsonl", json.dumps(row).encode() + b"\n{}\n")
+    with pytest.raises(
+        InputError, match=r"memory://sets/gsm8k\.jsonl, line 2: the fie"
+    ):
+        read_tasks("memory://sets/gsm8k.jsonl")
+    memory.pipe("/sets/gsm8k.jsonl", json.dumps(row).encode() + b"\n")
+    [task] = read_tasks("memory://sets/gsm8k.jsonl")
+    assert (task.id, task.check) == ("GSM8K/0", NumberCheck("2"))
+    memory.rm("/sets", recursive=True)
 
 
 @pytest.mark.slow
-def test_worked_solutions_of_gsm8k_are_right_and_those_of_another_question_wrong(
-    data: Path,
+def test_every_row_of_five_public_sets_is_a_task_that_is_written_as_it_is_read(
+    data: Path, tmp_path: Path
 ) -> None:
-    rows = load(data / "extrinsic" / "gsm8k.jsonl.gz")[:3000]
-    for row, other in pairwise(rows):
-        solution, answer = str(row["solution"]), str(row["answer"])
-        assert grade_math(solution, answer) is True, row["id"]
-        if final_number(str(other["answer"])) != final_number(answer):
-            assert grade_math(solution, str(other["answer"])) is False, row["id"]
-
-
-def test_solutions_without_their_last_line_are_nearly_all_read_right(
-    data: Path,
-) -> None:
-    rows = load(data / "extrinsic" / "gsm8k.jsonl.gz")[:3000]
-    right = sum(
-        grade_math(str(row["solution"]).rsplit("####", 1)[0], str(row["answer"]))
-        is True
-        for row in rows
-    )
-    assert right / len(rows) > 0.97
-
-
-@pytest.mark.slow
-def test_all_shards_say_every_shard_and_the_first_one_few_others(data: Path) -> None:
-    rows = load(data / "extrinsic" / "gsm8k_train_shards.jsonl.gz")
-    others = told = 0
-    for row in rows:
-        shards = [str(shard["shard"]) for shard in row["shards"]]  # type: ignore[attr-defined]
-        assert all(said(shard, shards) for shard in shards), row["id"]
-        others += len(shards) - 1
-        told += sum(said(shard, shards[:1]) for shard in shards[1:])
-    assert told / others < 0.2  # some first shards hold the whole question
+    counts = {
+        "lic_shards": 141,
+        "gsm8k_train_shards": 1031,
+        "humaneval": 164,
+        "mbpp": 974,
+        "tau2": 185,
+    }
+    for name, count in counts.items():
+        tasks = read_tasks(data / "extrinsic" / f"{name}.jsonl.gz")
+        assert len(tasks) == count
+        path = tmp_path / f"{name}.jsonl"
+        write_lines(path, map(to_record, tasks))
+        assert read_tasks(path) == tasks

@@ -46,17 +46,7 @@ perplexity() {   # SOURCE MOST
 }
 
 gsm8k() {   # questions that were split into facts
-  "$python" - "$data/extrinsic/gsm8k_train_shards.jsonl.gz" "$gsm8k" <<'PYTHON'
-import json, sys
-from itertools import islice
-from userlm.rows import read_rows
-
-for line in islice(read_rows(sys.argv[1]), int(sys.argv[2])):
-    row = line.row
-    facts = [{"text": shard["shard"]} for shard in row["shards"]]
-    intent = "You are a user chatting with an assistant language model to solve this: " + row["question"]
-    print(json.dumps({"id": row["id"], "domain": "math", "intent": intent, "facts": facts, "answer": row["answer"]}))
-PYTHON
+  gzip -dc "$data/extrinsic/gsm8k_train_shards.jsonl.gz" | sed -n "1,${gsm8k}p"
 }
 embedded() {
   "$python" -c 'import sys; from userlm import assets; print(getattr(assets, sys.argv[1])())' "$1"

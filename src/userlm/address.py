@@ -2,7 +2,8 @@
 
     users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
                 replay:FILE  script:FILE  human  py:MODULE:NAME
-    assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human  py:MODULE:NAME
+    assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human
+                py:MODULE:NAME  cmd:COMMAND  bot:FILE.toml
     models      a folder or hub id  userlm-small, userlm-tiny, assistant-tiny (embedded)
                 small, assistant-small (fetched)
                 openai:NAME  http://HOST:PORT/v1#NAME  script:FILE
@@ -26,7 +27,12 @@ from urllib.parse import urlsplit
 from userlm.types import InputError
 
 USERS = ("trained", "profile", "prompted", "swapped", "replay", "script", "human", "py")
-ASSISTANTS = ("oracle", "clarifier", "replay", "script", "human", "py")
+BOTS = ("py", "cmd", "bot")
+"""Code of others: a Python function or object, a command, a server with JSON of its own."""
+ASSISTANTS = (
+    *("oracle", "clarifier", "replay", "script", "human"),
+    *BOTS,
+)
 MODELS = ("openai", "http", "https", "script")
 SCORED = ("trained", "profile", "base", "prompted")
 DETECTORS = ("pangram", "classifier", "judge")
@@ -56,7 +62,8 @@ class Address:
         scheme: how the model or speaker is reached, such as `openai`, `http`, `replay` or `human`;
             empty for a folder or hub id.
         url: the URL of the server, if the scheme is `http` or `https`.
-        name: the rest: the name of the model on its server, a folder, hub id, file, or MODULE:NAME.
+        name: the rest: the name of the model on its server, a folder, hub id, file, command, or
+            MODULE:NAME.
     """
 
     form: str
@@ -75,8 +82,8 @@ class Address:
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model is, or (for `py:`) may be, on a server."""
-        return self.scheme in ("openai", "http", "https", "py", "pangram")
+        """Whether the model is, or (for a bot) may be, on a server."""
+        return self.scheme in ("openai", "http", "https", "pangram", *BOTS)
 
     @property
     def is_prompted(self) -> bool:
@@ -91,8 +98,8 @@ class Address:
 
     @property
     def is_code(self) -> bool:
-        """Whether Python code speaks, whose calls cannot be counted."""
-        return self.kind == "py"
+        """Whether code of others speaks, whose calls cannot be counted."""
+        return self.kind in BOTS
 
     @property
     def short_name(self) -> str:
@@ -150,7 +157,8 @@ def check_server(address: Address) -> None:
     check_url(url, "USERLM_API_KEY")
     if not address.name:
         raise InputError(
-            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME"
+            f"{address.model}: which model? write {address.url.rstrip('/')}#NAME (a bot with JSON "
+            "of its own is bot:FILE.toml)"
         )
 
 

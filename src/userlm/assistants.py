@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from userlm.tasks import final_number, said, task_of
+from userlm.facts import said
+from userlm.final_answer import final_number
+from userlm.tasks import task_of
 from userlm.text import has_words, stable_hash
 from userlm.thought import sample_speech, spoken
 from userlm.types import (
@@ -20,9 +22,11 @@ from userlm.types import (
     InputError,
     Message,
     ModelError,
+    NumberCheck,
     Reply,
     Sampling,
     Task,
+    TestsCheck,
 )
 
 MAX_ANSWER_TOKENS = 1000
@@ -127,7 +131,7 @@ class Oracle:
     """A stub that solves a task as soon as all required facts were said, and never before.
 
     It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
-    assistant that depends on the user's facts can do better. `tasks.said` decides what was said.
+    assistant that depends on the user's facts can do better. `facts.said` decides what was said.
     """
 
     tasks: Mapping[str, Task]
@@ -146,7 +150,7 @@ class Oracle:
                 f"the oracle knows no task for conversation {conversation.id!r}"
             )
         turns = conversation.user_turns
-        if all(said(fact, turns) for fact in task.facts if fact.required):
+        if all(said(fact, turns, task.facts) for fact in task.facts if fact.required):
             return Reply(_solution(task), meta={"stub": "oracle"})
         telling = [
             turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)
@@ -183,17 +187,25 @@ def _answers(conversation: Conversation) -> list[str]:
 
 
 def _solution(task: Task) -> str:
-    if task.domain == "math":
-        return f"The answer is {final_number(task.answer)}."
-    code = task.meta.get("solution")
-    return "The solution is ready." + (f"\n\n```python\n{code}\n```" if code else "")
+    if isinstance(task.check, NumberCheck):
+        return f"The answer is {final_number(task.check.answer)}."
+    solution = task.meta.get("solution")
+    if solution is None:
+        return "The solution is ready."
+    if isinstance(task.check, TestsCheck):
+        return f"The solution is ready.\n\n```python\n{solution}\n```"
+    return str(solution)
 
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:
     """Return whether turn `i` completes a fact that was not said before."""
     before = turns[:i]
     up_to_it = turns[: i + 1]
-    return any(said(fact, up_to_it) and not said(fact, before) for fact in task.facts)
+    for fact in task.facts:
+        is_new = not said(fact, before, task.facts)
+        if is_new and said(fact, up_to_it, task.facts):
+            return True
+    return False
 
 
 def _quoted(text: str) -> str:

@@ -23,6 +23,7 @@ import userlm
 from userlm import commands
 from userlm.commands.options import command, description, option_types
 from userlm.demo import Demo, demo
+from userlm.models.event_loops import cancel
 from userlm.show.terminal import guard_streams, open_terminal
 from userlm.types import InputError, ModelError, ModelWarning
 
@@ -193,6 +194,7 @@ def main() -> None:
         # Typer turns Ctrl-C into this code.
         is_run = sys.argv[1:2] not in (["serve"], ["chat"])
         _say("stopped; the same command resumes it" if is_run else "stopped")
+        cancel("bots")
         # A normal exit would wait minutes for threads that wait for a model.
         os._exit(130)
 

@@ -106,7 +106,7 @@ def demo(options: Demo) -> Results:
 
     _say("2/5  simulate: who tells what a task needs? The assistant here is a stub")
     on_tasks = _on_tasks(users)
-    tasks = assets.sample_tasks()
+    tasks = str(assets.sample_tasks())
     for name, user in on_tasks.items():
         simulate(
             Simulate(user, "oracle", tasks=tasks, out=out / name, max_turns=TURNS + 1)

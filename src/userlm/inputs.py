@@ -5,11 +5,13 @@ A model with a hub id is not among it: its files are not here yet when a run beg
 
 from __future__ import annotations
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 from userlm import judges, prompts
 from userlm.address import Address, check_server, parse
+from userlm.imports import search_here
 from userlm.loading import (
     OPENAI_BASE_URL,
     PANGRAM_URL,
@@ -18,7 +20,6 @@ from userlm.loading import (
     model_folders,
     openai_base_url,
     pangram_url,
-    search_here,
 )
 
 MODEL_FILES = {
@@ -52,8 +53,10 @@ def files(
 
 def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
     match parts.scheme:
-        case "replay" | "script":
+        case "replay" | "script" | "bot":
             return [Path(parts.name)]
+        case "cmd":
+            return _files_named(parts.name)
         case "py":
             return _module_files(parts.name.partition(":")[0])
         case "http" | "https":
@@ -91,6 +94,15 @@ def _files_of_model(folder: Path) -> list[Path]:
     return sorted(
         path for path in found if path.suffix in MODEL_FILES and path.is_file()
     )
+
+
+def _files_named(command: str) -> list[Path]:
+    """Return the files that a command names, such as a script."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # loading it says what is wrong
+        return []
+    return [path for path in map(Path, words) if path.is_file()]
 
 
 def _module_files(module: str) -> list[Path]:

@@ -161,3 +161,22 @@ def take(
     raise ValueError(
         f"field {shown!r} must be a {kind.__name__}, not {type(value).__name__}"
     )
+
+
+def at_path(value: Any, path: str, default: Any = _REQUIRED) -> Any:
+    """Return the value at a path of names and indices, such as `choices.0.message.content`.
+
+    Raises:
+        ValueError: if it is not there, and there is no default; it names the first that is missing.
+    """
+    for step in path.split("."):
+        is_index = isinstance(value, list) and step.isdecimal()
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif is_index and int(step) < len(value):
+            value = value[int(step)]
+        elif default is not _REQUIRED:
+            return default
+        else:
+            raise ValueError(f"there is no {step!r} of {path!r}")
+    return value

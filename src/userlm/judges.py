@@ -1,4 +1,5 @@
-"""Judges: a chat model that gives the user's turn one of a few labels. `userlm judge` runs this.
+"""Judges: a chat model that gives a turn one of a few labels. `userlm judge` lets it judge turns of
+users; `grading` lets it judge answers, and say which facts a user said.
 
 A prompt is a Markdown file that begins with what it is about:
 
@@ -16,8 +17,9 @@ between fences that it cannot contain, and the judge is told that it is data.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from userlm import prompts
 from userlm.data.intents import shown_text, transcript
 from userlm.json_files import loads
 from userlm.models.call_cache import Answer, answer_of, failure_of
-from userlm.text import has_words
+from userlm.text import has_words, stable_hash
 from userlm.types import (
     Chat,
     Completion,
@@ -82,7 +84,21 @@ PARTS: Mapping[str, tuple[str, Callable[[Sample], str]]] = {
     "answer": ("The assistant's answer before the message", _answer),
     "reply": ("The message to judge", _reply),
 }
-"""What a judge may see, in this order: its title, and its text (empty if there is none)."""
+"""What a judge of a user's turn may see, in this order: its title, and its text (empty if there is
+none)."""
+
+FOR_GRADING = ("rubric", "attempt", "fact", "required")
+"""The prompts in the box of which `ask` is for: they are not about a user's turn."""
+TITLES: Mapping[str, str] = {
+    "task": "The task",
+    "right": "How a right answer is told",
+    "rubric": "What a right answer is like",
+    "fact": "The fact",
+    "said": "What the person said",
+    "talk": "The conversation before the answer",
+    "given": "The answer to judge",
+}
+"""What they see, in this order, and its title."""
 
 
 # --- prompts --------------------------------------------------------------------------------------
@@ -97,7 +113,7 @@ class JudgePrompt:
         text: what to judge, and what each label means.
         labels: at least two.
         positive: the label that counts.
-        sees: what the judge sees, some of `PARTS`.
+        sees: what the judge sees, some of `PARTS`, or of `TITLES` for grading.
     """
 
     name: str
@@ -139,11 +155,16 @@ class JudgePrompt:
         return turn
 
     def request(self, turn: Sample) -> list[Message]:
-        """Return the messages that ask for a verdict on a turn."""
+        """Return the messages that ask for a verdict on a user's turn."""
         shown = []
         for part, (title, text) in PARTS.items():
             if part in self.sees:
                 shown.append((title, text(turn)))
+        return self.about(shown)
+
+    def about(self, shown: Iterable[tuple[str, str]]) -> list[Message]:
+        """Return the messages that ask for a verdict, with titles and texts of what is shown."""
+        shown = list(shown)
         fence = prompts.fence("\n".join(text for _, text in shown))
         parts = [f"{title}:\n{fence}\n{text}\n{fence}" for title, text in shown]
         return [{"role": "user", "content": self._form("\n\n".join(parts))}]
@@ -188,6 +209,12 @@ def read_prompt(name: str | Path) -> JudgePrompt:
     return _parsed(path.stem, text, str(path))
 
 
+@cache
+def grading_prompt(name: str) -> JudgePrompt:
+    """Return one of `FOR_GRADING`."""
+    return _parsed(name, prompts.text(file_name(name)), name, TITLES)
+
+
 def file_name(name: str) -> str:
     """Return the name of the file of a prompt in the box, without its ending."""
     return f"judge_{name.replace('-', '_')}"
@@ -197,7 +224,9 @@ _HEAD = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*\n(.*)", re.DOTALL)
 _LABEL = re.compile(r"\w[\w -]*")
 
 
-def _parsed(name: str, text: str, path: str) -> JudgePrompt:
+def _parsed(
+    name: str, text: str, path: str, parts: Collection[str] = PARTS.keys()
+) -> JudgePrompt:
     found = _HEAD.match(text.lstrip())
     if not found:
         raise InputError(
@@ -223,9 +252,10 @@ def _parsed(name: str, text: str, path: str) -> JudgePrompt:
         raise InputError(
             f"{path}: positive: {head['positive']!r}; give {_or(labels)}, one of the labels"
         )
-    if "reply" not in sees or not set(sees) <= PARTS.keys():
+    is_about_a_reply = "reply" in sees or "reply" not in parts
+    if not is_about_a_reply or not set(sees) <= set(parts):
         raise InputError(
-            f"{path}: sees: {head['sees']!r}; give reply, and what else of {', '.join(PARTS)}"
+            f"{path}: sees: {head['sees']!r}; give reply, and what else of {', '.join(parts)}"
         )
     if not has_words(found[2]):
         raise InputError(f"{path}: it does not say what to judge")
@@ -312,13 +342,7 @@ class Judge:
 
     def sampling(self, seed: int) -> Sampling:
         """How an answer is sampled."""
-        return Sampling(
-            temperature=0,
-            top_p=1,
-            max_tokens=self.max_tokens,
-            seed=seed,
-            schema=self.prompt.schema,
-        )
+        return _sampling(self.prompt, self.max_tokens, seed)
 
     def judge(
         self, conversation: Conversation, seed: int
@@ -331,16 +355,65 @@ class Judge:
         turn = self.prompt.turn(conversation)
         if isinstance(turn, str):
             return Verdict(None, turn, ""), Completion("")
-        sampling = self.sampling(seed)
+        request = self.prompt.request(turn)
+        return _verdict(self.chat, self.prompt, request, self.sampling(seed))
+
+
+@dataclass(frozen=True, slots=True)
+class GradingJudge:
+    """A chat model that answers the prompts `FOR_GRADING`, at temperature 0.
+
+    Attributes:
+        max_tokens: of an answer; reasoning models need more.
+    """
+
+    chat: Chat
+    max_tokens: int = MAX_TOKENS
+
+    def ask(self, name: str, shown: Mapping[str, str]) -> Verdict:
+        """Return the verdict; it has no label if the model could not answer.
+
+        Args:
+            name: that of the prompt.
+            shown: what the judge sees: a text for each of the names in `JudgePrompt.sees`.
+        """
+        prompt = grading_prompt(name)
+        titled = [(TITLES[part], shown[part]) for part in prompt.sees]
+        seed = stable_hash(name, *titled) % 2**63
+        sampling = _sampling(prompt, self.max_tokens, seed)
         try:
-            found = self.chat.chat(self.prompt.request(turn), sampling)
+            return _verdict(self.chat, prompt, prompt.about(titled), sampling)[0]
         except ModelError as error:
-            answer = failure_of(error)
-            if answer.error:
-                raise
-            found = Completion(
-                "", faults=error.faults, possibly_billed=error.possibly_billed
-            )
-        else:
-            answer = answer_of(found, sampling)
-        return self.prompt.read(answer), found
+            return Verdict(None, f"the judge did not answer: {error}")
+
+
+def _sampling(prompt: JudgePrompt, max_tokens: int, seed: int) -> Sampling:
+    return Sampling(
+        temperature=0,
+        top_p=1,
+        max_tokens=max_tokens,
+        seed=seed,
+        schema=prompt.schema,
+    )
+
+
+def _verdict(
+    chat: Chat, prompt: JudgePrompt, request: Sequence[Message], sampling: Sampling
+) -> tuple[Verdict, Completion]:
+    """Return the verdict, and the completion that it was read from.
+
+    Raises:
+        ModelError: if the model could not answer, and may when it is asked again.
+    """
+    try:
+        found = chat.chat(request, sampling)
+    except ModelError as error:
+        answer = failure_of(error)
+        if answer.error:
+            raise
+        found = Completion(
+            "", faults=error.faults, possibly_billed=error.possibly_billed
+        )
+    else:
+        answer = answer_of(found, sampling)
+    return prompt.read(answer), found

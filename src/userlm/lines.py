@@ -67,7 +67,7 @@ def read_lines(
         form = _form(path, size_now)
         if form != "lines":
             size = size_now  # it cannot grow: it was written anew
-        with _opened(path, size) as file:
+        with opened(path, size) as file:
             for number, (raw, length) in enumerate(_ROWS[form](file, longest), 1):
                 text = raw.removeprefix(_BYTE_ORDER_MARK)
                 if not text.strip():
@@ -115,7 +115,8 @@ _Readable = _Upto | gzip.GzipFile
 
 
 @contextmanager
-def _opened(path: Path, size: int) -> Iterator[_Readable]:
+def opened(path: Path, size: int) -> Iterator[_Readable]:
+    """Open the first `size` bytes of a file, unpacked if its name ends in `.gz`."""
     with path.open("rb", buffering=BUFFER) as file:
         content = _Upto(file, size)
         if path.suffix == ".gz":
@@ -151,7 +152,7 @@ _Raw = tuple[bytes, int]
 
 def _form(path: Path, size: int) -> str:
     """Return what the rows of a file are, a key of `_ROWS`, from its first line with text."""
-    with _opened(path, size) as file:
+    with opened(path, size) as file:
         first = b"\n"
         while first and not first.removeprefix(_BYTE_ORDER_MARK).strip():
             first = file.readline(BUFFER)

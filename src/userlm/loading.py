@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 from warnings import warn
 
 from userlm import assets, judges, prompts
@@ -38,8 +37,10 @@ from userlm.assistants import (
     ReplayAssistant,
     Script,
 )
+from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
+from userlm.imports import find_object
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
 from userlm.thought import SpeechOnly
@@ -268,14 +269,19 @@ def assistant(
     system: str | None = None,
     max_tokens: int = MAX_ANSWER_TOKENS,
     local: LocalSettings = DEFAULT,
+    run: str = "",
+    timeout: float = TIMEOUT,
 ) -> Speaker:
     """Return the assistant at an address; raise an `InputError` that suggests what was meant.
 
     Args:
         tasks: the tasks that `oracle` answers from.
-        system: a system prompt for a model.
+        system: a system prompt for a model, or a bot that takes messages.
         max_tokens: the maximum length of a model's answer.
         local: how a model on this machine runs.
+        run: what distinguishes this run from others, for the sessions of a bot; by default, a
+            random text.
+        timeout: seconds for an answer of a bot.
     """
     parts = parse(address)
     match parts.kind:
@@ -290,8 +296,10 @@ def assistant(
             return SpeechOnly(ReplayAssistant(_log(parts.name)))
         case "human":
             return _speaker(parts)
-        case "script" | "py":
+        case "script":
             return SpeechOnly(_speaker(parts))
+        case "py" | "cmd" | "bot":
+            return SpeechOnly(_bot(parts, system, run, timeout))
     near = get_close_matches(parts.model, ASSISTANTS, 1)
     if near and not Path(parts.model).exists():
         raise InputError(
@@ -309,8 +317,40 @@ def _speaker(address: Address) -> Speaker:
         case "script":
             return Script.read(address.name)
         case "py":
-            return _python(address.name)
+            return _bot(address)
     return Human(typed)
+
+
+def _bot(
+    address: Address,
+    system: str | None = None,
+    run: str = "",
+    timeout: float = TIMEOUT,
+) -> Bot:
+    ask: Callable[[Asked], object]
+    match address.scheme:
+        case "py":
+            try:
+                found = find_object(address.name)
+            except InputError as error:
+                raise InputError(f"py:{error}") from None
+            ask = python_bot(found, str(address), system is not None)
+        case "cmd":
+            from userlm.models.command import Command
+
+            command = Command(address.name, timeout)
+
+            def ask(asked: Asked) -> object:
+                return read_output(command.ask(asked.messages, asked.session))
+        case _:
+            from userlm.models.own_endpoint import OwnEndpoint
+
+            endpoint = OwnEndpoint(address.name, timeout)
+
+            def ask(asked: Asked) -> object:
+                return endpoint.ask(asked.messages, asked.session)
+
+    return Bot(str(address), ask, system, run or uuid4().hex, timeout)
 
 
 def chat_model(
@@ -645,29 +685,3 @@ def _unknown(
 
 def _log(path: str) -> dict[str, Conversation]:
     return {conversation.id: conversation for conversation in read_conversations(path)}
-
-
-def _python(name: str) -> Speaker:
-    """The speaker that `NAME()` in `MODULE` returns."""
-    module, _, function = name.partition(":")
-    if not function:
-        raise InputError(
-            f"py:{name}: write py:MODULE:NAME, where NAME() returns a speaker"
-        )
-    search_here()
-    try:
-        speaker: Speaker = getattr(import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise InputError(f"py:{name}: {error}") from None
-    if not callable(getattr(speaker, "reply", None)):
-        raise InputError(
-            f"py:{name}: {function}() returned a {type(speaker).__name__}, which has no method "
-            "reply(conversation)"
-        )
-    return speaker
-
-
-def search_here() -> None:
-    """Find Python modules in the current folder, too."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")

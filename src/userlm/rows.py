@@ -1,5 +1,5 @@
-"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz` and
-`.parquet`."""
+"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz`, `.parquet`,
+and tables (`.csv`, `.tsv`)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
+from userlm.tables import TABLES, read_table
+from userlm.text import has_words
 from userlm.types import Conversation, InputError, Origin, Turn
 
 SPLITS = ("train", "valid", "test")
@@ -160,6 +162,54 @@ def read_conversations(
         yield conversation
 
 
+def read_starts(path: Path) -> Iterator[Conversation]:
+    """Yield the conversations of a file, or one without turns for each intent of a file that has
+    only these: lines of text (`.txt`), or rows with `intent` and perhaps `id`.
+
+    Raises:
+        InputError: the message names the file, line and field.
+    """
+    if path.suffix == ".txt":
+        yield from _text_intents(path)
+        return
+    first = next(read_rows(path))
+    if first.error or "turns" in first.row or "intent" not in first.row:
+        yield from read_conversations(path)
+        return
+    seen: set[str] = set()
+    for line in read_rows(path):
+        try:
+            if line.error:
+                raise ValueError(line.error)
+            if unknown := line.row.keys() - {"id", "intent"}:
+                raise ValueError(
+                    f"unknown field {min(unknown)!r}; beside intents without turns there may be "
+                    "only ids"
+                )
+            intent = take(line.row, "intent", str)
+            if not has_words(intent):
+                raise ValueError("field 'intent' is empty")
+            id = take(line.row, "id", str, default=f"intent-{line.number}")
+            if id in seen:
+                raise ValueError(f"id {id!r} was used before; ids must be unique")
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}") from None
+        seen.add(id)
+        yield Conversation(id, intent=intent)
+
+
+def _text_intents(path: Path) -> Iterator[Conversation]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read its intents: {error}") from None
+    if not any(map(has_words, lines)):
+        raise InputError(f"{path} is empty; write one intent a line")
+    for number, line in enumerate(lines, 1):
+        if has_words(line):
+            yield Conversation(f"intent-{number}", intent=line.strip())
+
+
 def write_conversations(path: str | Path, conversations: Iterable[Conversation]) -> int:
     """Write a `.jsonl`, `.jsonl.gz` or `.parquet` file atomically, and return the number of
     conversations."""
@@ -201,7 +251,8 @@ def _parquet_columns() -> dict[str, Any]:
 
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
-"""The files that `read_rows` reads."""
+"""The files that `read_rows` reads, beside tables (`TABLES`)."""
+READABLE = (*KINDS, *TABLES)
 
 NO_COLUMNS: Collection[str] = ()
 
@@ -214,7 +265,7 @@ def read_rows(
     longest: int = LONGEST,
     most_values: int = LONGEST,
 ) -> Iterator[Line]:
-    """Yield the rows of a file of one of the `KINDS`, including bad lines.
+    """Yield the rows of a file of one of the `READABLE` kinds, including bad lines.
 
     If the file grows meanwhile, only its content at the start is read. Memory use is constant.
 
@@ -234,20 +285,25 @@ def read_rows(
     if not path.is_file():
         problem = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise InputError(
-            f"{path} {problem}; give a file of a known kind ({', '.join(KINDS)})"
+            f"{path} {problem}; give a file of a known kind ({', '.join(READABLE)})"
         )
     size = path.stat().st_size
     if size == 0:
         if may_be_empty:
             return
         raise InputError(f"{path} is empty; give a file with one conversation per line")
-    if not path.name.endswith(KINDS):
-        raise InputError(f"{path}: its kind is unknown; known are {', '.join(KINDS)}")
+    if not path.name.endswith(READABLE):
+        raise InputError(
+            f"{path}: its kind is unknown; known are {', '.join(READABLE)}"
+        )
     if path.suffix == ".parquet":
         lines = _read_parquet(path, unread, longest)
     else:
         size = size if upto is None else min(size, upto)
-        lines = read_lines(path, size, longest, most_values)
+        if path.name.endswith(TABLES):
+            lines = read_table(path, size, longest)
+        else:
+            lines = read_lines(path, size, longest, most_values)
     has_rows = False
     for line in lines:
         has_rows = True

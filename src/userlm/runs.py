@@ -24,6 +24,7 @@ from userlm.json_files import dump, naming, read_json, write_json
 from userlm.lines import BUFFER
 from userlm.manifest import FORMAT, check_same, environment, request
 from userlm.rows import SPLITS
+from userlm.text import stable_hash
 from userlm.types import InputError, Measure
 
 
@@ -132,6 +133,12 @@ class Run:
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
         return self.folder / name
+
+    @property
+    def nonce(self) -> str:
+        """A text that no other run has; it stays the same when this one is resumed."""
+        begun = self.path("run.json").stat().st_mtime_ns
+        return f"{stable_hash(str(self.folder.resolve()), begun):016x}"
 
     @property
     def results(self) -> dict[str, Any] | None:

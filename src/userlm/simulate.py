@@ -136,7 +136,11 @@ def parallel(
     job: Callable[[Item], Done], items: Iterable[Item], workers: int
 ) -> Iterator[Done]:
     """Run a job on each item in `workers` threads, and yield each result when it is there. Items
-    are consumed as needed, so memory use is constant."""
+    are consumed as needed, so memory use is constant. One worker is the caller's own thread, for
+    code that no other may call."""
+    if workers == 1:
+        yield from map(job, items)
+        return
     pool = ThreadPoolExecutor(workers)
     running: set[Future[Done]] = set()
     try:

@@ -1,73 +1,488 @@
-"""Tasks whose outcome can be checked: load them, grade an answer, find which facts were said."""
+"""Tasks whose outcome can be checked: read them from files, and find that of a conversation.
+
+A file has our own rows (JSON lines, or `[[task]]` tables of TOML) or those of a public set
+(`task_layouts`). docs/test-my-chatbot.md describes ours.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
 
+from userlm.data import files
+from userlm.data.files import LogFile
+from userlm.final_answer import final_number
 from userlm.json_files import take
 from userlm.rows import read_rows
-from userlm.simulate import Until
-from userlm.text import content_words, format_number, numbers, words
-from userlm.types import Conversation, Fact, InputError, Task, encodable
+from userlm.task_layouts import LAYOUTS, as_sentence, layout_of
+from userlm.text import INTENT_PREFIX, has_words
+from userlm.types import (
+    Check,
+    Contains,
+    Conversation,
+    Fact,
+    FunctionCheck,
+    InputError,
+    JsonPath,
+    Matches,
+    NumberCheck,
+    RubricCheck,
+    Rule,
+    RulesCheck,
+    Task,
+    TestsCheck,
+    ToolCalled,
+    encodable,
+)
 
-NOT_GRADED = "not graded: needs a sandbox"
-"""Why a `python` task has no grade: nothing here runs code that a model wrote."""
+OWN_FILE = "tasks.jsonl"
+"""The file of tasks in the folder of a run of `userlm tasks facts`."""
 
-SHARE = 0.75
-"""The share of a fact's content words that a user must have said: a compromise between missing what
-was said and finding what was not (`bench/matcher.py` prints both for other shares)."""
+Marked = Literal["file", "judge", "default"]
+FIELDS = ("id", "intent", "goal", "facts", "check", "family", "marked", "meta")
+"""The fields of a row of ours."""
+
+CHECKS: Mapping[str, Sequence[str]] = {
+    "number": (),
+    "tests": ("entry_point", "prompt"),
+    "rubric": (),
+    "py": (),
+}
+"""The kinds of checks, by the field that names one, and the fields that it may have beside it."""
+RULES: Mapping[str, Sequence[str]] = {
+    "contains": (),
+    "matches": (),
+    "json": ("equals",),
+    "tool": ("arguments",),
+}
+"""The same for rules, of which a check may have several."""
 
 
-def read_tasks(path: str | Path) -> list[Task]:
-    """Return the tasks of a `.jsonl` file. The fields are those of `Task`; `facts` are
-    `{"text", "required"}` objects.
+# --- files ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row of a file of tasks.
+
+    Attributes:
+        where: the file and the place in it, for messages.
+        task: `None` if the row is none.
+        error: why not.
+        is_own: whether it is a row of ours, and not one of a public set.
+    """
+
+    where: str
+    task: Task | None
+    error: str = ""
+    is_own: bool = True
+
+
+def find_tasks(place: str | Path) -> list[LogFile]:
+    """Return the files of tasks in a place: one of TOML, the file of a run of `userlm tasks facts`,
+    or what `data.files.find` finds there.
 
     Raises:
-        InputError: the message names the file, line and field.
+        InputError: if there is none.
     """
-    tasks: dict[str, Task] = {}
+    path = Path(place)
+    if path.suffix == ".toml" and path.is_file():
+        return [LogFile(str(path), path)]
+    if (path / OWN_FILE).is_file():
+        return [LogFile(str(path / OWN_FILE), path / OWN_FILE)]
+    return files.find([place])
+
+
+def read_tasks(place: str | Path) -> list[Task]:
+    """Return the tasks of a place; see `find_tasks`.
+
+    Raises:
+        InputError: the message names the file, the line or the number of the task, and the field.
+    """
+    tasks = []
+    for found in scan(place):
+        if found.task is None:
+            raise InputError(f"{found.where}: {found.error}")
+        tasks.append(found.task)
+    return tasks
+
+
+def scan(place: str | Path) -> Iterator[Found]:
+    """Yield each row of the files of a place, with its task or its error.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    places: dict[str, str] = {}
+    copies: Counter[str] = Counter()
+    with ExitStack() as open_files:
+        for file in find_tasks(place):
+            scratch = Path(open_files.enter_context(TemporaryDirectory()))
+            path = open_files.enter_context(files.local(file, scratch))
+            for found in _rows(path, file.name):
+                task = found.task
+                if task and task.id in places:
+                    if found.is_own:
+                        error = (
+                            f"id {task.id!r} is used twice; {places[task.id]} has it"
+                        )
+                        yield replace(found, task=None, error=error)
+                        continue
+                    # A public set may hold a question several times, split in other ways.
+                    copies[task.id] += 1
+                    task = replace(task, id=f"{task.id}/{copies[task.id] + 1}")
+                    found = replace(found, task=task)
+                if task:
+                    places[task.id] = found.where
+                yield found
+
+
+def _rows(path: Path, name: str) -> Iterator[Found]:
+    if path.suffix == ".toml":
+        for number, row in enumerate(_toml_rows(path), 1):
+            yield _found(f"{name}, task {number} ({row.get('id')!r})", row, number - 1)
+        return
     for line in read_rows(path):
-        try:
-            if line.error:
-                raise ValueError(line.error)
-            task = _task(line.row)
-            if task.id in tasks:
-                raise ValueError(f"id {task.id!r} is used twice")
-        except ValueError as error:
-            raise InputError(f"{path}, line {line.number}: {error}") from None
-        tasks[task.id] = task
-    return list(tasks.values())
+        where = f"{name}, line {line.number}"
+        if line.error:
+            yield Found(where, None, f"the line {line.error}")
+        else:
+            yield _found(where, line.row, line.number - 1)
 
 
-def _task(row: Mapping[str, Any]) -> Task:
-    domain = take(row, "domain", str)
-    answer = take(row, "answer", str)
-    if domain not in ("math", "python"):
-        raise ValueError(f"domain is {domain!r}; it must be 'math' or 'python'")
-    if domain == "math" and final_number(answer) is None:
-        raise ValueError(
-            f"answer is {answer!r}; the answer of a math task must contain a number"
+def _toml_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    rows = parsed.pop("task", None)
+    if parsed or not isinstance(rows, list):
+        wrong = f"{sorted(parsed)[0]!r} stands" if parsed else "no task stands"
+        raise InputError(
+            f"{path}: {wrong} at the top; each task is a table that begins with [[task]]"
         )
-    facts = []
-    for i, fact in enumerate(take(row, "facts", list)):
-        name = f"facts[{i}]"
-        if not isinstance(fact, dict):
-            raise ValueError(f"{name} is not an object")
-        text = take(fact, "text", str, name)
-        required = take(fact, "required", bool, name, default=True)
-        facts.append(Fact(text, required))
+    return rows
+
+
+def _found(where: str, row: Any, number: int) -> Found:
+    """Return the task of a row, of ours or of a public set, or its error.
+
+    Args:
+        number: that of the row in its file, from 0.
+    """
+    if not isinstance(row, dict):
+        return Found(where, None, "a task is an object with id, goal, facts and check")
+    is_own = "intent" in row or "goal" in row
+    layout = None if is_own else layout_of(row)
+    try:
+        task = layout.task(row, number) if layout else _own_task(row)
+        return Found(where, _checked(task), is_own=layout is None)
+    except ValueError as error:
+        return Found(where, None, str(error))
+
+
+# --- a row ----------------------------------------------------------------------------------------
+
+
+def _checked(task: Task) -> Task:
+    """Return the task; raise `ValueError` if it cannot be used."""
+    if not has_words(task.id):
+        raise ValueError("field 'id' has no words")
+    if task.check:
+        _validate(task.check)
+    return replace(task, id=encodable(task.id))  # as the id of its conversation
+
+
+def _own_task(row: Mapping[str, Any]) -> Task:
+    if "domain" in row:
+        raise ValueError(
+            "field 'domain' is no longer used; write the check of the task instead of domain and "
+            'answer: "check": {"number": "42"} or "check": {"tests": "assert ..."}'
+        )
+    if not row.keys() & {"id", "intent", "goal"}:
+        sets = ", ".join(layout.name for layout in LAYOUTS)
+        seen = ", ".join(sorted(map(str, row))) or "none"
+        raise ValueError(
+            f"the fields are {seen}; a task has id, intent or goal, facts and check "
+            f"(docs/test-my-chatbot.md), or is a row of {sets}"
+        )
+    _check_names(row, FIELDS, "field")
+    facts = take(row, "facts", list, default=[])
+    has_required = any(isinstance(fact, dict) and "required" in fact for fact in facts)
+    marked = take(row, "marked", str, default="file" if has_required else "default")
+    if marked not in get_args(Marked):
+        known = _or(get_args(Marked))
+        raise ValueError(f"field 'marked' is {marked!r}; it must be {known}")
+    read = tuple(_facts(facts))
+    check = None if row.get("check") is None else _check(row["check"])
     return Task(
-        encodable(take(row, "id", str)),  # as the id of its conversation
-        domain,
-        take(row, "intent", str),
-        tuple(facts),
-        answer,
+        take(row, "id", str),
+        _intent(row, read),
+        read,
+        check,
+        take(row, "family", str, default=""),
+        marked,
         take(row, "meta", dict, default={}),
     )
+
+
+def _check_names(row: Mapping[str, Any], known: Collection[str], what: str) -> None:
+    """Raise `ValueError` for a field that is not known."""
+    for name in row:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {_or(known)}"
+            raise ValueError(f"unknown {what} {name!r}; {hint}")
+
+
+def _facts(rows: Sequence[Any]) -> Iterator[Fact]:
+    for i, fact in enumerate(rows):
+        name = f"facts[{i}]"
+        if isinstance(fact, str):
+            fact = {"text": fact}
+        if not isinstance(fact, dict):
+            raise ValueError(f"{name} must be a text, or an object with 'text'")
+        _check_names(fact, ("text", "required"), f"field of {name}")
+        text = take(fact, "text", str, name)
+        if not has_words(text):
+            raise ValueError(f"{name} has no words")
+        yield Fact(text, take(fact, "required", bool, name, default=True))
+
+
+def _intent(row: Mapping[str, Any], facts: Sequence[Fact]) -> str:
+    """The intent of a row in the form that user models know: `intent` as it is, or `goal` and after
+    it the facts, which the user cannot tell unless they are told."""
+    given = [name for name in ("intent", "goal") if name in row]
+    if len(given) != 1:
+        raise ValueError(
+            "give 'intent' (all that the user knows) or 'goal', one of them"
+        )
+    text: str = take(row, given[0], str).strip()
+    if not has_words(text):
+        raise ValueError(f"field {given[0]!r} has no words")
+    if not text.lower().startswith("you are "):
+        text = INTENT_PREFIX + text
+    if "goal" in row and facts:
+        known = [as_sentence(fact.text) for fact in facts]
+        text = " ".join([as_sentence(text), *known])
+    return text
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def _check(row: Any) -> Check:
+    """Return the check in the field `check`: an object with one of `CHECKS`, a rule, or a list of
+    rules."""
+    if isinstance(row, list):
+        if not row:
+            raise ValueError("field 'check' is an empty list; give at least one rule")
+        rules = (_rule(rule, f"check[{i}]") for i, rule in enumerate(row))
+        return RulesCheck(tuple(rules))
+    kind = _kind(row, {**CHECKS, **RULES}, "check")
+    match kind:
+        case "number":
+            given = row["number"]
+            if isinstance(given, int | float) and not isinstance(given, bool):
+                # a number of TOML or JSON may be written as 1e6
+                return NumberCheck(format(Decimal(str(given)), "f"))
+            return NumberCheck(take(row, "number", str, "check"))
+        case "tests":
+            return TestsCheck(
+                take(row, "tests", str, "check"),
+                take(row, "entry_point", str, "check", default=None),
+                take(row, "prompt", str, "check", default=""),
+            )
+        case "rubric":
+            return RubricCheck(take(row, "rubric", str, "check"))
+        case "py":
+            return FunctionCheck(take(row, "py", str, "check"))
+        case _:
+            return RulesCheck((_rule(row, "check"),))
+
+
+def _rule(row: Any, where: str) -> Rule:
+    match _kind(row, RULES, where):
+        case "contains":
+            return Contains(take(row, "contains", str, where))
+        case "matches":
+            return Matches(take(row, "matches", str, where))
+        case "json":
+            if "equals" not in row:
+                raise ValueError(f"field '{where}.equals' is missing")
+            return JsonPath(take(row, "json", str, where), row["equals"])
+        case _:
+            arguments = take(row, "arguments", dict, where, default=None)
+            return ToolCalled(take(row, "tool", str, where), arguments)
+
+
+def _kind(row: Any, kinds: Mapping[str, Sequence[str]], where: str) -> str:
+    """Return the field that says which kind of check or rule an object is."""
+    named = [name for name in kinds if isinstance(row, dict) and name in row]
+    if len(named) != 1:
+        has = ""
+        if isinstance(row, dict):
+            has = f"; it has {' and '.join(map(str, named or row)) or 'nothing'}"
+        raise ValueError(
+            f"field {where!r} must be an object with one of {_or(kinds)}{has}"
+        )
+    [kind] = named
+    _check_names(row, (kind, *kinds[kind]), f"field of {where}")
+    return kind
+
+
+def _validate(check: Check) -> None:
+    """Raise `ValueError` for a check that no answer could pass, or that cannot be made."""
+    match check:
+        case NumberCheck(answer):
+            if final_number(answer) is None:
+                raise ValueError(
+                    f"check.number is {answer!r}; it must contain a number"
+                )
+        case TestsCheck():
+            _validate_tests(check)
+        case RubricCheck(rubric):
+            if not has_words(rubric):
+                raise ValueError("check.rubric has no words")
+        case FunctionCheck(name):
+            if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+                raise ValueError(f"check.py is {name!r}; write MODULE:NAME")
+        case RulesCheck(rules):
+            for rule in rules:
+                _validate_rule(rule)
+
+
+def _validate_rule(rule: Rule) -> None:
+    match rule:
+        case Contains(text):
+            if not has_words(text):
+                raise ValueError(
+                    "contains: the text has no words, so any answer has it"
+                )
+        case Matches(regex):
+            try:
+                re.compile(regex)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(
+                    f"matches: {regex!r} is no regular expression: {error}"
+                ) from None
+
+
+def _validate_tests(check: TestsCheck) -> None:
+    try:
+        parsed = ast.parse(check.tests)
+    except SyntaxError as error:
+        raise ValueError(
+            f"check.tests: line {error.lineno} is not Python: {error.msg}"
+        ) from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"check.tests cannot be read as Python: {error}") from None
+    functions = [one.name for one in parsed.body if isinstance(one, ast.FunctionDef)]
+    for name, count in Counter(functions).items():
+        if count > 1:
+            raise ValueError(f"check.tests has {count} functions {name!r}; keep one")
+    if check.entry_point and "check" not in functions:
+        raise ValueError(
+            "check.entry_point is given, so check.tests needs a function check(candidate)"
+        )
+    if not check.entry_point and not any(
+        isinstance(node, ast.Assert) for node in ast.walk(parsed)
+    ):
+        raise ValueError("check.tests has no assert, so any code would pass")
+
+
+def _or(names: Collection[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def to_record(task: Task) -> dict[str, Any]:
+    """Return the task as a row of ours; empty fields are left out."""
+    facts = [{"text": fact.text, "required": fact.required} for fact in task.facts]
+    optional = {
+        "family": task.family,
+        "facts": facts,
+        "marked": task.marked if facts else "",
+        "check": _check_record(task.check) if task.check else None,
+        "meta": dict(task.meta),
+    }
+    filled = {name: value for name, value in optional.items() if value}
+    return {"id": task.id, "intent": task.intent, **filled}
+
+
+def _check_record(check: Check) -> dict[str, Any] | list[dict[str, Any]]:
+    match check:
+        case NumberCheck(answer):
+            return {"number": answer}
+        case TestsCheck(tests, entry_point, prompt):
+            beside = {"entry_point": entry_point, "prompt": prompt}
+            filled = {name: text for name, text in beside.items() if text}
+            return {"tests": tests, **filled}
+        case RubricCheck(rubric):
+            return {"rubric": rubric}
+        case FunctionCheck(name):
+            return {"py": name}
+        case RulesCheck(rules):
+            return list(map(_rule_record, rules))
+
+
+def shown_check(check: Check) -> str:
+    """Return in words what makes an answer right."""
+    match check:
+        case NumberCheck(answer):
+            return f"its final number is {final_number(answer)}"
+        case TestsCheck(tests):
+            return f"its code passes these tests:\n{tests.strip()}"
+        case RubricCheck(rubric):
+            return rubric
+        case FunctionCheck(name):
+            return f"the function {name} says so"
+        case RulesCheck(rules):
+            return " and ".join(map(_shown_rule, rules))
+
+
+def _shown_rule(rule: Rule) -> str:
+    match rule:
+        case Contains(text):
+            return f"it contains {text!r}"
+        case Matches(regex):
+            return f"it matches {regex}"
+        case JsonPath(path, equals):
+            return f"its JSON has {equals!r} at {path}"
+        case ToolCalled(name, None):
+            return f"it calls {name}"
+        case ToolCalled(name, arguments):
+            return f"it calls {name} with {dict(arguments or {})!r}"
+
+
+def _rule_record(rule: Rule) -> dict[str, Any]:
+    match rule:
+        case Contains(text):
+            return {"contains": text}
+        case Matches(regex):
+            return {"matches": regex}
+        case JsonPath(path, equals):
+            return {"json": path, "equals": equals}
+        case ToolCalled(name, None):
+            return {"tool": name}
+        case ToolCalled(name, arguments):
+            return {"tool": name, "arguments": arguments}
+
+
+# --- conversations --------------------------------------------------------------------------------
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
@@ -78,302 +493,3 @@ def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | Non
         return tasks.get(origin.task)
     without_repeat = conversation.id.rpartition("#")[0]
     return tasks.get(without_repeat or conversation.id)
-
-
-# --- which facts were said ------------------------------------------------------------------------
-
-_UNITS = """
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-sixteen seventeen eighteen nineteen
-""".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_COUNTS: dict[str, int] = {
-    **{word: i for i, word in enumerate(_UNITS)},
-    **{word: 10 * i for i, word in enumerate(_TENS, 2)},
-    **dict.fromkeys(("twice", "double", "doubled", "couple"), 2),
-    **dict.fromkeys(("thrice", "triple", "tripled"), 3),
-}
-# these multiply a count before them; without one they are numbers themselves
-_SCALES = {
-    "half": Fraction(1, 2),
-    "quarter": Fraction(1, 4),
-    "dozen": Fraction(12),
-    "hundred": Fraction(100),
-    "thousand": Fraction(1000),
-    "million": Fraction(10**6),
-}
-# only after a count: there is no fraction in "the third day"
-_PARTS = {
-    "third": 3,
-    "fourth": 4,
-    "fifth": 5,
-    "sixth": 6,
-    "eighth": 8,
-    "ninth": 9,
-    "tenth": 10,
-}
-_ROOM = {"hundred": 100, **dict.fromkeys(_TENS, 10)}
-"""A count after one of these words is added to it if it is less than this: `twenty five`."""
-_NUMBER_WORDS = {*_COUNTS, *_SCALES, *_PARTS}
-_TOKEN = re.compile(
-    # A number, with its sign and currency, as a mixed fraction or not; or a word.
-    r"(?<![\w.])[-−]?[$€£]?[-−]?(?:[0-9]+ )?[0-9][0-9.,/]*|(?<!\w)\.[0-9]+"
-    r"|[^\W\d_]+(?:'[^\W\d_]+)?"
-)
-
-
-def said(fact: Fact | str, texts: Sequence[str]) -> bool:
-    """Return whether the user said this fact in these turns. It compares words and uses no judge.
-
-    A fact was said if the texts contain every number of it, in digits or words (except one, since
-    people say "a"), and at least `SHARE` of its content words, ignoring endings. The turns are
-    joined, so a fact may be split over several. It knows no synonyms, and ignores the relations
-    between words.
-    """
-    text = fact.text if isinstance(fact, Fact) else fact
-    amounts = _amounts([text])
-    if not amounts - {1} <= _amounts(texts):
-        return False
-    wanted = _stems(content_words(text))
-    if not wanted and not amounts:
-        wanted = _stems(words(text))  # "It is in there" still has words
-    heard = _stems(words(" ".join(texts)))
-    return len(wanted & heard) >= SHARE * len(wanted)
-
-
-def _amounts(texts: Iterable[str]) -> set[Fraction]:
-    """The numbers of the texts, in digits or in words: `two dozen`, `twenty-five`, `2/3`,
-    `a third`."""
-    found: set[Fraction] = set()
-    for text in texts:
-        number: Fraction | None = (
-            None  # the current number, which the next word may still change
-        )
-        before = ""
-        tokens = _TOKEN.findall(text.lower().replace("’", "'"))
-        for token in [*tokens, ""]:
-            word = token if token in _COUNTS else token.removesuffix("s")
-            longer = _continued(number, before, word)
-            if longer is None:
-                digits = [Fraction(digit) for digit in numbers(token[:40])]
-                found.update(digits[:-1])
-                if number is not None:
-                    found.add(number)
-                if digits:
-                    longer = digits[-1]
-                elif word in _COUNTS:
-                    longer = Fraction(_COUNTS[word])
-            number = longer
-            before = word
-    return found
-
-
-def _continued(number: Fraction | None, before: str, word: str) -> Fraction | None:
-    """The number with one more word: `two` and `dozen` are 24, `twenty` and `five` are 25. `None`
-    if the word does not continue it."""
-    scale = _SCALES.get(word)
-    if word in _PARTS and (number is not None or before in ("a", "an")):
-        scale = Fraction(1, _PARTS[word])
-    if scale is not None:
-        return scale if number is None else number * scale
-    count = _COUNTS.get(word, 0)
-    fits = 0 < count < _ROOM.get(before, 0)
-    return number + count if number is not None and fits else None
-
-
-def _stems(found: Sequence[str]) -> set[str]:
-    """The words without their endings; numbers are left out."""
-    return {_stem(word) for word in found if not word[0].isdigit()} - _NUMBER_WORDS
-
-
-def _stem(word: str) -> str:
-    """A word without 's, -s, -ed and -ing, roughly: `bakes`, `baked` and `baking` meet at `bak`."""
-    word = word.removesuffix("'s").removesuffix("'")
-    if len(word) > 4 and word.endswith(("ies", "ied")):
-        return word[:-3] + "y"
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    for ending in ("ing", "ed"):
-        if word.endswith(ending) and len(word) >= len(ending) + 3:
-            word = word.removesuffix(ending)
-            if word[-1] == word[-2] and word[-1] not in "lsz":
-                # stopped, but not filled
-                word = word[:-1]
-            break
-    return word.removesuffix("e") if len(word) > 3 else word
-
-
-# --- is the answer right? -------------------------------------------------------------------------
-
-_SENTENCE = re.compile(r"(?<=[.!?])[\"”’')]*\s+|\n+")
-_ITEM = re.compile(
-    r"^[ \t>#-]*(\d{1,2})[.)]\s+(?=\S)|(?<!\S)(\d{1,2})\)\s+(?=\S)", re.MULTILINE
-)
-_EXPLICIT = (
-    re.compile(
-        r"\banswer\b[^.!?]{0,60}?(?:\b(?:is|be|was)\b(?!\s+not\b)|[:=])(.*)",
-        re.IGNORECASE,
-    ),
-    # The last line of a GSM8K solution; `####` with more text after the number is a heading.
-    re.compile(
-        r"(?<!#)####\s{0,3}([-$€£]{0,3}\d[\d.,/]{0,30}\s{0,3}[%\w]{0,20})\W{0,5}$"
-    ),
-    re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}"),
-)
-_OPERATION = re.compile(r"[-+*/x×÷]\s*[$€£]?\.?\d[^=,;]{0,30}$")
-_NEGATED = re.compile(r"(?:\bnot|n['’]t)\s[$€£]?\d\S*", re.IGNORECASE)
-_CHOICE = re.compile(
-    r"\d\S{0,20}(?: \w{1,20})? or (?:\w{1,20} )?[$€£]?\d", re.IGNORECASE
-)
-_CONCLUSION = re.compile(r"\W*(?:so|therefore|thus|hence|this means)\b", re.IGNORECASE)
-_PURPOSE = re.compile(r"(?<=\w) to (?=[a-z]{1,20} )")
-_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_LARGE = {"k": 1000, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_IN_LARGE = re.compile(
-    r"(?<![\w.,])(\d{1,9}(?:\.\d{1,6})?)(k|\s(?:thousand|million|billion))\b",
-    re.IGNORECASE,
-)
-_CLOSING = "\"”’') "
-"""What may follow the mark at the end of a sentence."""
-
-
-def final_number(text: str) -> str | None:
-    """Return the final number of a text, in the form of `text.numbers`; `None` if there is
-    none.
-
-    An explicit answer comes first: the last of `#### X`, `\\boxed{X}` and "answer is X". Next the
-    result of a closing sum ("5 x 10 = 50 miles in 5 days"). Otherwise a number of the last sentence
-    that has any (`_of_sentence`). The numbers of list items and dates, and those in questions, do
-    not count.
-    """
-    plain = _plain(text)
-    sentences = [
-        sentence
-        for sentence in _SENTENCE.split(plain)
-        if not sentence.rstrip(_CLOSING).endswith("?")
-    ]
-    explicit = _explicit_answer(sentences)
-    if explicit is not None:
-        return explicit
-    last = next((sentence for sentence in reversed(sentences) if numbers(sentence)), "")
-    operation, _, result = last.rpartition("=")
-    is_sum = _OPERATION.search(operation[-60:])
-    goes_on = re.search(r"[,;](?!\d)", result)
-    if is_sum and not goes_on and numbers(result):
-        return numbers(result)[0]
-    in_bold = [number for bold in _BOLD.findall(text) for number in numbers(bold)]
-    _, equals, after = plain.rpartition("=")
-    computed = numbers(after[:60])[:1] if equals else []
-    return _of_sentence(last, in_bold, computed)
-
-
-def _of_sentence(
-    sentence: str, in_bold: Sequence[str], computed: Sequence[str]
-) -> str | None:
-    """Return the number that a sentence gives as the answer; `None` if it gives two to choose from,
-    or none.
-
-    Often it also repeats numbers of the question ("so 3 trucks carry the 80 stones"). So the last
-    one counts of those in bold; then, after "so" or "therefore", of those that are the result of
-    the last sum, and of those before a purpose ("5 hours to make 60 snowballs"); then of all.
-    """
-    if _CHOICE.search(sentence) and "=" not in sentence:
-        return None
-    named = numbers(_NEGATED.sub(" ", sentence))
-    likely_ones = [in_bold]
-    if _CONCLUSION.match(sentence):
-        likely_ones += [computed, numbers(_PURPOSE.split(sentence)[0])]
-    for likely in likely_ones:
-        found = [number for number in named if number in likely]
-        if found:
-            return found[-1]
-    return next(reversed(named), None)
-
-
-def _explicit_answer(sentences: Iterable[str]) -> str | None:
-    """Return the last number that is named as the answer."""
-    explicit = None
-    for sentence in sentences:
-        for pattern in _EXPLICIT:
-            for match in pattern.finditer(sentence):
-                # "the answer is 5 x 12 = 60 clips".
-                terms, _, result = match[1].rpartition("=")
-                explicit = next(iter([*numbers(result), *numbers(terms)]), explicit)
-    return explicit
-
-
-def grade_math(text: str, answer: str) -> bool | None:
-    """Return whether this assistant turn has the right number; `None` if it has none, which is no
-    attempt.
-
-    Compared as decimals: `$100.00` is `100`, and not `1`.
-
-    Raises:
-        ValueError: if the reference answer has no number.
-    """
-    wanted = final_number(answer)
-    if wanted is None:
-        raise ValueError(f"the answer {answer!r} has no number")
-    given = final_number(text)
-    return None if given is None else given == wanted
-
-
-def grade(task: Task, conversation: Conversation) -> tuple[bool | None, str]:
-    """Return whether the task was solved, and the reason; `None` if it cannot be graded.
-
-    Any right assistant turn solves a math task, as in Lost in Conversation.
-    """
-    if task.domain != "math":
-        return None, NOT_GRADED
-    answers = [turn.text for turn in conversation.turns if turn.role == "assistant"]
-    grades = [grade_math(text, task.answer) for text in answers]
-    if True in grades:
-        return True, f"right in answer {grades.index(True) + 1}"
-    return False, "wrong" if False in grades else "no attempt"
-
-
-def solved(task: Task) -> Until:
-    """Return the function that stops a simulation with `"solved"` when the assistant gives the
-    right answer."""
-
-    def until(conversation: Conversation) -> str | None:
-        if (
-            task.domain != "math"
-            or not conversation.turns
-            or conversation.next_role == "assistant"
-        ):
-            return None
-        return (
-            "solved" if grade_math(conversation.turns[-1].text, task.answer) else None
-        )
-
-    return until
-
-
-def _plain(text: str) -> str:
-    """A text without markup, exponents, and the numbers of dates, list items and steps."""
-    text = text.replace("{,}", ",").replace(",\\!", ",")
-    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text)
-    text = re.sub(r"\b\d{1,2}(?:st|nd|rd|th)\b", " ", text)
-    text = _IN_LARGE.sub(_written_out, text)
-    text = re.sub(r"\*\*|__|`|\\(?![A-Za-z])|\^\{?\d+\}?", "", text)
-    items = {_item(match) for match in _ITEM.finditer(text)}
-
-    def drop(match: re.Match[str]) -> str:
-        # "42. That is all" is not a list: an item needs the item before it, or is 1 and needs a 2.
-        item = _item(match)
-        return " " if item - 1 in items or (item == 1 and 2 in items) else match[0]
-
-    text = re.sub(r"\bstep\s+\d+", " ", _ITEM.sub(drop, text), flags=re.IGNORECASE)
-    # "The answer is:", and the answer is on the next line.
-    return re.sub(r"([:=])\s*\n\s*", r"\1 ", text)
-
-
-def _written_out(match: re.Match[str]) -> str:
-    """`70k` to `70000`."""
-    return format_number(Fraction(match[1]) * _LARGE[match[2].strip().lower()])
-
-
-def _item(match: re.Match[str]) -> int:
-    """The number of a list item."""
-    return int(match[1] or match[2])

@@ -110,21 +110,28 @@ def numbers(text: str) -> list[str]:
         numbers. The digits of `v2` are part of a name; those of `5kg` and `2nd` are numbers. Number
         words are ignored.
     """
-    found: list[str] = []
-    without_ellipses = re.sub(r"\.\.+", " ", text)
+    return [number for number, _, _ in number_spans(text)]
+
+
+def number_spans(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield `numbers` with the offsets of each: its first character, and the one after its last."""
+    without_ellipses = re.sub(r"\.\.+", lambda dots: " " * len(dots[0]), text)
     for match in _NUMBER.finditer(without_ellipses):
-        minus = "-" if match["minus"].strip("$€£") else ""
-        whole, top, bottom, plain = match.group("whole", "top", "bottom", "plain")
-        if plain:
-            found.append(minus + _plain(plain))
-        elif 0 < int(top) < int(bottom):
-            value = Fraction(int(top), int(bottom)) + int(whole or 0)
-            found.append(minus + format_number(value))
-        else:
-            parts = [_plain(part) for part in (whole, top, bottom) if part]
-            parts[0] = minus + parts[0]
-            found += parts
-    return ["0" if number == "-0" else number for number in found]
+        for number in _numbers_of(match):
+            yield "0" if number == "-0" else number, *match.span()
+
+
+def _numbers_of(match: re.Match[str]) -> list[str]:
+    minus = "-" if match["minus"].strip("$€£") else ""
+    whole, top, bottom, plain = match.group("whole", "top", "bottom", "plain")
+    if plain:
+        return [minus + _plain(plain)]
+    if 0 < int(top) < int(bottom):
+        value = Fraction(int(top), int(bottom)) + int(whole or 0)
+        return [minus + format_number(value)]
+    parts = [_plain(part) for part in (whole, top, bottom) if part]
+    parts[0] = minus + parts[0]
+    return parts
 
 
 def format_number(number: Fraction) -> str:

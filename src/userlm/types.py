@@ -428,27 +428,140 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
+class NumberCheck:
+    """The final number of an answer must be that of `answer`."""
+
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class TestsCheck:
+    """The code of an answer must pass tests.
+
+    Attributes:
+        tests: the source of the tests: plain asserts, or a function `check(candidate)`.
+        entry_point: the name of the function that `check` is called with.
+        prompt: code that stands before the answer, such as imports and a signature.
+    """
+
+    tests: str
+    entry_point: str | None = None
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """An answer must contain this text, in any case."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """This regular expression must be found in an answer."""
+
+    regex: str
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPath:
+    """An answer must be JSON, or contain a block of it, with this value at `path`: names and
+    indices with dots between them, such as `order.items.0.name`."""
+
+    path: str
+    equals: Any = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The assistant must have called a tool with at least these arguments; `None`: with any. The
+    calls of an answer are `{"name", "arguments"}` objects in `meta["tool_calls"]` of its turn."""
+
+    name: str
+    arguments: Mapping[str, Any] | None = field(default=None, hash=False)
+
+
+Rule = Contains | Matches | JsonPath | ToolCalled
+
+
+@dataclass(frozen=True, slots=True)
+class RulesCheck:
+    """All rules must hold in one answer."""
+
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RubricCheck:
+    """A judge says whether an answer is right by these words."""
+
+    rubric: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCheck:
+    """A function says whether an answer is right.
+
+    It is called with the text of the answer and the conversation up to it, and returns whether the
+    answer is right (`None` if it cannot say), or that and a reason.
+
+    Attributes:
+        name: where it is: `MODULE:NAME`.
+    """
+
+    name: str
+
+
+Check = NumberCheck | TestsCheck | RulesCheck | RubricCheck | FunctionCheck
+"""How the answers of an assistant are judged."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """Something a user wants done, with an outcome that can be checked.
 
     Attributes:
-        domain: `math` or `python`.
         intent: the intent that the user gets.
         facts: the facts that the user can say.
-        answer: the reference: a number for `math`, the source of the tests for `python`.
+        check: how an answer is judged; `None`: it is not.
+        family: groups tasks in tables, such as `math` or `support`; empty if there is no group.
+        marked: who said which facts are required: the `file`, a `judge`, or nobody (`default`), so
+            that all are.
     """
 
     id: str
-    domain: str
     intent: str
-    facts: tuple[Fact, ...]
-    answer: str
+    facts: tuple[Fact, ...] = ()
+    check: Check | None = None
+    family: str = ""
+    marked: Literal["file", "judge", "default"] = "default"
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+RIGHT = "RIGHT"
+WRONG = "WRONG"
+NO_ATTEMPT = "NO ATTEMPT"
+"""The labels of the verdict on an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Whether the task of a conversation was solved.
+
+    Attributes:
+        solved: `None` if that cannot be said.
+        reason: what decided it; without a grade, why there is none, in a few words for counting.
+        turn: the number (from 0) of the assistant's turn that decided it, among the assistant's.
+    """
+
+    solved: bool | None
+    reason: str
+    turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge says about a turn.
+    """What a judge says about a turn, or the grader about an answer.
 
     Attributes:
         label: `None` if there is none, or it cannot be read.
@@ -458,7 +571,7 @@ class Verdict:
 
     label: str | None
     reason: str
-    raw: str
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from userlm.commands.serve import Serve, serve
 from userlm.commands.show import Show, show
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results
+from userlm.commands.tasks import Tasks, tasks
 from userlm.commands.train import Train, train
 
 VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
@@ -36,6 +37,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "train": (Train, train),
     "ppl": (Ppl, ppl),
     "respond": (Respond, respond),
+    "tasks": (Tasks, tasks),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
     "judge": (Judge, judge),
@@ -69,6 +71,7 @@ __all__ = [
     "Serve",
     "Show",
     "Simulate",
+    "Tasks",
     "Train",
     "User",
     "assess",
@@ -86,5 +89,6 @@ __all__ = [
     "serve",
     "show",
     "simulate",
+    "tasks",
     "train",
 ]

@@ -29,9 +29,10 @@ from userlm.data import files, layouts
 from userlm.data.joining import Joining, SharedTurns
 from userlm.data.layouts.common import Found
 from userlm.data.layouts.fields import Rejected
+from userlm.data.layouts.mapped import Map
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, MOST_VALUES, Line
-from userlm.rows import KINDS, from_record, read_rows, to_record
+from userlm.rows import READABLE, from_record, read_rows, to_record
 from userlm.runs import Outputs, Run
 from userlm.show.terminal import console, track
 from userlm.types import Conversation, InputError
@@ -58,12 +59,22 @@ class Import:
 
     logs: list[str] = argument(
         ...,
-        f"Files ({', '.join(KINDS)}), folders, globs, hf://datasets/OWNER/NAME, or other URLs.",
+        f"Files ({', '.join(READABLE)}), folders, globs, hf://datasets/OWNER/NAME, or other URLs.",
     )
     out: Path = out_folder("runs/import")
     source: str | None = option(
         None,
         f"Layout of the logs: {', '.join(layouts.SOURCES)}. Default: detected for each line.",
+    )
+    map: str | None = option(
+        None,
+        "Fields of rows in no known layout: role=FIELD,text=FIELD and id=FIELD if a row is one "
+        "message, or messages=FIELD if it has a list of them; and user=, intent=. A field in a "
+        "field is a.b.",
+    )
+    roles: str | None = option(
+        None,
+        "With --map, what the roles are called, such as customer=user,agent=assistant.",
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(
@@ -83,6 +94,11 @@ def import_(options: Import) -> Results:
         raise InputError(
             f"--source {options.source}: unknown layout; choose one of {known}"
         )
+    if options.source and options.map:
+        raise InputError("give --source, a known layout, or --map, and not both")
+    if options.roles and not options.map:
+        raise InputError("--roles is for --map; add it")
+    fields = Map.parse(options.map, options.roles) if options.map else None
     found = []
     for file in files.find(options.logs):
         if not (file.path and out.resolve() in file.path.resolve().parents):
@@ -101,7 +117,7 @@ def import_(options: Import) -> Results:
     run = open_run("import", options, local, stamps)
     if done := finished(run, options):
         return done
-    importing = _Import(run, found, options)
+    importing = _Import(run, found, options, layouts.Gathered(fields))
     for number, file in enumerate(found):
         importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))
@@ -126,6 +142,7 @@ class _Import:
         run: Run,
         found: Sequence[files.LogFile],
         options: Import,
+        gathered: layouts.Gathered,
     ) -> None:
         self._run = run
         self._options = options
@@ -140,7 +157,7 @@ class _Import:
         self.counts: Counter[str] = Counter(state.get("counts", {}))
         dropped = (n for name, n in self.counts.items() if name.startswith("dropped: "))
         self._listed = min(sum(dropped), MOST_LISTED)
-        self.gathered = layouts.Gathered()
+        self.gathered = gathered
         self._path = run.path("conversations.jsonl")
         self._joining = Joining()
         self._shared = SharedTurns()
@@ -313,7 +330,7 @@ def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
     stems = []
     for file in found:
         name = file.name.rpartition("/")[2]
-        kind = next(kind for kind in KINDS if name.endswith(kind))
+        kind = next(kind for kind in READABLE if name.endswith(kind))
         stems.append(name.removesuffix(kind))
     return [
         stem if stems.count(stem) == 1 else f"{i}:{stem}"

@@ -30,6 +30,7 @@ import typer
 
 from userlm import address, inputs, loading
 from userlm.assistants import MAX_ANSWER_TOKENS
+from userlm.text import has_words
 from userlm.types import InputError, ModelError, Speaker
 
 T = TypeVar("T")
@@ -148,6 +149,38 @@ def max_tokens_option() -> Any:
         "Maximum row length in tokens; longer rows lose their oldest turns.",
         min=16,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system prompt, and the file that it is from."""
+
+    text: str | None = None
+    files: tuple[Path, ...] = ()
+
+
+def read_system(given: str | None) -> System:
+    """Return the system prompt that `--system` gives: the text of a file, or a text.
+
+    Raises:
+        InputError: if there is no such file. A text has several words.
+    """
+    if given is None or not has_words(given):
+        return System(given)
+    path = Path(given)
+    try:
+        is_file = path.is_file()
+    except OSError:  # it is too long for a name
+        is_file = False
+    if not is_file and len(given.split()) > 1:
+        return System(given)
+    try:
+        return System(path.read_text(encoding="utf-8").strip(), (path,))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--system {given}: cannot read this file ({error}); a text that is no file has "
+            "several words"
+        ) from None
 
 
 # --- a class of options ---------------------------------------------------------------------------

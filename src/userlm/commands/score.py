@@ -8,7 +8,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.options import Failures, Output, argument, option, out_folder
+from userlm.commands.costs import Limits
+from userlm.commands.grading import (
+    TASKS_HELP,
+    Grading,
+    by_id,
+    grade_all,
+    tasks_inputs,
+)
+from userlm.commands.options import (
+    Failures,
+    LocalModels,
+    Output,
+    argument,
+    option,
+    out_folder,
+    workers_option,
+)
 from userlm.commands.steps import (
     Results,
     finish,
@@ -23,6 +39,7 @@ from userlm.json_files import write_lines
 from userlm.metrics import adherence, catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
+from userlm.metrics.extrinsic import by_family
 from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
@@ -37,6 +54,7 @@ from userlm.types import (
     InputError,
     Measure,
     Sample,
+    Task,
     without_outcome,
 )
 
@@ -57,6 +75,9 @@ ITEMS: Mapping[frozenset[str | None], Sequence[Needs]] = {
 """The values of `Metric.needs` that can be measured on whole conversations, on responses, or on
 responses to test items of these kinds."""
 
+TASK_NEEDS: Sequence[Needs] = ("tasks", "grades", "judged facts")
+"""The values of `Metric.needs` of what is measured by task."""
+
 Outcomes = Mapping[str, Mapping[str, int]]
 """By the name of a measure of test items, how often users did what."""
 
@@ -75,27 +96,32 @@ class Score:
     human: Path | None = option(
         None, "Real conversations, for the human reference: a folder or a file."
     )
-    tasks: Path | None = option(None, "The tasks of the conversations (.jsonl).")
+    tasks: str | None = option(None, TASKS_HELP)
     trained_on: Path | None = option(
         None, "The logs that the users were trained on: a folder or a file."
     )
     out: Path = out_folder("runs/score")
+    grading: Grading = Grading()
+    workers: int = workers_option("answers that are graded")
+    models: LocalModels = LocalModels()
+    limits: Limits = Limits()
     failures: Failures = Failures()
     output: Output = Output()
 
 
 def score(options: Score) -> Results:
     """Measure the runs and write the measures; raise `ModelError` if too much of a run failed."""
-    tasks = options.tasks
+    tasks = by_id(read_tasks(options.tasks)) if options.tasks else {}
+    paths, stamps = tasks_inputs(options.tasks, tasks.values())
     inputs = _inputs(options.runs, options.human)
     logs = conversations_file(options.human, "test") if options.human else None
     trained_on = options.trained_on
     training = conversations_file(trained_on, "train") if trained_on else None
-    others = [path for path in (logs, tasks, training) if path]
+    others = [path for path in (logs, training, *paths) if path]
     resolved = replace(options, human=logs, trained_on=training)
-    run = open_run("score", resolved, [*inputs.values(), *others])
+    run = open_run("score", resolved, [*inputs.values(), *others], stamps)
     failed = _show_failed(inputs)
-    results = finished(run, options) or _measure_all(run, resolved, inputs)
+    results = finished(run, options) or _measure_all(run, resolved, inputs, tasks)
     for name, (errors, total) in failed.items():
         options.failures.check(errors, total, f"{name}: ")
     return results
@@ -116,11 +142,19 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Results:
+def _measure_all(
+    run: Run,
+    options: Score,
+    inputs: Mapping[str, Path],
+    known: Mapping[str, Task],
+) -> Results:
     """Measure each run, and the human reference; write and show the results. The options name
-    files."""
-    tasks = options.tasks
-    known = {task.id: task for task in read_tasks(tasks)} if tasks else {}
+    files.
+
+    Args:
+        known: the tasks by id.
+    """
+    graded = grade_all(run, options, inputs, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
         beside["training turns"] = training_turns(
@@ -157,6 +191,9 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
         else:
             if any(task_of(conversation, known) for conversation in conversations):
                 needed["tasks"] = known
+                needed["grades"] = graded[name]
+                if options.grading.judge:
+                    needed["judged facts"] = graded[name]
             columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
             found, ngrams[name] = compare_crowds(conversations, reference)
@@ -169,12 +206,31 @@ def _measure_all(run: Run, options: Score, inputs: Mapping[str, Path]) -> Result
         for name, limit in limits.items():
             _add_distances(results[name], columns[name], people, limit)
     _add_outcomes(results, outcomes)
+    _add_families(results, columns, known)
     for name, telling in ngrams.items():
         records = {record["name"]: record for record in results[name]}
         records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results)
+
+
+def _add_families(
+    results: Results,
+    columns: Mapping[str, Iterable[Measure]],
+    known: Mapping[str, Task],
+) -> None:
+    """Add to each measure of tasks what it is for each family, if there are several."""
+    if len({task.family for task in known.values()}) < 2:
+        return
+    for column, measures in columns.items():
+        for record, found in zip(results[column], measures, strict=True):
+            if catalog.metric_of(found.name).needs in TASK_NEEDS:
+                families = by_family(found, known)
+                record["families"] = [
+                    measure_record(replace(one, name=family or "none"))
+                    for family, one in families.items()
+                ]
 
 
 def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:

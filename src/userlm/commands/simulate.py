@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from userlm import address, inputs, loading
+from userlm.bots import TIMEOUT
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
     Limits,
@@ -17,6 +18,7 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
+from userlm.commands.grading import TASKS_HELP, by_id, find_sandbox, tasks_inputs
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -26,17 +28,20 @@ from userlm.commands.options import (
     max_answer_tokens_option,
     option,
     out_folder,
+    read_system,
     seed_option,
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
+from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
-from userlm.rows import read_conversations
+from userlm.rows import read_starts
 from userlm.runs import conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
-from userlm.tasks import read_tasks, solved, task_of
+from userlm.tasks import read_tasks, task_of
+from userlm.text import has_words
 from userlm.types import (
     Conversation,
     InputError,
@@ -44,6 +49,7 @@ from userlm.types import (
     Role,
     Speaker,
     Task,
+    Turn,
     without_outcome,
 )
 
@@ -51,7 +57,7 @@ from userlm.types import (
 @dataclass(frozen=True, slots=True)
 class Simulate:
     """Simulate conversations of a user and an assistant; with tasks, each stops once its task is
-    solved.
+    solved, if no judge is needed to tell.
 
     $ userlm simulate --user trained:runs/train --assistant openai:gpt-4o-mini
     --intents runs/intents
@@ -62,13 +68,17 @@ class Simulate:
     user: User
     assistant: str = option(
         ...,
-        "A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, ...",
+        "A chat model (folder, hub id, openai:NAME, URL#NAME), oracle, clarifier, replay:FILE, "
+        "...; or your bot: py:MODULE:NAME, cmd:COMMAND, bot:FILE.toml.",
     )
     intents: Path | None = option(
-        None, "Conversations with intents to start from.", recorded=False
+        None,
+        'Conversations with intents to start from, or intents alone: {"intent": ...} a line, or '
+        "a .txt file with one a line.",
+        recorded=False,
     )
-    tasks: Path | None = option(
-        None, "Tasks to start from instead (.jsonl).", recorded=False
+    tasks: str | None = option(
+        None, f"{TASKS_HELP}. It starts from these instead.", recorded=False
     )
     out: Path = out_folder("runs/simulate")
     repeats: int = option(1, "Number of conversations for each intent or task.", min=1)
@@ -77,12 +87,26 @@ class Simulate:
     )
     max_turns: int = option(10, "Maximum number of user turns.", min=1)
     system: str | None = option(
-        None, "System prompt for the assistant, if it is a model."
+        None,
+        "System prompt for the assistant, if it is a model or takes messages: a file, or a text of "
+        "several words.",
+    )
+    greeting: str | None = option(
+        None, "What the assistant says first, before the user; it is not asked for it."
     )
     max_answer_tokens: int = max_answer_tokens_option()
+    answer_timeout: float = option(
+        TIMEOUT,
+        "Seconds for an answer of cmd:, bot: or an async py:. A function that is not async cannot "
+        "be stopped.",
+        min=0.1,
+        recorded=False,
+    )
     limit: int | None = limit_option()
     seed: int = seed_option()
-    workers: int = workers_option()
+    workers: int = workers_option(
+        "conversations. A py: bot is called from as many threads at once; 1: from one alone"
+    )
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
@@ -95,21 +119,32 @@ def simulate(options: Simulate) -> Results:
     """Simulate the conversations and write them."""
     user = options.user.parsed
     assistant = address.parse(options.assistant)
+    if options.greeting is not None and not has_words(options.greeting):
+        raise InputError("--greeting is empty; give what the assistant says first")
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
-    files = [path, *options.user.files]
+    tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
+    task_files, stamps = tasks_inputs(options.tasks, tasks)
+    files = [*task_files, *options.user.files]
+    if options.intents:
+        files.append(path)
     files += inputs.files(assistant)
-    run = open_run("simulate", options, files, inputs.stamps(user, assistant))
+    system = read_system(options.system)
+    files += system.files
+    stamps |= inputs.stamps(user, assistant)
+    run = open_run("simulate", options, files, stamps)
     if done := finished(run, options, has_errors):
         return done
-    tasks = read_tasks(path)[: options.limit] if options.tasks else []
 
-    def starts() -> Iterator[Conversation]:
+    def ungreeted() -> Iterator[Conversation]:
         if options.tasks:
             return _from_tasks(tasks, options.repeats)
-        logs = islice(read_conversations(path), options.limit)
+        logs = islice(read_starts(path), options.limit)
         return _from_logs(logs, options.repeats, options.keep_turns)
+
+    def starts() -> Iterator[Conversation]:
+        return (_greeted(start, options.greeting) for start in ungreeted())
 
     places = find_places(options.user, starts(), path)
     user_side = options.user.load(options.seed, options.models)
@@ -117,9 +152,11 @@ def simulate(options: Simulate) -> Results:
         assistant,
         tasks=tasks,
         seed=options.seed,
-        system=options.system,
+        system=system.text,
         max_tokens=options.max_answer_tokens,
         local=options.models.settings,
+        run=run.nonce,
+        timeout=options.answer_timeout,
     )
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     speakers: dict[Role, Speaker] = {
@@ -148,22 +185,32 @@ def simulate(options: Simulate) -> Results:
     return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
 
 
-def _starts_file(intents: Path | None, tasks: Path | None) -> Path:
+def _starts_file(intents: Path | None, tasks: str | None) -> Path:
     if intents and not tasks:
         return conversations_file(intents, "test")
     if tasks and not intents:
-        return tasks
+        return Path(tasks)
     raise InputError(
         "give either --intents (conversations with intents) or --tasks, and not both"
     )
 
 
-def _until_solved(tasks: Iterable[Task]) -> Until:
-    known = {task.id: task for task in tasks}
+def _greeted(start: Conversation, greeting: str | None) -> Conversation:
+    """Return a start in which the assistant has said something, if nothing was said before."""
+    if greeting is None or start.turns:
+        return start
+    return replace(start, turns=(Turn("assistant", greeting),))
+
+
+def _until_solved(tasks: Sequence[Task]) -> Until:
+    """Return the function that stops a conversation when its task is solved, where that can be told
+    without a judge."""
+    known = by_id(tasks)
+    grader = Grader(sandbox=find_sandbox(tasks))
 
     def until(conversation: Conversation) -> str | None:
         task = task_of(conversation, known)
-        return solved(task)(conversation) if task else never(conversation)
+        return grader.until(task)(conversation) if task else never(conversation)
 
     return until
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from userlm.json_files import replacing
-from userlm.rows import KINDS
+from userlm.rows import KINDS, READABLE
+from userlm.tables import TABLES
 from userlm.text import stable_hash
 from userlm.types import InputError, encodable
 
@@ -62,7 +63,8 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     that it matches, unless a file has exactly that name. `hf://datasets/OWNER/NAME[@REVISION]`
     means all files of the dataset, or only its parquet files if there are any, since many datasets
     contain the same rows in two formats. Hidden files and folders, and those in `ABOUT`, are
-    skipped unless they are named.
+    skipped unless they are named. So are tables (`.csv`, `.tsv`), which lie beside many logs; a
+    pattern with their ending names them.
 
     Args:
         places: paths, or addresses (`scheme://...`) as text.
@@ -154,6 +156,8 @@ def _local_paths(place: Path) -> list[Path]:
         missing = "matches no"
         matches = glob.glob(str(place), recursive=True)  # noqa: PTH207, it has no absolute pattern
         paths = _logs_among(map(Path, matches))
+        if place.name.endswith(TABLES):
+            paths = sorted(map(Path, matches))
     else:
         remedy = "check the spelling"
         if name := _BARE_NAME.fullmatch(place.as_posix()):
@@ -439,19 +443,20 @@ def _public(text: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """Return the file's entry of `KINDS`; empty if it has none."""
-    return next((kind for kind in KINDS if name.endswith(kind)), "")
+    """Return the file's entry of `READABLE`; empty if it has none."""
+    return next((kind for kind in READABLE if name.endswith(kind)), "")
 
 
 def _is_log(path: str) -> bool:
     """Return whether to include a file of a folder, by its path relative to the folder."""
     parts = path.split("/")
     hidden = any(part.startswith(".") for part in parts)
-    return bool(_kind(path)) and parts[-1] not in ABOUT and not hidden
+    return path.endswith(KINDS) and parts[-1] not in ABOUT and not hidden
 
 
 def _no_log(place: str, missing: str) -> InputError:
     known = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
     return InputError(
-        f"{place} {missing} {known} file; give such files, or folders of them"
+        f"{place} {missing} {known} file; give such files, or folders of them, or tables (.csv, "
+        ".tsv) by name"
     )

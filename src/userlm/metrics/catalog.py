@@ -32,6 +32,8 @@ Needs = Literal[
     "conversations",
     "any",
     "tasks",
+    "grades",
+    "judged facts",
     "reference",
     "training turns",
     "detector",
@@ -42,12 +44,14 @@ Needs = Literal[
 
 
 Family = Literal[
+    "How tasks go",
     "How easily it is told apart from people",
     "How it ends",
     "What it says",
     "How it writes",
     "How well it predicts people",
 ]
+TASKS: Family = "How tasks go"
 ENDS: Family = "How it ends"
 TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
@@ -55,7 +59,7 @@ WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"
 JUDGED = " (judge)"
 """Ends the name of a measure that is also measured by a rule."""
-FAMILIES = (TOLD, ENDS, SAYS, WRITES, PREDICTS)
+FAMILIES = (TASKS, TOLD, ENDS, SAYS, WRITES, PREDICTS)
 """What measures are about, in the order in which they are shown."""
 
 
@@ -68,9 +72,10 @@ class Metric:
         about: what it measures, in one sentence.
         needs: what it is measured on: the `log-probabilities` of `userlm ppl`; `responses` to
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
-            about `tasks`; any, beside the human `reference`, the `training turns` of the user or
-            what a `detector` says of the turns; responses to test items (`items`) of one kind, or
-            to those of both.
+            about `tasks`, or these with their `grades`, and the
+            `judged facts` in them; any, beside the human `reference`, the
+            `training turns` of the user or what a `detector` says of the turns; responses to test
+            items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
@@ -300,14 +305,25 @@ METRICS = (
         "higher",
         "%",
         extrinsic.intent_coverage,
+        family=TASKS,
+    ),
+    Metric(
+        f"intent coverage{JUDGED}",
+        "Share of the required facts that the user said, by a judge.",
+        "judged facts",
+        "higher",
+        "%",
+        extrinsic.judged_coverage,
+        family=TASKS,
     ),
     Metric(
         "assistant score",
         "Share of the conversations in which the assistant solved the task.",
-        "tasks",
+        "grades",
         "higher",
         "%",
         extrinsic.assistant_score,
+        family=TASKS,
     ),
     Metric(
         "turns per conversation",

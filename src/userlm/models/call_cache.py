@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from userlm.journal import Journal
-from userlm.json_files import take
+from userlm.json_files import dumps, take
 from userlm.models.budget import GIVE_UP, Side, max_tokens_in
-from userlm.text import has_words
+from userlm.text import has_words, stable_hash
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
 UNUSABLE = 50
@@ -183,3 +183,22 @@ def failure_of(error: ModelError) -> Answer:
     # A model that refused would refuse again, and an empty answer was paid for.
     is_final = error.reason in ("refused", "empty answer")
     return Answer(None, error.reason, "" if is_final else str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class CachedChat:
+    """A chat model whose answers are kept in a cache, by what was asked."""
+
+    cache: CallCache
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Return the answer, from the cache or from the model."""
+        id = f"{stable_hash(dumps(messages)):016x}"
+        answer = self.cache.ask(id, 0, messages, sampling)
+        if answer.text is None:
+            reason = answer.reason
+            raise ModelError(answer.error or reason, reason)
+        # What was cut off is told by its length.
+        is_cut_off = answer.reason == "cut off"
+        tokens_out = sampling.max_tokens if is_cut_off else None
+        return Completion(answer.text, tokens_out=tokens_out)

@@ -14,13 +14,11 @@ import asyncio
 import json
 import random
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import cache
 from typing import Any, TypeAlias, TypeVar
 from warnings import warn
 
@@ -29,6 +27,7 @@ from openai.types.chat import ChatCompletion
 
 from userlm.content import THOUGHT_FIELDS, split_content
 from userlm.models.budget import TRIES, count_request
+from userlm.models.event_loops import event_loop
 from userlm.models.faults import (
     LONGEST_PAUSE,
     UNREADABLE,
@@ -37,7 +36,7 @@ from userlm.models.faults import (
     possibly_billed,
     status_fault,
 )
-from userlm.models.http_client import AUTHORIZATION, http_client
+from userlm.models.http_client import AUTHORIZATION, http_client, key_headers
 from userlm.text import SHORTEST_SECRET, has_words, mask_key
 from userlm.thought import reseeded, spoken
 from userlm.types import (
@@ -104,7 +103,8 @@ class EndpointModel:
         key_variable: the environment variable that should hold the key, for errors. If it is
             OPENAI_API_KEY, the server also gets what OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and
             OPENAI_PROJECT_ID hold.
-        key_header: see `http_client`.
+        key_header: the header of the key, for a server without the OpenAI API.
+        headers: sent in place of the key.
     """
 
     def __init__(
@@ -117,17 +117,20 @@ class EndpointModel:
         pause: float = 0.5,
         key_variable: str = "USERLM_API_KEY",
         key_header: str = AUTHORIZATION,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.name = model
         self._key = api_key
         self._key_variable = key_variable
-        self._key_header = key_header
+        # OpenAI also gets what the variables of its client hold.
+        own = None if key_variable == OPENAI_KEY else key_headers(api_key, key_header)
+        self._headers = own if headers is None else headers
         self._retries = retries
         self._timeout = timeout
         self._pause = pause
         self._unsupported: frozenset[str] = frozenset()
         self._says_usage = True
-        self._loop = _event_loop()
+        self._loop = event_loop("requests")
         self._client = openai.AsyncOpenAI(
             base_url=base_url or OPENAI_URL,
             api_key=api_key or "none",
@@ -188,7 +191,7 @@ class EndpointModel:
                 does not allow another one.
         """
         retries = 0
-        left = LONGEST_CALL
+        left = max(LONGEST_CALL, self._timeout)
         if may_bill:
             count_request()
         while True:
@@ -267,8 +270,7 @@ class EndpointModel:
         return client
 
     def _http_client(self) -> Any:
-        is_openai = self._key_variable == OPENAI_KEY
-        return http_client(self._key, is_openai, self._key_header)
+        return http_client(self._headers)
 
     async def _chat(
         self,
@@ -331,14 +333,6 @@ async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ValueError("it is not a JSON object; does the URL end in /v1?")
     return answer
-
-
-@cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all requests."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
-    return loop
 
 
 def first_choice(answer: Any) -> Any:

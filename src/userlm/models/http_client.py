@@ -6,6 +6,7 @@ prompt, to any host), gets headers that are meant for OpenAI, and may send an er
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -30,23 +31,17 @@ HEADERS = frozenset(
 """The headers that any server gets, beside the key."""
 
 
-def http_client(
-    key: str | None, is_openai: bool, key_header: str = AUTHORIZATION
-) -> Any:
+def http_client(own: Mapping[str, str] | None) -> Any:
     """Return a client that follows no redirects and reads no more than these limits.
 
     Args:
-        key: the only secret that is sent.
-        is_openai: whether the headers of OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and
-            OPENAI_PROJECT_ID, which `openai` adds, are sent too.
-        key_header: the header of the key, for a server without the OpenAI API.
+        own: the only headers that are sent beside `HEADERS`, such as that of the key; `None` for
+            OpenAI, which also gets those that `openai` adds: of the key, of OPENAI_CUSTOM_HEADERS,
+            OPENAI_ORG_ID and OPENAI_PROJECT_ID.
     """
     before_sending: list[Any] = []
-    if not is_openai:
-        value = key or "none"
-        if key_header == AUTHORIZATION:
-            value = f"Bearer {value}"
-        before_sending.append(partial(_remove_headers, key_header, value))
+    if own is not None:
+        before_sending.append(partial(_replace_headers, own))
     return openai.DefaultAsyncHttpxClient(
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},
@@ -54,12 +49,17 @@ def http_client(
     )
 
 
-async def _remove_headers(key_header: str, value: str, request: Any) -> None:
-    """Leave the headers of `HEADERS`, and the one of the key."""
+def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:
+    """Return the header of a key; servers that need none may want one all the same."""
+    value = key or "none"
+    return {header: f"Bearer {value}" if header == AUTHORIZATION else value}
+
+
+async def _replace_headers(own: Mapping[str, str], request: Any) -> None:
     for name in {*request.headers} - HEADERS:
         del request.headers[name]
-    request.headers[key_header] = value
-    request.headers["User-Agent"] = "userlm"
+    for name, value in {**own, "User-Agent": "userlm"}.items():
+        request.headers[name] = value
 
 
 async def _read(response: Any) -> None:

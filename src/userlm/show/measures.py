@@ -110,6 +110,7 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
                 yield _telling(column, ngrams)
             if measure.get("outcomes"):
                 yield outcomes(measure, column.label)
+    yield from _by_family(columns)
 
 
 def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
@@ -122,6 +123,26 @@ def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
     note = "Characters that separate the turns most, and in how many turns they are."
     title = ("What gives ", Quote(column.label, 60), " away")
     return Group([Table(head, rows, "fixed", note=note)], title)
+
+
+def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
+    """Yield a table for each measure that has families of tasks."""
+    rows: dict[str, list[Row]] = {}
+    for column in columns:
+        for name, measure in column.measures.items():
+            for one in measure.get("families", ()):
+                value = "" if one["value"] is None else Value(one["value"], 1)
+                between = interval(one["low"], one["high"], 1)
+                counted = f"{one['n']:,}"
+                if one["missing"]:
+                    counted += f" ({one['missing']:,} missing)"
+                run = Quote(column.label, 60)
+                family = Quote(one["name"], 60)
+                line = (family, run, (value, " ", between), counted)
+                rows.setdefault(name, []).append(line)
+    for name, lines in rows.items():
+        head = ("family", "run", "%", "conversations")
+        yield Group([Table(head, lines, "fixed")], (Quote(name, 60), " by family"))
 
 
 def outcomes(measure: Measured, label: str) -> Group:

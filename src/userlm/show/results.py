@@ -184,6 +184,17 @@ class TellingNgram(TypedDict):
     human: Percent
 
 
+class OfFamily(TypedDict):
+    """A measure of one family of tasks."""
+
+    name: Text
+    value: Loose
+    low: Loose
+    high: Loose
+    n: Count
+    missing: Count
+
+
 class Measured(TypedDict):
     """A measure; see `types.Measure`."""
 
@@ -201,6 +212,7 @@ class Measured(TypedDict):
     distance: NotRequired[Distance]
     ngrams: NotRequired[list[TellingNgram]]
     outcomes: NotRequired[Counts]
+    families: NotRequired[list[OfFamily]]
     by: NotRequired[Text]
 
 

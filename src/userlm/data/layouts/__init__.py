@@ -15,6 +15,7 @@ from userlm.data.layouts import (
     arena,
     items,
     lmsys,
+    mapped,
     messages,
     oasst,
     otel,
@@ -54,9 +55,12 @@ _FIELDS = "; ".join(
 
 
 class Gathered:
-    """Conversations that span many lines of one or more files: OASST trees and tracing spans."""
+    """Conversations that span many lines of one or more files: OASST trees, tracing spans, and the
+    messages of a `map`, by which all lines are read if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, map: mapped.Map | None = None) -> None:
+        self.map = map
+        self._rows = mapped.Rows(map) if map else None
         self.files: set[str] = set()  # the names of the files with such lines
         self._count = 0
         self._trees = oasst.Trees()
@@ -66,13 +70,15 @@ class Gathered:
         """Add a line; raises `Rejected` if it cannot be used."""
         self.files.add(file)
         self._count += 1
-        gatherer = self._spans if layout == "otel" else self._trees
+        gatherer = self._rows or (self._spans if layout == "otel" else self._trees)
         gatherer.add(line.row, Place(self._count, file, line.number))
 
     def found(self) -> Iterator[Found]:
         """Return the conversations, once all lines were added."""
         yield from self._trees.found()
         yield from self._spans.found()
+        if self._rows:
+            yield from self._rows.found()
 
 
 def find(
@@ -108,6 +114,11 @@ def _conversations(
     """Return the conversations of a line: several for a tree, none if the line is gathered."""
     if line.error:
         raise Rejected(line.reason, f"the line {line.error}")
+    if gathered.map and gathered.map.messages:
+        return [_named(gathered.map.convert(line.row), f"{file}-{line.number}")]
+    if gathered.map:
+        gathered.add(line, "", file)
+        return []
     layout = source or guess(line.row)
     if layout == "oasst" and "prompt" in line.row:
         return oasst.tree(line.row)
@@ -135,7 +146,10 @@ def convert(row: Row, source: str | None, fallback_id: str) -> Imported:
         raise InputError(
             f"a row of {name!r} is not one conversation; read it with `find`"
         )
-    imported = to_conversation(row)
+    return _named(to_conversation(row), fallback_id)
+
+
+def _named(imported: Imported, fallback_id: str) -> Imported:
     if imported.conversation.id:
         return imported
     return replace(

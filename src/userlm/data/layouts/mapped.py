@@ -1,0 +1,178 @@
+"""Rows of a shape of their own, whose fields `--map` names.
+
+A row is a conversation, if the map says where its `messages` are; else it is one message, and the
+rows with the same `id` are a conversation, in their order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from userlm.data.layouts.common import (
+    ROLES,
+    Found,
+    Imported,
+    Messages,
+    Place,
+    Side,
+    assemble,
+    read_messages,
+    side_of,
+)
+from userlm.data.layouts.fields import (
+    Rejected,
+    Row,
+    count_others,
+    id_of,
+    list_of,
+    parse_json,
+)
+from userlm.json_files import at_path
+from userlm.lines import Line
+from userlm.types import InputError
+
+FIELDS = ("role", "text", "messages", "id", "user", "intent")
+SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Where the parts of a conversation are in a row, as paths such as `ticket.messages`.
+
+    Attributes:
+        role, text: in a message, which is the row itself if there are no `messages`.
+        messages, id, user, intent: in a row; empty if it has none.
+        roles: the side of each name of a role.
+    """
+
+    role: str
+    text: str
+    messages: str = ""
+    id: str = ""
+    user: str = ""
+    intent: str = ""
+    roles: Mapping[str, Side] = field(default_factory=lambda: ROLES)
+
+    @classmethod
+    def parse(cls, fields: str, roles: str | None = None) -> Map:
+        """Return what `--map role=FIELD,text=FIELD,...` and `--roles NAME=SIDE,...` say.
+
+        Raises:
+            InputError: if they cannot be read, or a field is missing.
+        """
+        named = _pairs("--map", fields)
+        for name in named:
+            if name not in FIELDS:
+                raise InputError(
+                    f"--map {fields}: {name!r} is none of {', '.join(FIELDS)}; write for instance "
+                    "role=from,text=body"
+                )
+        for name in ("role", "text"):
+            if name not in named:
+                raise InputError(
+                    f"--map {fields}: which field is the {name}? add {name}=FIELD"
+                )
+        if not {"messages", "id"} & named.keys():
+            raise InputError(
+                f"--map {fields}: add id=FIELD if each row is a message, the same in all of a "
+                "conversation; add messages=FIELD if each row has a list of them"
+            )
+        sides = dict(ROLES)
+        for name, side in _pairs("--roles", roles or "").items():
+            known = {each: each for each in SIDES}
+            if side not in known:
+                raise InputError(
+                    f"--roles {roles}: {name!r} is one of {', '.join(SIDES)}, not {side!r}"
+                )
+            sides[name.lower()] = known[side]
+        return cls(**named, roles=sides)
+
+    def convert(self, row: Row) -> Imported:
+        """Return the conversation of a row that has messages."""
+        given = parse_json(_at(row, self.messages))  # in tables it is JSON in a text
+        messages = list_of({self.messages: given}, self.messages)
+        numbered = [(i, self.message(each)) for i, each in enumerate(messages)]
+        return self.assembled(row, read_messages(numbered, self.messages, self.roles))
+
+    def message(self, message: Any) -> Any:
+        """Return a message in the form of OpenAI."""
+        if not isinstance(message, Mapping):
+            return message
+        return {"role": _at(message, self.role), "content": _at(message, self.text)}
+
+    def assembled(self, row: Row, messages: Messages) -> Imported:
+        """Return the conversation of these messages, with what a row says about it."""
+        used = {path.split(".")[0] for path in (getattr(self, each) for each in FIELDS)}
+        intent = _at(row, self.intent)
+        return assemble(
+            messages,
+            id=self.id_in(row),
+            user=id_of({"user": _at(row, self.user)}, "user") or None,
+            intent=intent if isinstance(intent, str) and intent else None,
+            meta={},
+            lost_fields=count_others(row, used),
+        )
+
+    def side(self, row: Row) -> Side:
+        """Return the side of a row that is a message."""
+        return side_of(_at(row, self.role), f"field {self.role!r}", self.roles)
+
+    def id_in(self, row: Row) -> str:
+        """Return the id of the conversation of a row; empty if it has none."""
+        return id_of({"id": _at(row, self.id)}, "id")
+
+
+class Rows:
+    """Rows that are one message each."""
+
+    def __init__(self, mapped: Map) -> None:
+        self._map = mapped
+        self._rows: defaultdict[str, list[tuple[Row, Place]]] = defaultdict(list)
+
+    def add(self, row: Row, place: Place) -> None:
+        """Add a message; raise `Rejected` if it does not say of which conversation it is."""
+        name = self._map.id_in(row)
+        if not name:
+            raise Rejected("no messages", f"field {self._map.id!r} is missing")
+        self._rows[name].append((row, place))
+
+    def found(self) -> Iterator[Found]:
+        """Return the conversations, in the order of their first rows."""
+        for rows in self._rows.values():
+            first, place = rows[0]
+            try:
+                found = self._conversation(rows)
+            except Rejected as rejected:
+                line = Line(place.number, dict(first))
+                yield Found(place.file, line, None, rejected)
+                continue
+            found = found.with_notes({"merged lines": len(rows) - 1})
+            yield Found(place.file, Line(place.number), found, None)
+
+    def _conversation(self, rows: Sequence[tuple[Row, Place]]) -> Imported:
+        fields = self._map
+        numbered = [(place.number, fields.message(row)) for row, place in rows]
+        messages = read_messages(numbered, "line", fields.roles)
+        # Answers may name another person: who gave them.
+        of_user = [row for row, _ in rows if fields.side(row) == "user"]
+        return fields.assembled(of_user[0] if of_user else rows[0][0], messages)
+
+
+def _pairs(option: str, text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in filter(None, text.split(",")):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if not (name and value):
+            raise InputError(
+                f"{option} {text}: write NAME=VALUE, with commas between them"
+            )
+        found[name] = value
+    return found
+
+
+def _at(row: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a path; `None` if there is none."""
+    return at_path(row, path, None) if path else None

@@ -1,0 +1,51 @@
+"""Code of others: Python objects by name, such as a bot or the function of a check, and what their
+errors say."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from sysconfig import get_path
+from typing import Any
+
+from userlm.types import InputError
+
+
+def find_object(name: str) -> Any:
+    """Return the object `MODULE:NAME`, or `MODULE:NAME.ATTRIBUTE`. Modules in the current folder
+    are found, too.
+
+    Raises:
+        InputError: if there is none, or its module cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise InputError(f"{name}: write MODULE:NAME, as in my_module:my_function")
+    search_here()
+    try:
+        return attrgetter(attribute)(import_module(module))
+    except (Exception, SystemExit) as error:  # whatever a module of others raises
+        raise InputError(
+            f"{name}: cannot be imported ({describe_error(error)})"
+        ) from None
+
+
+def describe_error(error: BaseException) -> str:
+    """Return what an error says, after the line in the code of others from which it comes."""
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    here = str(Path(__file__).parent)
+    not_theirs = (here, get_path("stdlib"), get_path("purelib"), "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(not_theirs):
+            # The line stands first, since an error may be long.
+            return f"{Path(frame.filename).name}, line {frame.lineno}: {what}"
+    return what
+
+
+def search_here() -> None:
+    """Find Python modules in the current folder, too."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")

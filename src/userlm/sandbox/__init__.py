@@ -1,0 +1,1 @@
+"""Runs code that a model wrote against tests, without trusting it: see docs/sandbox.md."""

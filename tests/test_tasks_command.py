@@ -1,0 +1,338 @@
+"""`userlm tasks`, grading in `simulate` and `score`, and the page about them."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import processes
+import pytest
+from fake_server import Said, completion, serving
+
+from userlm.commands import Score, Simulate, User, score, simulate
+from userlm.commands.grading import Grading
+from userlm.commands.tasks import Tasks, tasks
+from userlm.json_files import read_json, write_lines
+from userlm.rows import read_conversations, read_rows
+from userlm.tasks import read_tasks
+from userlm.types import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "test-my-chatbot.md"
+FILE = re.compile(r"^`([\w.]+)`:\n\n```\w+\n(.*?)```", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```sh\n(.*?)```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def row(id: str, **fields: object) -> dict[str, object]:
+    return {"id": id, "goal": "know it", **fields}
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+# --- check ----------------------------------------------------------------------------------------
+
+
+def test_check_shows_each_family_and_the_first_task_and_what_the_tasks_need(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = ["It is red.", {"text": "It is old.", "required": False}]
+    write_lines(
+        here / "t.jsonl",
+        [
+            row("a", family="cars", facts=facts, check={"contains": "yes"}),
+            row(
+                "b",
+                family="cars",
+                facts=["It is red."],
+                check={"rubric": "It is kind."},
+            ),
+            row("c", check={"tests": "assert f()"}),
+            row("d"),
+        ],
+    )
+    assert tasks(Tasks("check", "t.jsonl")) == {"tasks": 4}
+    shown = flat(capfd.readouterr().out)
+    assert "cars 2 1 rules, 1 rubric 3 2" in shown
+    assert "none 2 1 tests, 1 without 0 0" in shown
+    assert "to know it. It is red. It is old." in shown
+    assert "fact (not required): It is old." in shown
+    assert "An answer is right if: it contains 'yes'" in shown
+    for what in ("need a judge", "run code", "have no check", "do not say which facts"):
+        assert f"1 of 4 tasks {what}" in shown
+
+
+def test_check_lists_every_mistake_and_fails(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (here / "my_checks_of_tasks.py").write_text("right = 1\n")
+    rows = [
+        row("a", check={"number": "x"}),
+        row("b", check={"py": "my_checks_of_tasks:gone"}),
+        row("c", check={"py": "my_checks_of_tasks:right"}),
+        row("d", check={"py": "no_such_module_x:right"}),
+        row("d2", check={"number": 1}),
+        row("d2", check={"number": 1}),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    with pytest.raises(InputError, match="5 of 6 tasks cannot be used"):
+        tasks(Tasks("check", "t.jsonl"))
+    shown = flat("".join(capfd.readouterr()))
+    for line in (
+        "t.jsonl, line 1: check.number is 'x'",
+        "line 2: check.py: my_checks_of_tasks:gone: cannot be imported (AttributeError",
+        "line 3: check.py: my_checks_of_tasks:right is no function",
+        "line 4: check.py: no_such_module_x:right: cannot be imported",
+        "line 6: id 'd2' is used twice; t.jsonl, line 5 has it",
+    ):
+        assert line in shown
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+def judging(body: dict[str, object], n: int) -> Said:
+    """A judge that takes only facts with digits as required, and every answer as right."""
+    [message] = body["messages"]  # type: ignore[misc]
+    asked = message["content"]
+    label = "RIGHT"
+    if "NOT REQUIRED" in asked:
+        fact = asked.rpartition("The fact:")[2]
+        needed = re.search(r"\d", fact.partition("Reply with")[0])
+        label = "REQUIRED" if needed else "NOT REQUIRED"
+    if "NOT SAID" in asked:
+        label = "SAID"
+    if "ATTEMPT, TALK" in asked:
+        label = "ATTEMPT"
+    return completion(json.dumps({"reason": "so", "label": label}))
+
+
+def test_a_judge_marks_once_which_facts_are_required_and_keeps_marks_of_the_file(
+    here: Path,
+) -> None:
+    own = [{"text": "It is red.", "required": False}]
+    rows = [
+        row("a", facts=["It costs 3 coins.", "It is red."], check={"number": 3}),
+        row("b", facts=own),
+        row("c", facts=["It is red."]),
+        row("d"),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    with serving(judging) as server:
+        options = Tasks("facts", "t.jsonl", f"{server.url}/v1#judge", out=here / "out")
+        results = tasks(options)
+        asked = len(server.bodies)
+        assert tasks(options) == results
+        assert len(server.bodies) == asked == 3
+    a, b, c, d = read_tasks(here / "out")
+    assert [fact.required for fact in a.facts] == [True, False]
+    assert [task.marked for task in (a, b, c, d)] == [
+        "judge",
+        "file",
+        "default",  # or it would have no required fact
+        "default",
+    ]
+    assert not b.facts[0].required and c.facts[0].required
+    assert results["required"] == 2
+
+
+def test_a_judge_that_cannot_be_read_marks_nothing_and_is_asked_again(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
+    (here / "judge.txt").write_text("perhaps\n")
+    options = Tasks("facts", "t.jsonl", "script:judge.txt", out=here / "out")
+    assert tasks(options)["failed"] == 1
+    [task] = read_tasks(here / "out")
+    assert task.marked == "default"
+
+
+def test_marking_without_a_judge_and_a_judge_without_marking_are_mistakes(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a")])
+    with pytest.raises(InputError, match="needs a --judge"):
+        tasks(Tasks("facts", "t.jsonl"))
+    with pytest.raises(InputError, match="userlm tasks facts"):
+        tasks(Tasks("check", "t.jsonl", "openai:gpt-4o"))
+
+
+# --- simulate and score ---------------------------------------------------------------------------
+
+
+def run(here: Path, name: str = "sim") -> Path:
+    (here / "lines.txt").write_text("hi\nand?\n")
+    (here / "bot_of_tasks.py").write_text("def answer(text):\n    return 'It is 3.'\n")
+    options = Simulate(
+        User("script:lines.txt"),
+        "py:bot_of_tasks:answer",
+        tasks="t.jsonl",
+        out=here / name,
+    )
+    simulate(options)
+    return here / name
+
+
+def measured(folder: Path, column: str = "sim") -> dict[str, dict[str, object]]:
+    return {one["name"]: one for one in read_json(folder / "results.json")[column]}
+
+
+def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is_needed(
+    here: Path,
+) -> None:
+    (here / "check_of_a_run.py").write_text(
+        "def right(text, conversation):\n    return 'It' in text\n"
+    )
+    rows = [
+        row("number", check={"number": 3}),
+        row("rule", check={"contains": "IT IS"}),
+        row("function", check={"py": "check_of_a_run:right"}),
+        row("other", check={"number": 4}),
+        row("rubric", check={"rubric": "It is kind."}),
+        row("none"),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    folder = run(here)
+    stops = {
+        one.origin.task: one.stop  # type: ignore[union-attr]
+        for one in read_conversations(folder / "conversations.jsonl")
+    }
+    assert stops == {
+        **dict.fromkeys(("number", "rule", "function"), "solved"),
+        **dict.fromkeys(("other", "rubric", "none"), "end"),
+    }
+    # the code that checks is an input of the run
+    assert "check_of_a_run.py" in str(read_json(folder / "run.json")["inputs"])
+    score(Score([folder], tasks="t.jsonl", out=here / "scored"))
+    found = measured(here / "scored")["assistant score"]
+    assert (found["value"], found["n"], found["missing"]) == (75, 4, 2)
+    grades = {
+        line.row["task"]: line.row for line in read_rows(here / "scored/grades.jsonl")
+    }
+    assert grades["number"]["solved"] is True and grades["number"]["turn"] == 0
+    assert grades["other"]["reason"] == "3, not 4"
+    assert grades["rubric"]["reason"] == "not graded: needs a judge"
+    assert grades["none"]["reason"] == "not graded: the task has no check"
+
+
+def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"py": "no_such_module_y:right"})])
+    with pytest.raises(InputError, match="no_such_module_y:right: cannot be imported"):
+        run(here)
+    assert not (here / "sim").exists()
+
+
+def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) -> None:
+    rows = [
+        row("a", family="x", check={"rubric": "It is kind."}),
+        row("b", family="y", check={"number": 4}),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    folder = run(here)
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        options = Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading)
+        score(options)
+        asked = len(server.bodies)
+        (here / "scored" / "results.json").unlink()
+        score(options)
+        assert len(server.bodies) == asked
+    found = measured(here / "scored")["assistant score"]
+    assert (found["value"], found["missing"]) == (50, 0)
+    families = {one["name"]: one["value"] for one in found["families"]}  # type: ignore[attr-defined]
+    assert families == {"x": 100, "y": 0}
+
+
+def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    facts = ["It costs 3 coins.", "Hi!"]
+    write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
+    folder = run(here)  # the user says "hi" and "and?", and the judge that all was said
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+    found = measured(here / "scored")
+    assert found["intent coverage"]["value"] == 50
+    assert found["intent coverage (judge)"]["value"] == 100
+    lines = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
+    assert [(one["fact"], one["judge"], one["words"]) for one in lines] == [
+        ("It costs 3 coins.", "SAID", "NOT SAID"),
+        ("Hi!", "SAID", "SAID"),
+    ]
+    assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
+
+
+def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    grading = Grading(judge_price="1/1")
+    with pytest.raises(InputError, match="for a --judge; give one"):
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    section = page.partition("\n## Your tasks")[2]
+    for name, text in FILE.findall(section):
+        (tmp_path / name).write_text(text)
+    said = {
+        "parcel": ["where is my parcel?", "4471, it should have come on monday"],
+        "refund": ["my lamp arrived broken, order 5820"],
+        "candles": ["how much are 12 candles?", "one is 2.50, 10 percent off for ten"],
+        "driver": ["your driver shouted at me on tuesday evening"],
+        "hours": ["until when are you open?"],
+    }
+    people = []
+    for id, texts in said.items():
+        turns = []
+        for text in texts:
+            turns.append({"role": "user", "text": text})
+            turns.append({"role": "assistant", "text": "ok"})
+        people.append({"id": id, "turns": turns, "ended": True})
+    write_lines(tmp_path / "people.jsonl", people)
+    tour = "\n".join(SHELL.findall(section))
+    tour = tour.replace("trained:userlm-small", "replay:people.jsonl")
+    with serving(judging) as server:
+        tour = tour.replace("openai:gpt-4o", f"{server.url}/v1#judge")
+        done = subprocess.run(
+            ["bash", "-e", "-c", tour],
+            cwd=tmp_path,
+            env=processes.on_path(tmp_path / "bin"),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    marked = read_tasks(tmp_path / "runs" / "tasks")
+    assert {task.id for task in marked if task.marked == "judge"} == {
+        "parcel",
+        "candles",
+    }
+    results = read_json(tmp_path / "runs" / "compared" / "results.json")
+    scores = {}
+    for column in ("helper", "shrug"):
+        found = {one["name"]: one for one in results[column]}
+        scores[column] = found["assistant score"]["value"]
+        assert found["intent coverage"]["n"] == 4
+    # the judge of this test finds every answer to the complaint right
+    assert scores == {"helper": 100, "shrug": 20}
+    stops = [
+        one.stop
+        for one in read_conversations(tmp_path / "runs/helper/conversations.jsonl")
+    ]
+    assert stops.count("solved") == 4
