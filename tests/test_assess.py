@@ -236,7 +236,7 @@ def test_role_and_intent_are_tested_and_their_mean_is_the_robustness(tmp_path, c
     assert results["items"] == {
         kind: {"in": 2, "out": 2} for kind in ("role", "intent")
     }
-    assert "user-role adherence" in capsys.readouterr().out
+    assert "keeping its role" in capsys.readouterr().out
     assert "answers 1, adheres 1" in (tmp_path / "run/report.md").read_text()
 
 
@@ -306,7 +306,7 @@ def test_a_judge_stands_beside_the_rules_and_is_asked_once_within_the_one_budget
         by_name(results, "judge-intent")["intent adherence (judge)"]["user"]["n"] == 2
     )
     assert "#judge, prompt user-role" in (tmp_path / "run/report.md").read_text()
-    assert "intent adherence (judge)" in capsys.readouterr().out
+    assert "keeping its intent" in " ".join(capsys.readouterr().out.split())
 
 
 def test_items_of_the_other_kind_are_refused_by_file_line_and_field(tmp_path):
@@ -549,6 +549,14 @@ def test_what_is_wrong_with_a_detector_is_said_before_the_first_turn(
         assert not (tmp_path / "run/respond").exists()
 
 
+def test_each_progress_bar_begins_with_the_stage_that_it_is_of(tmp_path, capsys):
+    people(tmp_path / "people.jsonl")
+    assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    shown = capsys.readouterr().err
+    for stage in ("respond", "simulate", "role", "intent", "score"):
+        assert f"\n{stage}: " in f"\n{shown}"
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -621,6 +629,16 @@ def test_the_tables_are_written_as_latex_in_which_nothing_of_a_text_is_a_command
     assert r"a\_b\%\$\#\{\textasciitilde{}\textbackslash{}input" in tables
     assert "\\input" not in tables and tables.isascii()
     assert latex.escape("50 % → 日本") == r"50 \% \texttt{U+2192} \texttt{U+65E5}\texttt{U+672C}"  # fmt: skip
+
+
+def test_what_was_not_measured_takes_one_line_of_a_table_and_its_reason_stands_below(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl", 1)
+    assess(tmp_path, user=script(tmp_path))
+    page = (tmp_path / "run/report.md").read_text()
+    assert "| `first-turn diversity` | not measured | not measured | – |" in page
+    assert "no other first turn" in page.partition("What was not measured")[2]
 
 
 def test_a_report_without_an_assessment_has_no_latex(tmp_path):

@@ -56,7 +56,7 @@ INTRO = (
 MOST = 100
 """Points: the ends of the scale."""
 TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
-NO_HUMAN = "–"
+NO_VALUE = "–"
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -149,10 +149,10 @@ def _strip(found: Finding) -> Strip | None:
 def _row(user: Measured, human: Measured | None) -> Row:
     digits = 1 if user["unit"] else 2
     value, distance = reference_of(user, human)
-    of_people: Line = value_alone(human, digits) if human else NO_HUMAN
+    of_people: Line = value_alone(human, digits) if human else NO_VALUE
     if human is None and value is not None:
         of_people = (Value(value, digits), " %", Small("by construction"))
-    apart: Line = NO_HUMAN
+    apart: Line = NO_VALUE
     if distance and distance["value"] is not None:
         ends = interval(distance["low"], distance["high"], digits)
         apart = (Value(distance["value"], digits), ends)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any, TextIO, TypeVar, cast
 
@@ -170,10 +172,23 @@ class Rate(ProgressColumn):
         )
 
 
+_PART = ContextVar("part", default="")
+
+
+@contextmanager
+def part_of_run(name: str) -> Iterator[None]:
+    """Let the progress bars in this block begin with the name of a part of a longer run."""
+    before = _PART.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _PART.reset(before)
+
+
 def progress_bar() -> Progress:
     """Return a bar with rate and time left."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn(f"{_PART.get()}{{task.description}}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),

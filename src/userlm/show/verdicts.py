@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from userlm.metrics import catalog
-from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude
+from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude, in_words
 from userlm.show.blocks import (
-    NOT_MEASURED,
+    MISSING,
     Block,
     Group,
     Line,
@@ -22,6 +22,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import dropped
 from userlm.show.finished import Finished
+from userlm.show.formats import plural
 from userlm.show.published import MEASURES, NOTE, ROWS
 from userlm.show.results import Measured
 
@@ -31,16 +32,15 @@ LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 """Colour and shape of each kind of finding."""
 
-MISSING = NOT_MEASURED.rstrip(": ")
 PLACE = (
-    "It was put in the place of the person at every turn of {:,} real conversations ({:,} were "
-    "read), and what it did is compared with what people did."
+    "It was put in a person's place at every turn of {} ({:,} were read), and "
+    "told in a sentence what they wanted, the intent. "
 )
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = f"Like people, or better (more than {WIDE:.0f} points for the worse are ruled out): "
+LIKE = f"Like people, or better (being {WIDE:.0f} points worse is ruled out): "
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -67,14 +67,15 @@ def _verdict(run: Finished) -> Iterator[Block]:
     conclusion = concluded(run)
     yield Text(conclusion.answer, "answer")
     counts = run.results["counts"]
-    yield Text(PLACE.format(counts.get("out", 0), counts.get("in", 0)))
-    yield Text(conclusion.chance)
+    people = plural(counts.get("out", 0), "real conversation")
+    place = PLACE.format(people, counts.get("in", 0))
+    yield Text(place + conclusion.chance)
     bad = [_sentence(i, one) for i, one in enumerate(conclusion.of_kind("bad"), 1)]
     if bad:
         yield Text("Not like people, the largest difference first:", "lead")
         yield from bad[:OPEN]
     if more := conclusion.of_kind("bad")[OPEN:]:
-        yield Text(("Also: ", _names(more)), "finding")
+        yield Text(f"Also: {', '.join(map(_claim, more))}.", "finding")
         yield Group(bad[OPEN:], f"The {len(more)} others in words", look="fold")
     yield from _mends(conclusion.of_kind("bad"))
     if good := conclusion.of_kind("good"):
@@ -100,22 +101,31 @@ def _sentence(number: int, finding: Finding) -> Text:
     parts: list[Line] = [f"{number}. {finding.sentence}."]
     if finding.told_by:
         ngrams = " ".join(f"“{shown_ngram(text)}”" for text in finding.told_by)
-        parts += [" What gives it away: ", Quote(ngrams, 200), "."]
+        parts += [
+            " Characters that give it away (␣ is a space): ",
+            Quote(ngrams, 200),
+            ".",
+        ]
     parts.append(Small(Quote(finding.measure, 60)))
     return Text(tuple(parts), "finding")
 
 
+def _claim(finding: Finding) -> str:
+    """Return what a sentence says, without its numbers."""
+    claim = finding.sentence.partition(":")[0]
+    return claim[0].lower() + claim[1:]
+
+
 def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
-    """Yield each known remedy once, with the measures that it is for."""
-    measures: dict[str, list[str]] = {}
+    """Yield each known remedy once, with what it is for."""
+    claims: dict[str, list[str]] = {}
     for one in findings:
         if one.mend:
-            measures.setdefault(one.mend, []).append(one.measure)
-    for mend, names in measures.items():
+            claims.setdefault(one.mend, []).append(_claim(one))
+    for mend, mended in claims.items():
         line = (
-            "To mend ",
-            Quote(", ".join(names), 200),
-            ", beside any --user: " if mend.startswith("--") else ": ",
+            f"To mend that {' and that '.join(mended)}: ",
+            "add " if mend.startswith("--") else "",
             Quote(mend, 300, "mend"),
         )
         yield Text((*line, "."), "finding")
@@ -127,7 +137,7 @@ def shown_ngram(text: str) -> str:
 
 
 def _names(findings: Sequence[Finding]) -> Quote:
-    return Quote(", ".join(one.measure for one in findings), 2000)
+    return Quote(", ".join(in_words(one.measure) for one in findings), 2000)
 
 
 def _needed(findings: Sequence[Finding]) -> str:
@@ -140,7 +150,7 @@ def _needed(findings: Sequence[Finding]) -> str:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" At least {some} people would be needed, depending on the measure."
+    return f" At least {some} people are needed."
 
 
 def _details(findings: Sequence[Finding], title: str) -> Group:
@@ -151,7 +161,9 @@ def _details(findings: Sequence[Finding], title: str) -> Group:
             why.append(f"; at least {one.needed:,} {one.clusters} would be needed")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
-        name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
+        plain = Quote(in_words(one.measure), 60)
+        about = (Quote(one.measure, 60), ": ", catalog.about(one.measure))
+        name = (plain, Small(about))
         rows.append((name, (one.sentence, *why)))
     table = Table(("measure", "what was found"), rows, "findings")
     return Group([table], title, look="fold")
