@@ -625,10 +625,28 @@ def test_the_tables_are_written_as_latex_in_which_nothing_of_a_text_is_a_command
     assess(tmp_path, user=script(odd))
     tables = (tmp_path / "run/report.tex").read_text()
     assert tables.count(r"\toprule") == tables.count(r"\end{table}") > 3
-    assert "UserLM-8b (published)" in tables and "by construction" in tables
+    assert r"UserLM-8b\\(published)" in tables and "by construction" in tables
     assert r"a\_b\%\$\#\{\textasciitilde{}\textbackslash{}input" in tables
     assert "\\input" not in tables and tables.isascii()
     assert latex.escape("50 % → 日本") == r"50 \% \texttt{U+2192} \texttt{U+65E5}\texttt{U+672C}"  # fmt: skip
+
+
+def test_latex_has_the_main_tables_first_and_one_for_each_stage_not_for_each_family(
+    tmp_path,
+):
+    people(tmp_path / "people.jsonl", 8)
+    assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    tables = (tmp_path / "run/report.tex").read_text()
+    main, _, rest = tables.partition("% The rest")
+    begin = r"\begin{table}"
+    captions = [one.partition(r"\caption{")[2] for one in main.split(begin)[1:]]
+    expected = ["Beside the users", "Is this simulator", "How far from people"]
+    assert [
+        one[: len(two)] for one, two in zip(captions, expected, strict=True)
+    ] == expected
+    # Whole conversations, naturalness, tests, and what it did there.
+    assert rest.count(begin) == 4
+    assert r"\multicolumn{4}{l}{\emph{How it ends}}" in main
 
 
 def test_what_was_not_measured_takes_one_line_of_a_table_and_its_reason_stands_below(

@@ -20,7 +20,6 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.data import dropped
 from userlm.show.finished import Finished
 from userlm.show.formats import plural
 from userlm.show.published import MEASURES, NOTE, ROWS
@@ -28,9 +27,10 @@ from userlm.show.results import Measured
 
 OPEN = 3
 """How many of the largest differences are shown at once, so that the verdict fits on a screen."""
+KINDS = {"bad": "not like people", "good": "like people", "unknown": "undecided"}
 LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
-"""Colour and shape of each kind of finding."""
+"""Name, colour and shape of each kind of finding."""
 
 PLACE = (
     "It was put in a person's place at every turn of {} ({:,} were read), and "
@@ -70,31 +70,29 @@ def _verdict(run: Finished) -> Iterator[Block]:
     people = plural(counts.get("out", 0), "real conversation")
     place = PLACE.format(people, counts.get("in", 0))
     yield Text(place + conclusion.chance)
-    bad = [_sentence(i, one) for i, one in enumerate(conclusion.of_kind("bad"), 1)]
+    bad = conclusion.of_kind("bad")
     if bad:
         yield Text("Not like people, the largest difference first:", "lead")
-        yield from bad[:OPEN]
-    if more := conclusion.of_kind("bad")[OPEN:]:
+    for i, one in enumerate(bad[:OPEN], 1):
+        yield _sentence(i, one)
+    if more := bad[OPEN:]:
         yield Text(f"Also: {', '.join(map(_claim, more))}.", "finding")
-        yield Group(bad[OPEN:], f"The {len(more)} others in words", look="fold")
-    yield from _mends(conclusion.of_kind("bad"))
+    yield from _mends(bad)
     if good := conclusion.of_kind("good"):
         yield Text((LIKE, _names(good)), "finding")
-        yield _details(good, "What is like people")
     if unknown := conclusion.of_kind("unknown"):
         line = ("Undecided: ", _names(unknown), ".", _needed(unknown))
         yield Text(line, "finding")
-        yield _details(unknown, "What is undecided, and why")
+    if found := conclusion.findings:
+        rows = list(_rows(found))
+        table = Table(("measure", "is", "what was found"), rows, "findings")
+        yield Group([table], "All measures in words", look="fold")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
         yield Text((Quote(stage, 60), INCOMPLETE))
-    if left_out := dropped(counts):
-        rows = [(Quote(why), f"{count:,}") for why, count in left_out]
-        table = Table(("why", "conversations"), rows, "findings")
-        yield Group([table], "Conversations that were left out", look="fold")
 
 
 def _sentence(number: int, finding: Finding) -> Text:
@@ -153,20 +151,18 @@ def _needed(findings: Sequence[Finding]) -> str:
     return f" At least {some} people are needed."
 
 
-def _details(findings: Sequence[Finding], title: str) -> Group:
-    rows: list[Row] = []
+def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
     for one in findings:
-        why: list[Line] = [f"; {one.mend}"] if one.mend else []
+        why: list[Line] = []
+        if one.mend and one.kind != "bad":
+            why.append(f"; {one.mend}")
         if one.needed:
             why.append(f"; at least {one.needed:,} {one.clusters} would be needed")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
         plain = Quote(in_words(one.measure), 60)
         about = (Quote(one.measure, 60), ": ", catalog.about(one.measure))
-        name = (plain, Small(about))
-        rows.append((name, (one.sentence, *why)))
-    table = Table(("measure", "what was found"), rows, "findings")
-    return Group([table], title, look="fold")
+        yield (plain, Small(about)), KINDS[one.kind], (one.sentence, *why)
 
 
 # --- the paper's table ----------------------------------------------------------------------------
