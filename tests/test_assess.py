@@ -649,6 +649,36 @@ def test_latex_has_the_main_tables_first_and_one_for_each_stage_not_for_each_fam
     assert r"\multicolumn{4}{l}{\emph{How it ends}}" in main
 
 
+def test_two_users_stand_side_by_side_with_their_difference_on_the_same_people(
+    tmp_path,
+):
+    folders = []
+    egg = "how to boil an egg"
+    for name, lines in (
+        ("a", ("egg", "egg please", "boil egg please")),
+        ("b", (egg, "why", "go")),
+    ):
+        (tmp_path / name).mkdir()
+        # Three each say 1, 2 and 3 turns; users are asked at each, and at the end.
+        logs = [person(i, ("a", "b", "c")[: 1 + i % 3]) for i in range(9)]
+        write_conversations(tmp_path / name / "people.jsonl", logs)
+        assess(tmp_path / name, user=script(tmp_path / name, *lines))
+        folders.append(tmp_path / name / "run")
+    commands.report(commands.Report(folders, tmp_path / "both"))
+    page = (tmp_path / "both/report.md").read_text()
+    [apart] = page.partition("How far are the users from one another?")[2:]
+    # Words of a: 3 in 2 turns (of 3 people), 6 in 3 turns (6 people): 45 in 24, 1.875.
+    # Words of b: 6 in 2, 7 in 3: 60 in 24, 2.5; 0.625 less.
+    assert "| 1.9 words | 2.5 words | -0.6 (" in apart
+    [words] = [line for line in apart.splitlines() if "`words per turn`" in line]
+    assert words.endswith(" | 9 |")
+    # There are no rows to pair of the diversity of first turns, which do not differ: 0.
+    assert "| `first-turn diversity` | 0.0 % | 0.0 % | 0.0 | – |" in apart
+    assert "run (2)" in apart
+    alone = (folders[0] / "report.md").read_text()
+    assert "from one another" not in alone
+
+
 def test_what_was_not_measured_takes_one_line_of_a_table_and_its_reason_stands_below(
     tmp_path,
 ):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from userlm.items import KINDS
 from userlm.metrics.catalog import FAMILIES, family_of
-from userlm.metrics.verdict import Finding, finding, reference_of
+from userlm.metrics.verdict import Finding, Points, finding, reference_of
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -59,6 +59,7 @@ INTRO = (
 MOST = 100
 """Points: the ends of the scale."""
 TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
+AXIS = Axis("", -MOST, MOST, TICKS)
 NO_VALUE = "–"
 
 
@@ -122,8 +123,7 @@ def _forest(
         user, human = one["user"], one["human"]
         rows.append(_row(user, human))
         strips.append(_strip(finding(stage, user, human, run.results, run.options)))
-    scale = Axis("", -MOST, MOST, TICKS)
-    return Table(head, rows, "table forest", title, drawings=strips, axis=scale)
+    return Table(head, rows, "table forest", title, drawings=strips, axis=AXIS)
 
 
 def _outcomes(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Table:
@@ -151,10 +151,14 @@ def _outcomes(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Ta
 def _strip(found: Finding) -> Strip | None:
     if found.size is None or found.low is None or found.high is None:
         return None
-    ends = (found.size, found.low, found.high)
-    size, low, high = (min(max(end, -MOST), MOST) for end in ends)
-    kind = found.kind
-    return Strip(size, low, high, (-MOST, MOST), SHAPES[kind], 0, LOOKS[kind])
+    points = Points(found.size, found.low, found.high)
+    return strip(points, SHAPES[found.kind], LOOKS[found.kind])
+
+
+def strip(points: Points, shape: str, look: str) -> Strip:
+    """Return a distance drawn on the scale."""
+    size, low, high = (min(max(end, -MOST), MOST) for end in points)
+    return Strip(size, low, high, (-MOST, MOST), shape, 0, look)
 
 
 def _row(user: Measured, human: Measured | None) -> Row:
