@@ -118,6 +118,14 @@ def test_words_of_question_and_suggestion_are_those_of_the_question():
     assert after_suggestion("which opera", QUESTION, "opera premiere").label == ADHERES
 
 
+def test_a_question_of_stop_words_that_is_asked_again_is_no_other_reply():
+    for question in ("what is it", "who are they?", "why"):
+        found = after_suggestion(f"But {question}?", question, SUGGESTION)
+        assert found.label == ADHERES
+    assert after_suggestion("it is what", "what is it", SUGGESTION).label == OTHER
+    assert after_suggestion("why not", "why", SUGGESTION).label != ADHERES
+
+
 # --- third outcomes -------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from processes import Process
 from userlm import commands, loading
 from userlm.commands.options import Failures
 from userlm.json_files import read_json
+from userlm.models.budget import WORDLESS
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
 from userlm.show.finished import read_run
@@ -347,6 +348,20 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
 
 
 # --- servers that die -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_user_whose_answers_are_only_a_label_is_not_paid_for_the_whole_run_which_fails(
+    count, quick, tmp_path
+):
+    """The label is taken off what a prompted user says, which leaves nothing."""
+    with serving(lambda body, n: completion("<user>: ", tokens_out=2)) as server:
+        with pytest.raises(ModelError, match="ended in an error or without a turn"):
+            between(server, tmp_path, count=count, workers=1)
+        assert len(server.requests) == min(WORDLESS, 8 * count)
+        if count > 1:
+            server.reply = talk
+            between(server, tmp_path, count=count)
 
 
 def test_a_server_that_goes_away_in_mid_conversation_and_comes_back_costs_nothing_but_time(

@@ -189,19 +189,23 @@ def test_a_text_that_the_detector_cannot_read_has_no_number_and_is_not_asked_aga
     assert len(server.requests) == asked
 
 
-def test_a_detector_that_reads_nothing_fails_is_stopped_and_is_asked_again_by_the_same_command(
+def test_a_detector_that_reads_nothing_fails_and_is_asked_about_no_text_twice_but_by_force(
     files, at, monkeypatch
 ):
     monkeypatch.setattr(import_module("userlm.commands.detect"), "UNUSABLE", 3)
-    broken = Said(body={"stage": "STAGE_FAILED", "headline": "try later"})
+    broken = Said(body={"stage": "STAGE_FAILED", "headline": "too short"})
     with serving(lambda body, n: broken) as server:
         at(server.url)
-        for attempt in (1, 2):
+        for attempt in range(1, PEOPLE + 2):
             with pytest.raises(ModelError):
                 detect(files, workers=1)
-            assert len(server.requests) == 3 * attempt
+            # Three more texts at each attempt, until there are no others.
+            asked = [body["text"] for body in server.bodies]
+            assert len(asked) == len(set(asked)) == min(3 * attempt, 3 * PEOPLE)
         server.reply = lambda body, n: answer(body)
-        results = detect(files)
+        with pytest.raises(ModelError, match="--force asks about all again"):
+            detect(files)
+        results = detect(files, force=True)
     assert results["counts"]["not read"] == {}
 
 

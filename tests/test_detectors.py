@@ -184,6 +184,13 @@ def test_words_are_rounded_up_to_the_blocks_that_are_billed():
     assert billed_words("one two three", 100) == 100
     assert billed_words("word " * 101, 100) == 200
     assert billed_words("??? !!! ...", 1) == 3  # no words, but three symbols
+    assert billed_words("", 1) == 1
+
+
+def test_each_character_is_a_word_where_a_script_has_no_spaces():
+    assert billed_words("今天天气很好", 1) == 6
+    assert billed_words("今天 very 好 warm", 1) == 5
+    assert billed_words("ใครเขียน", 1) == 8
 
 
 @contextmanager

@@ -98,6 +98,46 @@ def test_what_libraries_print_is_shown_and_the_bars_of_downloads_still_move(
     )
 
 
+class Screen(StringIO):
+    """A terminal that keeps what it is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_progress_bar_moves_the_cursor_and_what_is_printed_meanwhile_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, screen)
+    terminal.guard_streams()
+    monkeypatch.setattr(terminal, "console", terminal.open_terminal(stderr=True))
+    with progress_bar() as bar:
+        job = bar.add_task("reading", total=2)
+        bar.advance(job)
+        bar.refresh()
+        print("5 dollars\r\x1b]0;title\x1b[8mnot\x1b[0m 9 dollars", file=sys.stderr)
+    with terminal.console.status("loading"):
+        print("\x1b[2J", file=sys.stderr)
+    shown = screen.getvalue()
+    # The text is all there, and moves nothing; only the bar does.
+    hidden = "⟨U+001B⟩]0;title⟨U+001B⟩[8mnot⟨U+001B⟩[0m 9 dollars\n"
+    assert f"5 dollars\n{hidden}" in shown and "⟨U+001B⟩[2J\n" in shown
+    assert "\x1b[2K" in shown and "⟨U+001B⟩[2K" not in shown
+
+
+def test_a_stream_that_was_closed_before_the_program_began_stays_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    terminal.guard_streams()
+    assert sys.stderr is None
+    assert sys.stdout.encoding == StringIO().encoding
+
+
 @pytest.mark.parametrize("error", ["InputError", "ModelError", "OSError"])
 def test_an_error_that_quotes_hostile_text_shows_it(
     monkeypatch: pytest.MonkeyPatch, error: str

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,8 +77,18 @@ class CountedDetector:
         return found[0]
 
 
+_WITHOUT_SPACES = re.compile(
+    # Thai, Lao, Burmese, Khmer; Japanese, Chinese.
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+    "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Characters of scripts that put no spaces between words."""
+
+
 def billed_words(text: str, block: int) -> int:
-    """Return the number of words, rounded up to blocks of this many."""
+    """Return the number of words, rounded up to blocks of this many. In a script without spaces
+    each character counts as a word: there are no more words than that."""
+    others, characters = _WITHOUT_SPACES.subn(" ", text)
     # At least those between white space: a service may count each symbol as a word.
-    count = max(len(words(text)), len(text.split()), 1)
-    return -(-count // block) * block
+    count = characters + max(len(words(others)), len(others.split()))
+    return -(-max(count, 1) // block) * block

@@ -376,8 +376,9 @@ def numbered(clusters: Sequence[str]) -> tuple[list[str], Indices]:
 
 def cluster_sums(rows: Rows) -> dict[str, Array]:
     """Return the column sums of each cluster, in the order of the clusters' names."""
-    sums: dict[str, Array] = {}
+    sums: dict[str, list[float]] = {}
     for row in rows:
         if row.stats is not None:
-            sums[row.cluster] = sums.get(row.cluster, 0.0) + np.array(row.stats)
-    return dict(sorted(sums.items()))
+            known = sums.get(row.cluster, [0.0] * len(row.stats))
+            sums[row.cluster] = [a + b for a, b in zip(known, row.stats, strict=True)]
+    return {cluster: np.array(sums[cluster]) for cluster in sorted(sums)}

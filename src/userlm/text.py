@@ -70,6 +70,12 @@ def has_words(text: str | None) -> bool:
     return False
 
 
+def without_speaker(text: str) -> str:
+    """Return what a model says as the user, without the label of its turns in the transcript that
+    it was shown."""
+    return text.strip().removeprefix("<user>:").strip()
+
+
 def words(text: str) -> list[str]:
     """Return the words in order, lower-cased and without punctuation: `Don't!` gives `don't`."""
     return _WORD.findall(text.lower().replace("’", "'"))

@@ -10,7 +10,13 @@ from typing import Any
 from userlm import flip, prompts
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
-from userlm.text import END_TOKEN, has_words, intent_goal, stable_hash
+from userlm.text import (
+    END_TOKEN,
+    has_words,
+    intent_goal,
+    stable_hash,
+    without_speaker,
+)
 from userlm.thought import sample_speech
 from userlm.types import (
     OTHER_ROLE,
@@ -159,7 +165,7 @@ class PromptedUser:
             seed = _seed(self.seed, conversation, n)
             out = sample_speech(self.chat, messages, replace(self.sampling, seed=seed))
             text, end_marker, _ = out.text.partition(END_TOKEN)
-            text = text.strip().removeprefix("<user>:").strip()
+            text = without_speaker(text)
             return Reply(text, "end" if end_marker else None, out.meta)
 
         tries = self.guard.tries if self.sampling.temperature else 1

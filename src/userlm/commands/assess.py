@@ -66,7 +66,7 @@ from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, conversations_file, measure_record
-from userlm.show.terminal import console
+from userlm.show.terminal import console, part_of_run
 from userlm.types import Conversation, InputError, Measure, ModelError
 
 QUICK = 60
@@ -545,7 +545,8 @@ def _run(
         left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
     for name, stage in stages.items():
         try:
-            stage.run(_limits_of(run, options, stages, name))
+            with part_of_run(name):
+                stage.run(_limits_of(run, options, stages, name))
         except ModelError as error:
             failed[name] = str(error)
             console.print(f"{name} failed: {error}", style="yellow")
@@ -600,14 +601,15 @@ def _score(run: Run, options: Assess, talked: Iterable[str]) -> Results:
     """Score, anew at each attempt: what was tried again since the last one has changed."""
     shutil.rmtree(run.path(SCORE), ignore_errors=True)
     runs = [run.path(name) for name in talked]
-    return score(
-        Score(
-            runs,
-            run.path(REFERENCE),
-            trained_on=options.trained_on,
-            out=run.path(SCORE),
+    with part_of_run(SCORE):
+        return score(
+            Score(
+                runs,
+                run.path(REFERENCE),
+                trained_on=options.trained_on,
+                out=run.path(SCORE),
+            )
         )
-    )
 
 
 def _beside_people(scores: Results) -> dict[str, list[Results]]:

@@ -110,9 +110,11 @@ def collect(
     stops: Counter[str] = Counter()
     tokens = Counter(tokens_in=0, tokens_out=0)
     errors: list[str] = []
+    silent = 0
 
     def user_metas() -> Iterator[Mapping[str, Any]]:
         """Count all else on the way: the file may be large, so it is read once."""
+        nonlocal silent
         for conversation in read_conversations(path, may_be_empty=True):
             stops[conversation.stop or "answered"] += 1
             for role, meta in _own_metas(conversation, places):
@@ -122,6 +124,9 @@ def collect(
                     yield meta
             if conversation.stop == "error":
                 errors.append(conversation.meta["error"])
+            # Nothing was said that the guard lets pass.
+            has_turns = len(conversation.turns) > places[conversation.id]
+            silent += conversation.stop == "guard" and not has_turns
 
     guard = rates(user_metas())
     results = {
@@ -133,7 +138,8 @@ def collect(
     }
     show_errors(errors, stops.total())
     written = finish(run, options, results, has_failures=bool(errors))
-    options.failures.check(len(errors), stops.total())
+    how = "ended in an error or without a turn" if silent else "ended in an error"
+    options.failures.check(len(errors) + silent, stops.total(), how=how)
     return written
 
 

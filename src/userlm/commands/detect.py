@@ -180,7 +180,9 @@ def _check_read(results: Results) -> None:
     """Raise `ModelError` if the detector could read no text at all."""
     texts, unread = results["counts"]["texts"], results["counts"]["not read"]
     if texts and sum(unread.values()) == texts:
-        raise ModelError(f"no text of {texts:,} was read: {', '.join(unread)}")
+        raise ModelError(
+            f"no text of {texts:,} was read: {', '.join(unread)}; --force asks about all again"
+        )
 
 
 def _texts(
@@ -286,8 +288,6 @@ def _show_estimate(detector: Detector, budget: Budget, texts: Sequence[str]) -> 
 def _known(journal: Journal, texts: Sequence[str]) -> Detections:
     """Return what is known of the texts without asking."""
     known = dict(journal.read(_parse))
-    if all(one.p_human is None for one in known.values()):
-        known = {}  # such as of a service that was out of order
     found: Detections = {}
     for text in texts:
         if not has_words(text):

@@ -140,6 +140,9 @@ def after_suggestion(reply: str, question: str, suggestion: str) -> Outcome:
     of_question = _share(asked, said)
     of_suggestion = _share(_stems(suggestion) - asked, said)
     plain = " ".join(words(reply))
+    # A question may have no content words, such as "what is it". "Why not" repeats no "why".
+    if words(question) and _contains(reply, question) and not _AGREES.search(plain):
+        return Outcome(ADHERES, "repeats the question")
     if _INSISTS.search(plain):
         return Outcome(ADHERES, "insists on the question")
     if of_question >= max(OF_QUESTION, of_suggestion):

@@ -16,6 +16,7 @@ from userlm.metrics import (
     two_sample,
 )
 from userlm.stats import (
+    F1,
     MEAN,
     PERCENT,
     SIGNED_PERCENT,
@@ -172,7 +173,8 @@ METRICS = (
         "higher",
         "%",
         intrinsic.termination,
-        family=ENDS,
+        F1,
+        ENDS,
     ),
     Metric(
         "termination AUROC",

@@ -110,8 +110,9 @@ def compare(responses: Sequence[Conversation]) -> list[EndComparison]:
     for kind in (ALL, CHATS, TASKS, UNKNOWN):
         if of_kind := groups.get(kind):
             found.append(_measured(kind, USER, of_kind))
+            prefixes = [(response, _prefix(response)) for response in of_kind]
             for name, ends in REFERENCES.items():
-                as_if = [_as_if(response, ends) for response in of_kind]
+                as_if = [_as_if(*pair, ends) for pair in prefixes]
                 found.append(_measured(kind, name, as_if))
             if by_features := _by_features(of_kind):
                 found.append(_measured(kind, VISIBLE, by_features))
@@ -135,13 +136,14 @@ def _by_features(responses: Sequence[Conversation]) -> list[Conversation]:
 
 
 def _as_if(
-    response: Conversation, ends: Callable[[Conversation], bool]
+    response: Conversation,
+    prefix: Conversation | None,
+    ends: Callable[[Conversation], bool],
 ) -> Conversation:
     """Return the response as a user who ends by this rule would give it. What failed stays as it
     is, so that all users have the same responses."""
     if response.origin is None or response.stop in FAILED:
         return response
-    prefix = _prefix(response)
     if prefix is None:
         return response.close("error", error="its prefix is not in the file")
     decided = ends(prefix)

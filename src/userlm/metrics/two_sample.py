@@ -9,7 +9,7 @@ people are told from other people in the same way: the floor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,6 +92,31 @@ def compare(
     Half of the clusters of both sides train it. Rows are the tested turns; their stats are the
     log-odds of being simulated, and 1 if it is, else 0.
     """
+    measures, telling = _compared(simulated, people)
+    return measures, list(telling)
+
+
+def floor(people: Conversations) -> list[Measure]:
+    """Return the same for people against other people: one half of them stands for simulated
+    users."""
+    measures, _ = _compared(*two_sides(people))
+    return measures
+
+
+def two_sides(people: Conversations) -> tuple[list[Conversation], list[Conversation]]:
+    """Return one half of the people and the other, divided independently of training and test."""
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    kept = list(people)
+    side_of = halves(map(cluster_name, kept), "side")
+    for person in kept:
+        sides[1 - side_of[cluster_name(person)]].append(person)
+    return sides
+
+
+def _compared(
+    simulated: Conversations, people: Conversations
+) -> tuple[list[Measure], Iterable[TellingNgram]]:
+    """Return `compare`; what tells most is found when it is asked for."""
     names = (OVERALL, LENGTH_MATCHED, FIRST_TURNS, LATER_TURNS)
     turns = _turns(simulated, people)
     half_of = halves(turns.clusters)
@@ -110,24 +135,7 @@ def compare(
         _measure(FIRST_TURNS, turns, scores, tested & is_first, one_length),
         _measure(LATER_TURNS, turns, scores, tested & ~is_first, one_length),
     ]
-    return measures, list(_telling(turns, features, weights, tested))
-
-
-def floor(people: Conversations) -> list[Measure]:
-    """Return the same for people against other people: one half of them stands for simulated
-    users."""
-    measures, _ = compare(*two_sides(people))
-    return measures
-
-
-def two_sides(people: Conversations) -> tuple[list[Conversation], list[Conversation]]:
-    """Return one half of the people and the other, divided independently of training and test."""
-    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
-    kept = list(people)
-    side_of = halves(map(cluster_name, kept), "side")
-    for person in kept:
-        sides[1 - side_of[cluster_name(person)]].append(person)
-    return sides
+    return measures, _telling(turns, features, weights, tested)
 
 
 def _turns(simulated: Conversations, people: Conversations) -> Turns:
@@ -236,7 +244,11 @@ def _fit(features: Features, simulated: Flags, trained: Flags) -> Array:
     share[~trained] = 0
     kept = trained[features.row]
     row = features.row[kept]
-    columns, column = np.unique(features.column[kept], return_inverse=True)
+    column = features.column[kept]
+    # Numbered by a table: numpy's `unique` sorts, which takes many times as long.
+    has = np.bincount(column, minlength=1 << BITS) > 0
+    columns = np.flatnonzero(has)
+    column = (np.cumsum(has) - 1)[column]
     inside = Features(row, column, features.value[kept], features.rows)
     penalty = PENALTY / trained.sum()
     found = np.zeros(len(columns))
@@ -284,9 +296,12 @@ def _telling(
 def _ngrams_of(texts: Sequence[str], columns: Indices) -> dict[int, str]:
     """Return the n-gram of each column, in their order; of several the first, shortest one."""
     codes, _ = _characters(texts)
+    is_wanted = np.zeros(1 << BITS, bool)
+    is_wanted[columns] = True
     found: dict[int, str] = {}
     for size, starts, _, column in _ngrams(texts):
-        shared, _, first = np.intersect1d(columns, column, return_indices=True)
-        for one, start in zip(shared.tolist(), starts[first].tolist(), strict=True):
+        at = np.flatnonzero(is_wanted[column])
+        shared, first = np.unique(column[at], return_index=True)
+        for one, start in zip(shared.tolist(), starts[at[first]].tolist(), strict=True):
             found.setdefault(one, "".join(map(chr, codes[start : start + size])))
     return {column: found[column] for column in columns.tolist()}

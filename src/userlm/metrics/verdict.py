@@ -60,18 +60,42 @@ WORDINGS = {
     "lower-case start": "in {} of turns",
     "all lower-case": "in {} of turns",
     "end punctuation": "in {} of turns",
-    "intent decomposition": "{} of its words",
-    "reaction": "{} of its words",
+    "intent decomposition": "{} of its words are the intent's",
+    "goal consistency": "{} of its words are the intent's, beyond chance",
+    "reaction": "{} of its words are the answer's, beyond chance",
     "out of vocabulary": "{} of its words",
     "verbatim intent": "{} of its runs of three words",
     "self-repetition": "{} of its runs of three words",
-    "MATTR": "{} different words in 50",
-    "HD-D": "{} different words in 42",
-    "two-sample AUROC": "AUROC {}",
-    "user-role adherence": "it adheres in {}",
-    "intent adherence": "it adheres in {}",
+    "MATTR": "{} of 50 words in a row are different",
+    "HD-D": "{} of 42 random words are different",
+    "two-sample AUROC": "the AUROC, this share, is {}",
+    "user-role adherence": "it keeps its role in {} of tests",
+    "intent adherence": "it keeps its intent in {} of tests",
 }
 """What the values of measures are of."""
+PLAIN = {
+    "end rate": "how often it ends",
+    "turns per conversation": "length of conversations",
+    "words per turn": "length of turns",
+    "first-turn diversity": "variety of first turns",
+    "intent decomposition": "words of its intent",
+    "goal consistency": "closeness to its goal",
+    "reaction": "taking up the answer",
+    "verbatim intent": "copying its intent",
+    "self-repetition": "repeating itself",
+    "verbatim overlap": "repeating its training logs",
+    "lower-case start": "starting in lower case",
+    "all lower-case": "writing without capitals",
+    "end punctuation": "punctuation at the end",
+    "out of vocabulary": "words that people do not use",
+    "MATTR": "different words in a row",
+    "HD-D": "richness of vocabulary",
+    "two-sample AUROC": "being told from people",
+    "user-role adherence": "keeping its role",
+    "intent adherence": "keeping its intent",
+    "naturalness": "what a detector says",
+}
+"""Names of measures in plain words, where their own name is a term."""
 UNITS = ("%", "words", "turns")
 NO_INTERVAL = (
     "There is no interval: all people, or all simulated users, are alike in it"
@@ -148,7 +172,10 @@ CLAIMS = {
         "",
         "It lets the assistant lead it away from its intent",
     ),
-    "naturalness": ("", "A detector takes fewer of its turns for a person's"),
+    "naturalness": (
+        "A detector takes more of its turns for a person's",
+        "A detector takes fewer of its turns for a person's",
+    ),
 }
 """What it means that a user has more of a measure than people, and that it has less."""
 
@@ -321,8 +348,8 @@ def _chance(intervals: int) -> str:
     expected = CHANCE * intervals
     some = f"About {expected:.0f}" if expected >= 1 else "Fewer than 1"
     return (
-        f"In brackets: the difference, with its 95 % interval. {some} of these {intervals} "
-        "intervals would show a difference by chance alone."
+        "In brackets: the difference from people, and its 95 % interval, where the true one most "
+        f"likely lies. {some} of these {intervals} intervals would show one by chance alone."
     )
 
 
@@ -346,8 +373,8 @@ def _talks(results: Record) -> str:
     differ = f"{len(sizes)} measures differ, most of all "
     if len(sizes) <= len(largest):
         differ = "it differs from people in "
-    where = "In whole conversations, where the assistant plays a part"
-    return f"{where}, {differ}{', '.join(largest)}."
+    where = "In whole conversations, which the assistant shapes too"
+    return f"{where}, {differ}{', '.join(map(in_words, largest))}."
 
 
 # --- one measure ----------------------------------------------------------------------------------
@@ -383,7 +410,7 @@ def finding(
     if _base(name) in ALWAYS:
         claim = INSTEAD.get(_most_often(user), claim)
     if name == two_sample.OVERALL:
-        claim = _told(user["value"], of_people, results["measures"][stage])
+        claim = _told(user["value"], results["measures"][stage])
     return replace(
         found,
         sentence=f"{claim}: {found.sentence}",
@@ -511,6 +538,11 @@ def _where_it_ends(results: Record) -> str:
     return ""
 
 
+def in_words(name: str) -> str:
+    """Return what a measure is, in plain words; its name where it is no term."""
+    return PLAIN.get(_base(name), name)
+
+
 def _claim(name: str, is_more: bool, value: float, human: float) -> str:
     more, less = CLAIMS.get(_base(name), ("", ""))
     claim = more if is_more else less
@@ -527,16 +559,16 @@ def _most_often(user: Record) -> str:
     return max(others, key=lambda label: others[label], default="")
 
 
-def _told(value: float, human: float, compared: Sequence[Record]) -> str:
+def _told(value: float, compared: Sequence[Record]) -> str:
     """Say an AUROC as what it is: the share of pairs in which the simulated turn is found."""
     similar = ""
     for one in compared:
         matched = one["user"]["value"]
         if one["user"]["name"] == two_sample.LENGTH_MATCHED and matched is not None:
-            similar = f", of similar length in {10 * matched:.1f}"
+            similar = f"of similar length in {10 * matched:.1f}, "
     return (
-        "It is told from people: a classifier finds the simulated one of two turns in "
-        f"{10 * value:.1f} of 10 pairs{similar} (among people in {10 * human:.1f}, by chance in 5)"
+        f"It is told from people in {10 * value:.1f} of 10 pairs of turns, one of each, by a "
+        f"classifier that read others ({similar}by chance in 5)"
     )
 
 
@@ -560,12 +592,13 @@ def _mend(
         case "end rate", _:
             return _mend_ends(is_more, is_prompted, results, options)
         case "words per turn", True:
-            limit = f"--guard words=1-{max(TURN_LIMIT, round(2 * human))}"
+            most = max(TURN_LIMIT, round(2 * human))
+            limit = f"--guard words=1-{most}, which samples longer turns again"
             if kind == "prompted" and not options.get("prompt"):
                 return f"--prompt plain, which asks it to be brief, or {limit}"
             return limit
         case "self-repetition" | "verbatim intent", True:
-            return "--guard no-repeat"
+            return "--guard no-repeat, which samples repeated turns again"
         case "intent decomposition", True:
             return "intents that say less (userlm intents --overwrite --writer MODEL)"
         case "user-role adherence", False if is_prompted:
@@ -578,7 +611,8 @@ def _mend_ends(
 ) -> str:
     threshold = (results.get("ends") or {}).get("threshold")
     if threshold is not None:
-        return f"--end-threshold {format_threshold(threshold)}"
+        at = format_threshold(threshold)
+        return f"--end-threshold {at}, which ends as often as people do"
     if not is_early and Guard.parse(options.get("guard") or "").no_end:
         return "leave no-end out of --guard"
     if is_prompted:

@@ -20,7 +20,7 @@ from typing import Any
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.models.scored_rows import ScoredRows
-from userlm.text import has_words
+from userlm.text import has_words, without_speaker
 from userlm.types import (
     Chat,
     Complete,
@@ -357,7 +357,10 @@ class Side:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
             self.latest.append("")
-            self._count_wordless(bool(answer.thought) and not has_words(answer.text))
+            # Without any text it is a model of ids that ends.
+            has_any = bool(answer.thought or answer.text.strip())
+            said = without_speaker(answer.text)
+            self._count_wordless(has_any and not has_words(said))
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)

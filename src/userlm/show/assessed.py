@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from userlm.items import KINDS
 from userlm.metrics.catalog import FAMILIES, family_of
-from userlm.metrics.verdict import Finding, finding, reference_of
+from userlm.metrics.verdict import Finding, Points, finding, reference_of
 from userlm.show.blocks import (
     Axis,
     Block,
@@ -24,6 +24,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
+from userlm.show.data import dropped
 from userlm.show.finished import Finished
 from userlm.show.measures import measured, value_alone
 from userlm.show.results import Compared, ItemCounts, Measured
@@ -40,6 +41,8 @@ TITLES = {
     "judge-intent": "Does it stay with its intent? By a judge",
     "detect": "Naturalness",
 }
+TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
+"""The stages that measure replies to test items."""
 INTRO = (
     "Each mark is the user’s value minus people’s, with its 95 % interval over people: ",
     Mark(SHAPES["bad"], LOOKS["bad"]),
@@ -56,7 +59,8 @@ INTRO = (
 MOST = 100
 """Points: the ends of the scale."""
 TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
-NO_HUMAN = "–"
+AXIS = Axis("", -MOST, MOST, TICKS)
+NO_VALUE = "–"
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -74,17 +78,22 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _distances(run: Finished) -> Iterator[Block]:
+    tests: list[Table] = []
     tested: list[Measured] = []
     for stage, compared in run.results["measures"].items():
+        if stage in TESTS:
+            tests.append(_forest(run, stage, TITLES[stage], compared))
+            tested += [one["user"] for one in compared]
+            continue
         shown = []
         for family in FAMILIES:
             own = [one for one in compared if family_of(one["user"]["name"]) == family]
             if own:
                 shown.append(_forest(run, stage, family, own))
         yield Group(shown, _title(run, stage))
-        tested += [one["user"] for one in compared if "outcomes" in one["user"]]
-    if tested:
-        yield _outcomes(tested, run.results.get("items", {}))
+    if tests:
+        done = _outcomes(tested, run.results.get("items", {}))
+        yield Group([*tests, done], "Where it is tempted")
     columns = run.results["perplexity"]
     if columns:
         rows = [(Quote(name, 60), measured(one)) for name, one in columns.items()]
@@ -104,9 +113,9 @@ def _title(run: Finished, stage: str) -> Quote:
 
 
 def _forest(
-    run: Finished, stage: str, family: str, compared: Sequence[Compared]
+    run: Finished, stage: str, title: str, compared: Sequence[Compared]
 ) -> Table:
-    """Return the measures of a family as a table with their distances drawn, all on one scale."""
+    """Return measures of a stage as a table with their distances drawn, all on one scale."""
     head = ("measure", "user", "people", "difference")
     rows = []
     strips = []
@@ -114,15 +123,17 @@ def _forest(
         user, human = one["user"], one["human"]
         rows.append(_row(user, human))
         strips.append(_strip(finding(stage, user, human, run.results, run.options)))
-    scale = Axis("", -MOST, MOST, TICKS)
-    return Table(head, rows, "table forest", family, drawings=strips, axis=scale)
+    return Table(head, rows, "table forest", title, drawings=strips, axis=AXIS)
 
 
 def _outcomes(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Table:
     """Return what the user did after test items."""
     rows: list[Row] = []
     for one in tested:
-        did = ", ".join(f"{what} {count:,}" for what, count in one["outcomes"].items())
+        counts = one.get("outcomes", {})
+        if not counts:  # the mean of both tests
+            continue
+        did = ", ".join(f"{what} {count:,}" for what, count in counts.items())
         replies: list[Line] = [Quote(did, 200)]
         if by := one.get("by"):
             replies.append(Small(("by ", Quote(by, 120))))
@@ -140,19 +151,23 @@ def _outcomes(tested: Sequence[Measured], items: Mapping[str, ItemCounts]) -> Ta
 def _strip(found: Finding) -> Strip | None:
     if found.size is None or found.low is None or found.high is None:
         return None
-    ends = (found.size, found.low, found.high)
-    size, low, high = (min(max(end, -MOST), MOST) for end in ends)
-    kind = found.kind
-    return Strip(size, low, high, (-MOST, MOST), SHAPES[kind], 0, LOOKS[kind])
+    points = Points(found.size, found.low, found.high)
+    return strip(points, SHAPES[found.kind], LOOKS[found.kind])
+
+
+def strip(points: Points, shape: str, look: str) -> Strip:
+    """Return a distance drawn on the scale."""
+    size, low, high = (min(max(end, -MOST), MOST) for end in points)
+    return Strip(size, low, high, (-MOST, MOST), shape, 0, look)
 
 
 def _row(user: Measured, human: Measured | None) -> Row:
     digits = 1 if user["unit"] else 2
     value, distance = reference_of(user, human)
-    of_people: Line = value_alone(human, digits) if human else NO_HUMAN
+    of_people: Line = value_alone(human, digits) if human else NO_VALUE
     if human is None and value is not None:
         of_people = (Value(value, digits), " %", Small("by construction"))
-    apart: Line = NO_HUMAN
+    apart: Line = NO_VALUE
     if distance and distance["value"] is not None:
         ends = interval(distance["low"], distance["high"], digits)
         apart = (Value(distance["value"], digits), ends)
@@ -183,14 +198,21 @@ def side_by_side(runs: Sequence[Finished]) -> Section:
 
 
 def unmeasured(runs: Sequence[Finished]) -> Section:
-    """Return the section on what could not be measured of users, and why."""
+    """Return the section on what could not be measured of users, and which conversations were left
+    out, and why."""
     groups = []
     for run in runs:
         if run.verb == "assess":
-            rows = list(_unmeasured(run))
-            table = Table(("measure", "where", "why"), rows, "findings")
-            groups += [Group([table], Quote(user_of(run), 60))] if rows else []
-    title = "What was not measured of the user, and why"
+            tables = []
+            if rows := list(_unmeasured(run)):
+                tables.append(Table(("measure", "where", "why"), rows, "findings"))
+            if out := dropped(run.results["counts"]):
+                rows = [(Quote(why), f"{count:,}") for why, count in out]
+                tables.append(
+                    Table(("conversations left out", "number"), rows, "fixed")
+                )
+            groups += [Group(tables, Quote(user_of(run), 60))] if tables else []
+    title = "What was not measured, and why"
     return Section("unmeasured", "Unmeasured", title, groups, where="details")
 
 

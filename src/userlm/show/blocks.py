@@ -184,8 +184,9 @@ class Table:
     details: bool = False
 
 
-NOT_MEASURED = "not measured: "
-"""What stands before the reason in place of a value."""
+MISSING = "not measured"
+NOT_MEASURED = f"{MISSING}: "
+"""What stands in place of a value, alone or before the reason."""
 
 
 @dataclass(frozen=True)

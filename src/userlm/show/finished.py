@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
+from userlm.metrics.scores import score_row
 from userlm.rows import SPLITS, from_record, read_rows
 from userlm.runs import Run
 from userlm.show import data
@@ -31,7 +32,7 @@ from userlm.show.results import (
     finite,
 )
 from userlm.text import stable_hash, words
-from userlm.types import FAILED, Conversation, InputError
+from userlm.types import FAILED, Conversation, InputError, MeasureRow
 
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class Finished:
         name: the name of its folder, used as heading of columns and sections.
         results: what its `results.json` holds, checked; nothing if it holds only measures.
         columns: measures by column: the runs that were scored, or with and without intent.
+        rows: those of an assessment by stage and measure, if its user stands beside another one.
         endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
         log: the steps of training, each with the loss.
         transcripts: the first `TRANSCRIPTS` conversations of a simulation.
@@ -118,6 +120,7 @@ class Finished:
     results: Mapping[str, Any]
     columns: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
     missing: Missing = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], tuple[MeasureRow, ...]] = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[tuple[int, float]] = ()
     transcripts: Sequence[Conversation] = ()
@@ -179,6 +182,31 @@ def read_run(folder: str | Path) -> Finished:
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which a report cannot show; leave it out"
     )
+
+
+def read_runs(folders: Iterable[str | Path]) -> list[Finished]:
+    """Return what is shown of finished runs together; see `read_run`."""
+    runs = [read_run(folder) for folder in folders]
+    if sum(run.verb == "assess" for run in runs) < 2:
+        return runs
+    return [replace(run, rows=_measured_rows(run)) for run in runs]
+
+
+def _measured_rows(run: Finished) -> dict[tuple[str, str], tuple[MeasureRow, ...]]:
+    """Return the rows of the measures of a user, if it is an assessment."""
+    found: dict[tuple[str, str], list[MeasureRow]] = defaultdict(list)
+    for folder, stages in (("score", None), ("detect", {"user": "detect"})):
+        path = run.folder / folder / "scores.jsonl"
+        if run.verb == "assess" and path.is_file():
+            for column, name, row in _rows(path, _score):
+                stage = stages.get(column) if stages else column
+                if stage:
+                    found[stage, name].append(row)
+    return {key: tuple(rows) for key, rows in found.items()}
+
+
+def _score(line: Mapping[str, Any]) -> tuple[str, str, MeasureRow]:
+    return take(line, "column", str), take(line, "metric", str), score_row(line)
 
 
 def _checked(

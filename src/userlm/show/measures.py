@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from userlm.metrics import catalog
 from userlm.show.blocks import (
+    MISSING,
     NOT_MEASURED,
     Axis,
     Block,
@@ -241,7 +242,9 @@ def measured(one: Measured, digits: int = 2) -> Line:
 
 
 def value_alone(one: Measured, digits: int = 2) -> Line:
-    """Return `measured` without the interval, so that a row stays on one line."""
+    """Return `measured` without interval and reason, so that a row stays on one line."""
+    if one["value"] is None:
+        return MISSING
     return measured({**one, "low": None, "high": None}, digits)
 
 

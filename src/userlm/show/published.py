@@ -60,8 +60,11 @@ ROWS = (
 )
 
 NOTE = (
-    "The published figures are of other conversations, so only the order can be compared; of "
-    "intent decomposition not even that, since how the paper counts is not known. Higher is "
-    "better; of intent decomposition, closer to people. Naturalness needs a detector; without one, "
-    "the two-sample AUROC says how easily the user is told apart from people."
+    "Diversity: how different first turns are. Decomposition: words of a turn that are the "
+    "intent's. Termination: how well the ends fall where people's do. Naturalness: how probably a "
+    "person wrote the turns, by a detector; without one, the two-sample AUROC says how easily the "
+    "user is told from people. Robustness: how often it keeps its role and its intent. All in "
+    "percent; higher is better, of decomposition closer to people. The published figures are of "
+    "other conversations, so only the order can be compared; of decomposition not even that, since "
+    "how the paper counts is not known."
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import monotonic
-from typing import Any, TextIO, TypeVar, cast
+from typing import TextIO, TypeVar, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.file_proxy import FileProxy
 from rich.panel import Panel as Box
 from rich.progress import (
     BarColumn,
@@ -120,16 +123,15 @@ def open_terminal(*, stderr: bool = False) -> Terminal:
 console = open_terminal(stderr=True)
 
 
-class _Stream:
+class _Stream(FileProxy):
     """A text stream that shows hidden characters, for what is not printed on a `Terminal`: prints,
-    warnings, logs and tracebacks of libraries, which may quote any text."""
+    warnings, logs and tracebacks of libraries, which may quote any text.
+
+    As a `FileProxy`, rich writes its own styles and cursor movements past it, and puts no other one
+    in front while a progress bar is shown, which would obey the commands in a text."""
 
     def __init__(self, stream: TextIO) -> None:
-        # rich writes to this one, so that its styles are not shown as text.
-        self.rich_proxied_file = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.rich_proxied_file, name)
+        super().__init__(console, stream)
 
     def write(self, text: str) -> int:
         """Write the text; return its length."""
@@ -137,10 +139,14 @@ class _Stream:
         self.rich_proxied_file.write(start + plain(rest))
         return len(text)
 
-    def writelines(self, texts: Iterable[str]) -> None:
-        """Write the texts."""
-        for text in texts:
-            self.write(text)
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream; a `FileProxy` has none."""
+        return cast("TextIO", self.rich_proxied_file).encoding
+
+    def flush(self) -> None:
+        """Flush the stream; nothing is kept here."""
+        self.rich_proxied_file.flush()
 
 
 _BAR = re.compile(r"((?:\x1b\[A)+\Z|\r?)(.*)", re.DOTALL)
@@ -154,7 +160,8 @@ def guard_streams() -> None:
     Console.render = Terminal.render  # type: ignore[assignment, method-assign]
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, _Stream):
+        # Python has none if it was closed before the program began.
+        if stream is not None and not isinstance(stream, _Stream):
             setattr(sys, name, _Stream(stream))
 
 
@@ -170,10 +177,23 @@ class Rate(ProgressColumn):
         )
 
 
+_PART = ContextVar("part", default="")
+
+
+@contextmanager
+def part_of_run(name: str) -> Iterator[None]:
+    """Let the progress bars in this block begin with the name of a part of a longer run."""
+    before = _PART.set(f"{name}: ")
+    try:
+        yield
+    finally:
+        _PART.reset(before)
+
+
 def progress_bar() -> Progress:
     """Return a bar with rate and time left."""
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn(f"{_PART.get()}{{task.description}}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),

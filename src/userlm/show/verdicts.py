@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from userlm.metrics import catalog
-from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude
+from userlm.metrics.verdict import WIDE, Conclusion, Finding, conclude, in_words
 from userlm.show.blocks import (
-    NOT_MEASURED,
+    MISSING,
     Block,
     Group,
     Line,
@@ -20,27 +20,27 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.data import dropped
 from userlm.show.finished import Finished
+from userlm.show.formats import plural
 from userlm.show.published import MEASURES, NOTE, ROWS
 from userlm.show.results import Measured
 
 OPEN = 3
 """How many of the largest differences are shown at once, so that the verdict fits on a screen."""
+KINDS = {"bad": "not like people", "good": "like people", "unknown": "undecided"}
 LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
-"""Colour and shape of each kind of finding."""
+"""Name, colour and shape of each kind of finding."""
 
-MISSING = NOT_MEASURED.rstrip(": ")
 PLACE = (
-    "It was put in the place of the person at every turn of {:,} real conversations ({:,} were "
-    "read), and what it did is compared with what people did."
+    "It was put in a person's place at every turn of {} ({:,} were read), and "
+    "told in a sentence what they wanted, the intent. "
 )
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = f"Like people, or better (more than {WIDE:.0f} points for the worse are ruled out): "
+LIKE = f"Like people, or better (being {WIDE:.0f} points worse is ruled out): "
 
 
 def section(runs: Sequence[Finished]) -> Section:
@@ -67,55 +67,63 @@ def _verdict(run: Finished) -> Iterator[Block]:
     conclusion = concluded(run)
     yield Text(conclusion.answer, "answer")
     counts = run.results["counts"]
-    yield Text(PLACE.format(counts.get("out", 0), counts.get("in", 0)))
-    yield Text(conclusion.chance)
-    bad = [_sentence(i, one) for i, one in enumerate(conclusion.of_kind("bad"), 1)]
+    people = plural(counts.get("out", 0), "real conversation")
+    place = PLACE.format(people, counts.get("in", 0))
+    yield Text(place + conclusion.chance)
+    bad = conclusion.of_kind("bad")
     if bad:
         yield Text("Not like people, the largest difference first:", "lead")
-        yield from bad[:OPEN]
-    if more := conclusion.of_kind("bad")[OPEN:]:
-        yield Text(("Also: ", _names(more)), "finding")
-        yield Group(bad[OPEN:], f"The {len(more)} others in words", look="fold")
-    yield from _mends(conclusion.of_kind("bad"))
+    for i, one in enumerate(bad[:OPEN], 1):
+        yield _sentence(i, one)
+    if more := bad[OPEN:]:
+        yield Text(f"Also: {', '.join(map(_claim, more))}.", "finding")
+    yield from _mends(bad)
     if good := conclusion.of_kind("good"):
         yield Text((LIKE, _names(good)), "finding")
-        yield _details(good, "What is like people")
     if unknown := conclusion.of_kind("unknown"):
         line = ("Undecided: ", _names(unknown), ".", _needed(unknown))
         yield Text(line, "finding")
-        yield _details(unknown, "What is undecided, and why")
+    if found := conclusion.findings:
+        rows = list(_rows(found))
+        table = Table(("measure", "is", "what was found"), rows, "findings")
+        yield Group([table], "All measures in words", look="fold")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
         yield Text((Quote(stage, 60), INCOMPLETE))
-    if left_out := dropped(counts):
-        rows = [(Quote(why), f"{count:,}") for why, count in left_out]
-        table = Table(("why", "conversations"), rows, "findings")
-        yield Group([table], "Conversations that were left out", look="fold")
 
 
 def _sentence(number: int, finding: Finding) -> Text:
     parts: list[Line] = [f"{number}. {finding.sentence}."]
     if finding.told_by:
         ngrams = " ".join(f"“{shown_ngram(text)}”" for text in finding.told_by)
-        parts += [" What gives it away: ", Quote(ngrams, 200), "."]
+        parts += [
+            " Characters that give it away (␣ is a space): ",
+            Quote(ngrams, 200),
+            ".",
+        ]
     parts.append(Small(Quote(finding.measure, 60)))
     return Text(tuple(parts), "finding")
 
 
+def _claim(finding: Finding) -> str:
+    """Return what a sentence says, without its numbers."""
+    claim = finding.sentence.partition(":")[0]
+    return claim[0].lower() + claim[1:]
+
+
 def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
-    """Yield each known remedy once, with the measures that it is for."""
-    measures: dict[str, list[str]] = {}
+    """Yield each known remedy once, with what it is for."""
+    claims: dict[str, list[str]] = {}
     for one in findings:
         if one.mend:
-            measures.setdefault(one.mend, []).append(one.measure)
-    for mend, names in measures.items():
+            claims.setdefault(one.mend, []).append(_claim(one))
+    for mend, mended in claims.items():
         line = (
-            "To mend ",
-            Quote(", ".join(names), 200),
-            ", beside any --user: " if mend.startswith("--") else ": ",
+            f"To mend that {' and that '.join(mended)}: ",
+            "add " if mend.startswith("--") else "",
             Quote(mend, 300, "mend"),
         )
         yield Text((*line, "."), "finding")
@@ -127,7 +135,7 @@ def shown_ngram(text: str) -> str:
 
 
 def _names(findings: Sequence[Finding]) -> Quote:
-    return Quote(", ".join(one.measure for one in findings), 2000)
+    return Quote(", ".join(in_words(one.measure) for one in findings), 2000)
 
 
 def _needed(findings: Sequence[Finding]) -> str:
@@ -140,21 +148,21 @@ def _needed(findings: Sequence[Finding]) -> str:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" At least {some} people would be needed, depending on the measure."
+    return f" At least {some} people are needed."
 
 
-def _details(findings: Sequence[Finding], title: str) -> Group:
-    rows: list[Row] = []
+def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
     for one in findings:
-        why: list[Line] = [f"; {one.mend}"] if one.mend else []
+        why: list[Line] = []
+        if one.mend and one.kind != "bad":
+            why.append(f"; {one.mend}")
         if one.needed:
             why.append(f"; at least {one.needed:,} {one.clusters} would be needed")
         if one.why:
             why += ["; ", Quote(one.why, 200)]
-        name = (Quote(one.measure, 60), Small(catalog.about(one.measure)))
-        rows.append((name, (one.sentence, *why)))
-    table = Table(("measure", "what was found"), rows, "findings")
-    return Group([table], title, look="fold")
+        plain = Quote(in_words(one.measure), 60)
+        about = (Quote(one.measure, 60), ": ", catalog.about(one.measure))
+        yield (plain, Small(about)), KINDS[one.kind], (one.sentence, *why)
 
 
 # --- the paper's table ----------------------------------------------------------------------------
