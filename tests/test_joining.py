@@ -120,6 +120,14 @@ def test_thousands_of_calls_with_answers_of_all_lengths_are_compared_with_few():
     assert time.process_time() - begun < 3  # it was 5 s
 
 
+def test_thousands_of_rows_that_go_on_from_one_long_answer_are_compared_once():
+    waits = [log(f"a{n}", "hi", "x" * n, ended=False) for n in range(1, 2000)]
+    others = [log(f"b{n}", "hi", "y" * 2000, f"and {n}?", "z") for n in range(1000)]
+    begun = time.process_time()
+    assert len(joined(*waits, *others)) == 2999
+    assert time.process_time() - begun < 1.5  # it was 4 s
+
+
 # --- pieces of ShareGPT ---------------------------------------------------------------------------
 
 

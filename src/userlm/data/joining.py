@@ -169,11 +169,16 @@ class Joining:
             lengths[whole].add(answer[0])
             calls[whole, answer].append(place)
         shortest_first = {whole: sorted(each) for whole, each in lengths.items()}
+        compared: set[tuple[int, int]] = set()
         found: set[int] = set()
         for conversation in conversations if places else ():
             _, beginnings = _history(conversation)
             for whole in lengths.keys() & beginnings:
                 text = conversation.turns[beginnings[whole]].text
+                # Thousands of rows may go on from one answer.
+                if (whole, hash(text)) in compared:
+                    continue
+                compared.add((whole, hash(text)))
                 for length in shortest_first[whole]:
                     if length > len(text):
                         break  # of thousands, a short answer is compared with few
