@@ -135,7 +135,7 @@ def test_the_whole_road_from_logs_to_measures(logs, tmp_path):
         "--limit",
         3,
         "--temperature",
-        0,
+        1,
     )
     seeds = ["--intents", "withintents", "--limit", 3]
     call(
