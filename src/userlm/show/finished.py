@@ -23,6 +23,7 @@ from userlm.show.results import (
     Data,
     Detections,
     Endings,
+    Evaluations,
     Judged,
     Measured,
     Options,
@@ -173,6 +174,8 @@ def read_run(folder: str | Path) -> Finished:
         case "assess":
             assessed = _checked(run, Assessed, run.results)
             return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
+        case "evaluate":
+            return replace(run, results=_checked(run, Evaluations, run.results))
         case "simulate" | "respond":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")

@@ -12,6 +12,7 @@ from userlm.show import (
     assessed,
     claims,
     detected,
+    evaluated,
     judged,
     measures,
     thresholds,
@@ -57,6 +58,7 @@ VERBS = (
     "judge",
     "detect",
     "assess",
+    "evaluate",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
@@ -80,6 +82,7 @@ def describe(runs: Runs) -> Page:
     sections = (
         verdicts.section(runs),
         verdicts.published(runs),
+        evaluated.section(runs),
         assessed.section(runs),
         assessed.side_by_side(runs),
         assessed.unmeasured(runs),
