@@ -11,6 +11,7 @@ from typing import Any
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
+from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
 from userlm.commands.fetch import Fetch, fetch
@@ -40,6 +41,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "tasks": (Tasks, tasks),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "compare": (Compare, compare),
     "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
@@ -55,6 +57,7 @@ __all__ = [
     "Assess",
     "Chat",
     "Clean",
+    "Compare",
     "Detect",
     "Fetch",
     "Import",
@@ -77,6 +80,7 @@ __all__ = [
     "assess",
     "chat",
     "clean",
+    "compare",
     "detect",
     "fetch",
     "import_",

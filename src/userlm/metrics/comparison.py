@@ -91,6 +91,22 @@ def merged(by_user: Mapping[str, Rows]) -> list[MeasureRow]:
     return found
 
 
+def mean_of(by_user: Mapping[str, Rows]) -> list[MeasureRow]:
+    """Return the mean over users of each conversation's rows, where all of them have it."""
+    clusters: dict[str, str] = {}
+    values: dict[str, list[float]] = defaultdict(list)
+    for rows in by_user.values():
+        for row in rows:
+            if row.stats is not None:
+                clusters[row.key] = row.cluster
+                values[row.key].append(row.stats[0] / row.stats[1])
+    found = []
+    for key, own in values.items():
+        if len(own) == len(by_user):
+            found.append(MeasureRow(key, clusters[key], (fmean(own), 1.0)))
+    return found
+
+
 # --- where the variance comes from ----------------------------------------------------------------
 
 
