@@ -14,11 +14,12 @@ from userlm.commands.clean import Clean, clean
 from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
+from userlm.commands.evaluate import Evaluate, evaluate
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.judge import Judge, judge
-from userlm.commands.options import LocalModels, Output, User
+from userlm.commands.options import LocalModels, Output, User, UserSettings
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
@@ -41,6 +42,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "tasks": (Tasks, tasks),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "evaluate": (Evaluate, evaluate),
     "compare": (Compare, compare),
     "judge": (Judge, judge),
     "detect": (Detect, detect),
@@ -59,6 +61,7 @@ __all__ = [
     "Clean",
     "Compare",
     "Detect",
+    "Evaluate",
     "Fetch",
     "Import",
     "Intents",
@@ -77,11 +80,13 @@ __all__ = [
     "Tasks",
     "Train",
     "User",
+    "UserSettings",
     "assess",
     "chat",
     "clean",
     "compare",
     "detect",
+    "evaluate",
     "fetch",
     "import_",
     "intents",

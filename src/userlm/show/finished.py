@@ -24,6 +24,7 @@ from userlm.show.results import (
     Data,
     Detections,
     Endings,
+    Evaluations,
     Judged,
     Measured,
     Options,
@@ -174,6 +175,8 @@ def read_run(folder: str | Path) -> Finished:
         case "assess":
             assessed = _checked(run, Assessed, run.results)
             return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
+        case "evaluate":
+            return replace(run, results=_checked(run, Evaluations, run.results))
         case "compare":
             talks = list(_rows(folder / "failed.jsonl", from_record))
             run = replace(run, transcripts=talks, total=len(talks))

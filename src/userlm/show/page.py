@@ -13,6 +13,7 @@ from userlm.show import (
     claims,
     compared,
     detected,
+    evaluated,
     judged,
     measures,
     thresholds,
@@ -58,6 +59,7 @@ VERBS = (
     "judge",
     "detect",
     "assess",
+    "evaluate",
     "compare",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
@@ -83,6 +85,7 @@ def describe(runs: Runs) -> Page:
         compared.section(runs),
         verdicts.section(runs),
         verdicts.published(runs),
+        evaluated.section(runs),
         assessed.section(runs),
         assessed.side_by_side(runs),
         assessed.unmeasured(runs),

@@ -287,6 +287,24 @@ class Assessed(TypedDict):
     incomplete: list[Text]
 
 
+class CellResult(TypedDict):
+    """An assistant with a user: how their conversations stopped, the measures of their tasks, and
+    why it failed, if it did."""
+
+    assistant: Text
+    user: Text
+    folder: Text
+    stops: Counts
+    measures: list[Measured]
+    failed: Text
+
+
+class Evaluations(TypedDict):
+    """Of `evaluate`."""
+
+    cells: list[CellResult]
+
+
 class CellMeasured(TypedDict):
     """An assistant with a user: its measures, and its score where all required facts were said."""
 
