@@ -112,7 +112,11 @@ def judging(body: dict[str, object], n: int) -> Said:
         label = "SAID"
     if "ATTEMPT, TALK" in asked:
         label = "ATTEMPT"
-    return completion(json.dumps({"reason": "so", "label": label}))
+    if "ADDS, KEEPS" in asked:
+        label = "KEEPS"
+        if "and?" in asked.rpartition("The message to judge:")[2]:
+            label = "ADDS"
+    return completion(json.dumps({"reason": "[and?] is more", "label": label}))
 
 
 def test_a_judge_marks_once_which_facts_are_required_and_keeps_marks_of_the_file(
@@ -266,11 +270,36 @@ def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
     assert found["intent coverage"]["value"] == 50
     assert found["intent coverage (judge)"]["value"] == 100
     lines = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
-    assert [(one["fact"], one["judge"], one["words"]) for one in lines] == [
-        ("It costs 3 coins.", "SAID", "NOT SAID"),
-        ("Hi!", "SAID", "SAID"),
+    assert [(one["fact"], one["judge"], one["user"]) for one in lines] == [
+        ("It costs 3 coins.", "SAID", []),
+        ("Hi!", "SAID", [0]),
     ]
     assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
+
+
+def test_it_is_kept_who_told_which_fact_when_and_which_turn_adds_a_demand(
+    here: Path,
+) -> None:
+    facts = ["Hi!", {"text": "It is 3.", "required": False}]
+    write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
+    folder = run(here)  # the user says "hi" and "and?", the assistant "It is 3."
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+    told = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
+    assert [(one["fact"], one["user"], one["assistant"]) for one in told] == [
+        ("Hi!", [0], []),
+        ("It is 3.", [], [0, 1]),
+    ]
+    added = [line.row for line in read_rows(here / "scored" / "added.jsonl")]
+    assert [(one["turn"], one["label"], one["demand"]) for one in added] == [
+        (0, "KEEPS", None),
+        (1, "ADDS", "and?"),
+    ]
+    found = measured(here / "scored")
+    assert found["adds demands"]["value"] == 100
+    assert found["skips other facts"]["value"] == 100
+    assert found["turn variance"]["value"] is None
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:

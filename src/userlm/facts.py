@@ -82,6 +82,28 @@ def said(
     return found >= SHARE * sum(weight.values())
 
 
+def told_in(
+    fact: Fact | str, texts: Sequence[str], facts: Sequence[Fact | str] = ()
+) -> list[int]:
+    """Return the numbers of the turns that tell this fact: those that do so alone, and the one
+    before them, if there is one, that completes it with what was said until then.
+
+    Args:
+        facts: all facts of the task.
+    """
+    alone = [i for i, text in enumerate(texts) if said(fact, [text], facts)]
+    first = alone[0] if alone else len(texts)
+    for i in range(1, first):
+        if said(fact, texts[: i + 1], facts):
+            return [i, *alone]
+    return alone
+
+
+def stems(texts: Iterable[str]) -> set[str]:
+    """Return the different words of the texts without their endings, and the numbers in digits."""
+    return {_stem(word) for word in words(" ".join(texts))}
+
+
 _Token = str | Fraction
 """The stem of a word, or an amount."""
 

@@ -319,6 +319,7 @@ _WRITTEN = {
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
     "score": "scores.jsonl grades.jsonl facts.jsonl",
+    "compare": "failed.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
     "judge-intent detect score report.html report.md report.tex",

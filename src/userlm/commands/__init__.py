@@ -11,6 +11,7 @@ from typing import Any
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
+from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
 from userlm.commands.evaluate import Evaluate, evaluate
@@ -42,6 +43,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "simulate": (Simulate, simulate),
     "score": (Score, score),
     "evaluate": (Evaluate, evaluate),
+    "compare": (Compare, compare),
     "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
@@ -57,6 +59,7 @@ __all__ = [
     "Assess",
     "Chat",
     "Clean",
+    "Compare",
     "Detect",
     "Evaluate",
     "Fetch",
@@ -81,6 +84,7 @@ __all__ = [
     "assess",
     "chat",
     "clean",
+    "compare",
     "detect",
     "evaluate",
     "fetch",

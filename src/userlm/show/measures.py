@@ -126,23 +126,29 @@ def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
 
 
 def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
-    """Yield a table for each measure that has families of tasks."""
-    rows: dict[str, list[Row]] = {}
+    """Yield a table of the measures that have families of tasks: a row for each measure and family,
+    a column for each run."""
+    rows: dict[tuple[str, str], dict[str, Line]] = {}
     for column in columns:
         for name, measure in column.measures.items():
+            unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
-                value = "" if one["value"] is None else Value(one["value"], 1)
-                between = interval(one["low"], one["high"], 1)
-                counted = f"{one['n']:,}"
+                value = NOT_MEASURED if one["value"] is None else Value(one["value"])
+                counted = f" n {one['n']:,}"
                 if one["missing"]:
-                    counted += f" ({one['missing']:,} missing)"
-                run = Quote(column.label, 60)
-                family = Quote(one["name"], 60)
-                line = (family, run, (value, " ", between), counted)
-                rows.setdefault(name, []).append(line)
-    for name, lines in rows.items():
-        head = ("family", "run", "%", "conversations")
-        yield Group([Table(head, lines, "fixed")], (Quote(name, 60), " by family"))
+                    counted += f", {one['missing']:,} missing"
+                between = interval(one["low"], one["high"])
+                cell = (value, unit if one["n"] else "", between, Small(counted))
+                rows.setdefault((name, one["name"]), {})[column.label] = cell
+    if not rows:
+        return
+    labels = [column.label for column in columns]
+    lines: list[Row] = []
+    for (name, family), cells in rows.items():
+        shown = [cells.get(label, "") for label in labels]
+        lines.append((Quote(name, 60), Quote(family, 60), *shown))
+    head: list[Line] = ["measure", "family", *(Quote(label, 60) for label in labels)]
+    yield Group([Table(head, lines, "fixed measures")], "By family of tasks")
 
 
 def outcomes(measure: Measured, label: str) -> Group:

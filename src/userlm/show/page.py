@@ -11,6 +11,7 @@ from statistics import fmean
 from userlm.show import (
     assessed,
     claims,
+    compared,
     detected,
     evaluated,
     judged,
@@ -59,6 +60,7 @@ VERBS = (
     "detect",
     "assess",
     "evaluate",
+    "compare",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
@@ -80,6 +82,7 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
+        compared.section(runs),
         verdicts.section(runs),
         verdicts.published(runs),
         evaluated.section(runs),
@@ -96,6 +99,7 @@ def describe(runs: Runs) -> Page:
         _usage(runs),
         thresholds.section(runs, colours),
         _guards(runs),
+        compared.failed(runs),
         _conversations(runs, colours),
         _missing(runs),
         _manifest(runs),
