@@ -53,6 +53,7 @@ from userlm.metrics import catalog
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
 from userlm.runs import Run
+from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.types import InputError, ModelError
@@ -257,14 +258,13 @@ def _prices(
     """Return the price of each model."""
     if not given:
         return {}
-    if len(given) == 1:
-        given = list(given) * len(models)
-    if len(given) != len(models) or not models:
+    if not models or len(given) not in (1, len(models)):
         raise InputError(
-            f"{flag}: {len(given)} prices and {len(models)} models; give one price for all, or one "
-            "for each in their order"
+            f"{flag}: {plural(len(given), 'price')} and {plural(len(models), 'model')}; give one "
+            "price for all, or one for each in their order"
         )
-    return dict(zip(models, given, strict=True))
+    each = given if len(given) > 1 else list(given) * len(models)
+    return dict(zip(models, each, strict=True))
 
 
 def _is_model(assistant: str) -> bool:
