@@ -1,6 +1,7 @@
 """`userlm evaluate` and `userlm.evaluate`: grids of assistants and users on tasks, and gates."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from userlm.commands.options import Failures
 from userlm.json_files import read_json, write_lines
 from userlm.metrics.gate import Gate
 from userlm.rows import read_conversations
+from userlm.stats import PERCENT, measure, measure_row
 from userlm.types import Conversation, InputError, ModelError, Reply
 
 COLOURS = ("red", "blue", "green", "black", "white")
@@ -117,7 +119,9 @@ def test_a_finished_cell_is_not_run_again_and_errors_are_tried_again(
 ) -> None:
     (here / "broken").touch()
     options = grid("counts", "breaks", single=False)
-    with pytest.raises(ModelError, match="breaks with .*: 5 of 5 .* ended in an error"):
+    with pytest.raises(
+        ModelError, match=r"breaks with .*: 5 of 5 .* ended in an error"
+    ):
         evaluate(options)
     asked = (here / "asked.txt").read_text()
     (here / "broken").unlink()
@@ -314,7 +318,7 @@ def test_a_gate_is_on_the_lower_end_or_on_the_value(
     "text", ["0.7", "score=70", "score=1.5", "turns=1", "score=.7:high"]
 )
 def test_what_is_no_gate_is_a_mistake(text: str) -> None:
-    with pytest.raises(InputError, match="write score=0.7"):
+    with pytest.raises(InputError, match=r"write score=0.7"):
         Gate.parse(text)
 
 
@@ -341,7 +345,7 @@ def test_a_gate_fails_where_conversations_have_no_grade(here: Path) -> None:
     write_lines(here / "t.jsonl", rows)
     options = grid("asks", user=["script:says.txt"], fail_under=["score=0.5"])
     (here / "says.txt").write_text("hello\n")
-    with pytest.raises(ModelError, match="1 of 10 .* have no grade .*needs a judge"):
+    with pytest.raises(ModelError, match=r"1 of 10 .* have no grade .*needs a judge"):
         evaluate(options)
     evaluate(
         grid(
@@ -351,6 +355,20 @@ def test_a_gate_fails_where_conversations_have_no_grade(here: Path) -> None:
             failures=Failures(0.1),
         )
     )
+
+
+def test_the_lower_ends_on_the_page_are_those_of_today() -> None:
+    page = (Path(__file__).parent.parent / "docs/test-my-chatbot.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) % \| ([\d.]+) % \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for tasks, *ends in rows:
+        for share, end in zip((1, 0.9), ends, strict=True):
+            total = int(tasks)
+            solved = [float(i < share * total) for i in range(total)]
+            scored = [
+                measure_row(str(i), str(i), (x, 1.0)) for i, x in enumerate(solved)
+            ]
+            assert f"{measure(scored, PERCENT).low:.1f}" == end
 
 
 # --- in Python ------------------------------------------------------------------------------------
@@ -383,9 +401,9 @@ def test_in_python_errors_and_missing_grades_fail_the_check(here: Path) -> None:
 
     found = userlm.evaluate(tired, "t.jsonl", slow)
     assert (found.score, len(found.failed)) == (None, 5)
-    with pytest.raises(AssertionError, match="5 of 5 .* error, the first: .*tired"):
+    with pytest.raises(AssertionError, match=r"5 of 5 .* error, the first: .*tired"):
         found.check(score=0)
     tasks = [userlm.Task("a", "i")]
     found = userlm.evaluate("clarifier", tasks, "single")
-    with pytest.raises(AssertionError, match="1 of 1 .* no grade, .* has no check"):
+    with pytest.raises(AssertionError, match=r"1 of 1 .* no grade, .* has no check"):
         found.check(score=0, end="value")
