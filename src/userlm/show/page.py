@@ -11,7 +11,9 @@ from statistics import fmean
 from userlm.show import (
     assessed,
     claims,
+    compared,
     detected,
+    evaluated,
     judged,
     measures,
     thresholds,
@@ -57,6 +59,8 @@ VERBS = (
     "judge",
     "detect",
     "assess",
+    "evaluate",
+    "compare",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
@@ -78,8 +82,10 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
+        compared.section(runs),
         verdicts.section(runs),
         verdicts.published(runs),
+        evaluated.section(runs),
         assessed.section(runs),
         assessed.side_by_side(runs),
         assessed.unmeasured(runs),
@@ -93,6 +99,7 @@ def describe(runs: Runs) -> Page:
         _usage(runs),
         thresholds.section(runs, colours),
         _guards(runs),
+        compared.failed(runs),
         _conversations(runs, colours),
         _missing(runs),
         _manifest(runs),

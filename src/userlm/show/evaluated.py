@@ -1,0 +1,59 @@
+"""What `evaluate` found: how many tasks each assistant solved with each user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from userlm.show.blocks import (
+    NOT_MEASURED,
+    Block,
+    Group,
+    Line,
+    Quote,
+    Reasons,
+    Row,
+    Section,
+    Table,
+)
+from userlm.show.data import by_count
+from userlm.show.finished import Finished
+from userlm.show.measures import measured, value_alone
+from userlm.show.results import CellResult
+
+SCORE, COVERAGE = "assistant score", "intent coverage"
+TURNS = "turns per conversation"
+INTRO = (
+    "How many conversations solved their task, in percent with a 95 % interval over tasks; how "
+    "much of the required facts the user said; user turns; and how conversations stopped. The user "
+    "single says everything in one prompt."
+)
+
+
+def section(runs: Sequence[Finished]) -> Section:
+    """Return the section about all runs of `evaluate`."""
+    groups = []
+    for run in runs:
+        if run.verb == "evaluate":
+            groups.append(Group(list(_tables(run)), Quote(run.name, 60)))
+    title = "How many tasks are solved"
+    return Section("evaluated", "Tasks", title, groups, INTRO)
+
+
+def _tables(run: Finished) -> Iterator[Block]:
+    rows = [_row(cell) for cell in run.results["cells"]]
+    head = ("assistant", "user", "score", "coverage", "turns", "stops")
+    yield Table(head, rows, "table")
+
+
+def _row(cell: CellResult) -> Row:
+    found = {one["name"]: one for one in cell["measures"]}
+    shown: list[Line] = []
+    for name in (SCORE, COVERAGE, TURNS):
+        if name not in found:
+            shown.append((NOT_MEASURED, Quote(cell["failed"] or "no such facts", 200)))
+        elif name == SCORE:
+            shown.append(measured(found[name], 1))
+        else:
+            shown.append(value_alone(found[name], 1))
+    stops = Reasons(by_count(cell["stops"].items()))
+    return (Quote(cell["assistant"], 60), Quote(cell["user"], 60), *shown, stops)
