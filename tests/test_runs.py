@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     whole = gzip.compress((GOOD * 1000).encode())
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "hurt.jsonl.gz").write_bytes(whole[:60] + b"\xff" * 30 + whole[90:])
-    (tmp_path / "table.csv").write_text("a,b")
+    (tmp_path / "table.xls").write_text("a,b")
     (tmp_path / "bad.parquet").write_text("no parquet here")
     said = {
         "missing.jsonl": "does not exist",
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         "plain.jsonl.gz": "is not a gzip file",
         "cut.jsonl.gz": "is cut short or damaged after line",
         "hurt.jsonl.gz": "is cut short or damaged",
-        "table.csv": "its kind is unknown",
+        "table.xls": "its kind is unknown",
         "bad.parquet": "is not a readable parquet file",
         ".": "is a folder",
     }

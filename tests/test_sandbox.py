@@ -78,8 +78,9 @@ def test_a_prompt_that_is_only_a_signature_gets_a_body(unsafe):
     bare = replace(CHECKED, prompt="def half(x): return x // 2\ndef twice(x):\n")
     assert unsafe.run(bare, "    return 2 * x").label == RIGHT
     assert unsafe.run(bare, "def twice(x): return 2 * x").label == RIGHT
-    broken = replace(CHECKED, prompt="def (")
-    assert unsafe.run(broken, RIGHT_CODE).label is None
+    for prompt in ("def (", "(" * 10_000, "-" * 100_000 + "1", "\0"):
+        broken = replace(CHECKED, prompt=prompt)
+        assert unsafe.run(broken, RIGHT_CODE).label is None
 
 
 def test_helpers_of_the_prompt_are_not_taken_from_the_code(unsafe):
@@ -421,8 +422,8 @@ REACHING = {
     "reads the environment of its parent": "def reach(host): open(f\"/proc/{host['parent']}/environ\", 'rb').read()",
     "lists processes": "import os\ndef reach(host): os.listdir('/proc')",
     "forks": "import os\ndef reach(host): os.fork() or os._exit(0)",
-    "spawns": "import os\ndef reach(host): os.posix_spawn('/bin/true', ['true'], {})",
-    "runs a program": "import subprocess\ndef reach(host): subprocess.run(['/bin/true'])",
+    "spawns": "import os\ndef reach(host): os.posix_spawn('/usr/bin/true', ['true'], {})",
+    "runs a program": "import subprocess\ndef reach(host): subprocess.run(['/usr/bin/true'])",
     "memfd": "import os\ndef reach(host): os.memfd_create('x')",
     "shared memory": "def reach(host): open('/dev/shm/x', 'w')",
     "System V shared memory": "def reach(host): call('shmget', 0, 1 << 20, 0o1600)",

@@ -236,7 +236,9 @@ def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
     assert not (here / "sim").exists()
 
 
-def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) -> None:
+def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         row("a", family="x", check={"rubric": "It is kind."}),
         row("b", family="y", check={"number": 4}),
@@ -255,6 +257,8 @@ def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) 
     assert (found["value"], found["missing"]) == (50, 0)
     families = {one["name"]: one["value"] for one in found["families"]}  # type: ignore[attr-defined]
     assert families == {"x": 100, "y": 0}
+    by_family = flat(capfd.readouterr().out).rpartition("By family of tasks")[2]
+    assert "assistant score x 100.00% (n 1) assistant score y 0.00% (n 1)" in by_family
 
 
 def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(

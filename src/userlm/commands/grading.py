@@ -40,6 +40,7 @@ from userlm.sandbox.finding import find
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.tasks import find_tasks, task_of
+from userlm.text import has_words
 from userlm.types import (
     Conversation,
     Fact,
@@ -220,7 +221,10 @@ def _judged(grader: Grader, one: About) -> Judged:
     if judge := grader.judge:
         told = "\n\n".join(one.conversation.user_turns)
         for fact in one.required:
-            of_facts.append(judge.ask("fact", {"fact": fact.text, "said": told}))
+            verdict = Verdict(f"NOT {SAID}", "the user said nothing")
+            if has_words(told):
+                verdict = judge.ask("fact", {"fact": fact.text, "said": told})
+            of_facts.append(verdict)
         of_turns += [judge.ask("added", shown) for shown in _messages(one)]
     return Judged(grade, of_facts, of_turns)
 

@@ -23,6 +23,7 @@ FIRST_UID = 61001
 """Where root starts them, each process gets a user of its own from here on: Debian and systemd
 leave 61001 to 61183 to nobody."""
 STOP_SECONDS = 10
+Stdin = IO[bytes] | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Process:
 
     def stop(self) -> None:
         """Kill it and wait for its end."""
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        with suppress(OSError, subprocess.TimeoutExpired):
             if self.told is None:
                 os.killpg(self.popen.pid, signal.SIGKILL)
             elif self.popen.poll() is None:
@@ -58,7 +59,7 @@ class Start(Protocol):
     """Starts Python processes."""
 
     def __call__(
-        self, arguments: Sequence[str], user: int, fds: Sequence[int], stdin: IO[bytes]
+        self, arguments: Sequence[str], user: int, fds: Sequence[int], stdin: Stdin
     ) -> Process:
         """Start Python with these arguments.
 
@@ -86,7 +87,7 @@ class Bubblewrap:
     errors: IO[bytes] | None = None
 
     def __call__(
-        self, arguments: Sequence[str], user: int, fds: Sequence[int], stdin: IO[bytes]
+        self, arguments: Sequence[str], user: int, fds: Sequence[int], stdin: Stdin
     ) -> Process:
         told, tell = os.pipe()
         uid = FIRST_UID + user if os.geteuid() == 0 else None
@@ -108,6 +109,9 @@ class Bubblewrap:
                     group=uid,
                     extra_groups=None if uid is None else [],
                 )
+            except OSError:
+                os.close(told)
+                raise
             finally:
                 os.close(tell)
         return Process(popen, told)
@@ -133,7 +137,7 @@ class Bubblewrap:
 
 
 def unsafe(
-    arguments: Sequence[str], user: int, fds: Sequence[int], stdin: IO[bytes]
+    arguments: Sequence[str], user: int, fds: Sequence[int], stdin: Stdin
 ) -> Process:
     """Start a process that may do all that we may do."""
     popen = subprocess.Popen(

@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING
+from subprocess import DEVNULL
+from typing import TYPE_CHECKING
 
 from userlm.sandbox.inside import START_SECONDS, USED, encode
-from userlm.sandbox.processes import Process, Start
+from userlm.sandbox.processes import Process, Start, Stdin
 from userlm.types import RIGHT, WRONG, TestsCheck, Verdict
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 INSIDE = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
 PROCESSES = 2
 """Of a slot: that of the code and that of the tests."""
+MOST_SLOTS = 64
+"""So that there are users enough."""
 GRACE_SECONDS = 2.0
 """The process of the tests watches the time itself. It gets so much more to say that it is over."""
 LONGEST_VERDICT = 1 << 16
@@ -57,7 +60,7 @@ class Sandbox:
     start: Start
     isolation: str
     limits: Limits = Limits()
-    slots: int = os.cpu_count() or 1
+    slots: int = min(os.cpu_count() or 1, MOST_SLOTS)
     _free: SimpleQueue[int] = field(default_factory=SimpleQueue, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +71,7 @@ class Sandbox:
         """Return whether the code passes the tests, or `None` where the tests cannot say."""
         try:
             prompt = _whole(check.prompt)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             return Verdict(None, f"the prompt of the task is not Python: {error}")
         parts = _parts(check.prompt, prompt, code)
         seconds = self.limits.seconds
@@ -87,11 +90,10 @@ class Sandbox:
                 requested, request = _pipe(handed, handed)
                 answered, answer = _pipe(handed, handed)
                 told, tell = _pipe(kept, handed)
-                nothing = handed.enter_context(Path(os.devnull).open("rb"))
                 file = handed.enter_context(tempfile.TemporaryFile())
                 file.write(encode(job, id).encode("utf-8", "surrogatepass"))
                 file.seek(0)
-                code = self._start("code", user, (requested, answer), nothing)
+                code = self._start("code", user, (requested, answer), DEVNULL)
                 kept.callback(code.stop)
                 fds = (answered, request, tell)
                 tests = self._start("tests", user + 1, fds, file)
@@ -99,7 +101,7 @@ class Sandbox:
             return _verdict(told, self.limits.seconds + GRACE_SECONDS)
 
     def _start(
-        self, role: str, user: int, fds: tuple[int, ...], stdin: IO[bytes]
+        self, role: str, user: int, fds: tuple[int, ...], stdin: Stdin
     ) -> Process:
         limits = self.limits
         computing = math.ceil(limits.seconds) + 1

@@ -26,7 +26,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, percent, plural
-from userlm.show.results import Distance, Measured, TellingNgram
+from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
 HUMAN = "human"
 COLOURS = 6
@@ -133,13 +133,8 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
         for name, measure in column.measures.items():
             unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
-                value = NOT_MEASURED if one["value"] is None else Value(one["value"])
-                counted = f" n {one['n']:,}"
-                if one["missing"]:
-                    counted += f", {one['missing']:,} missing"
-                between = interval(one["low"], one["high"])
-                cell = (value, unit if one["n"] else "", between, Small(counted))
-                rows.setdefault((name, one["name"]), {})[column.label] = cell
+                cells = rows.setdefault((name, one["name"]), {})
+                cells[column.label] = _of_family(one, unit)
     if not rows:
         return
     labels = [column.label for column in columns]
@@ -148,7 +143,17 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
         shown = [cells.get(label, "") for label in labels]
         lines.append((Quote(name, 60), Quote(family, 60), *shown))
     head: list[Line] = ["measure", "family", *(Quote(label, 60) for label in labels)]
-    yield Group([Table(head, lines, "fixed measures")], "By family of tasks")
+    yield Group([Table(head, lines, "fixed")], "By family of tasks")
+
+
+def _of_family(one: OfFamily, unit: str) -> Line:
+    if one["value"] is None:
+        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 60))
+    counted = f"n {one['n']:,}"
+    if one["missing"]:
+        counted += f", {one['missing']:,} missing"
+    between = interval(one["low"], one["high"])
+    return (Value(one["value"]), unit, between, " ", Small(counted))
 
 
 def outcomes(measure: Measured, label: str) -> Group:

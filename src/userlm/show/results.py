@@ -193,6 +193,7 @@ class OfFamily(TypedDict):
     high: Loose
     n: Count
     missing: Count
+    why: NotRequired[Text | None]
 
 
 class Measured(TypedDict):
