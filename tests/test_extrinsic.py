@@ -17,6 +17,7 @@ from userlm.metrics.extrinsic import (
     repeats_required,
     sample_turn_variance,
     skips_not_required,
+    spreads_required,
     turn_variance,
     unigram_difference,
 )
@@ -122,6 +123,17 @@ def test_a_fact_in_two_parts_is_told_once_and_repeated_by_a_turn_that_has_it_who
     again = parts.say("ok").say("so 6 apples")
     assert repeats_required([parts], TASKS).value == 0
     assert repeats_required([again], TASKS).value == 100
+
+
+def test_required_facts_are_spread_if_their_first_tellings_are_in_several_turns() -> (
+    None
+):
+    at_once = talk("m", "6 apples in 7 boxes", "ok", "yes, 6 apples", id="at once")
+    spread = talk("m", "6 apples", "ok", "in 7 boxes", id="spread")
+    other = talk("m", "6 apples in 7 boxes", "ok", "they are green", id="other")
+    none = talk("n", "not needed", id="none required")
+    found = spreads_required([at_once, spread, other, none, talk("bare", "x")], TASKS)
+    assert [row.stats for row in found.rows] == [(0, 1), (1, 1), (0, 1), (0, 1), None]
 
 
 def test_a_fact_that_is_not_required_and_not_said_is_a_skip() -> None:

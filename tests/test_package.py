@@ -52,6 +52,7 @@ ROOMS = [
     "loading",
     "inputs",
     "commands",
+    "evaluation",
     "demo",
     "cli",
     "__init__",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from userlm.commands.evaluate import CELLS, KEPT
 from userlm.manifest import file_hash
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
@@ -17,13 +18,9 @@ from userlm.runs import FinishedRun, Run
 from userlm.types import Conversation, InputError, MeasureRow
 
 SCORE = "assistant score"
-TURNS = "turns per conversation"
-MEASURES = (*(one.name for one in METRICS if one.family == TASKS), TURNS)
-"""What cells are compared by."""
-SINGLE = "single"
-"""The address of the user that says all it wants in one turn."""
-GRID = "cells"
-"""The folder of the cells of a grid."""
+_OF_TASKS = [one.name for one in METRICS if one.family == TASKS]
+MEASURES = (SCORE, *(name for name in _OF_TASKS if name != SCORE), *KEPT)
+"""What cells are compared by, the most important first."""
 
 ASSISTANT = ("assistant", "system", "greeting", "max_answer_tokens")
 USER = (
@@ -95,8 +92,8 @@ def _scored(folder: Path) -> Iterator[FinishedRun]:
     if run.verb == "score":
         yield run
         return
-    is_grid = (folder / GRID).is_dir()
-    inside = sorted(folder.glob(f"{GRID}/*/score")) if is_grid else [folder / "score"]
+    is_grid = (folder / CELLS).is_dir()
+    inside = sorted(folder.glob(f"{CELLS}/*/score")) if is_grid else [folder / "score"]
     if not is_grid and (run.verb != "simulate" or not inside[0].is_dir()):
         advice = "give the folder of `score --tasks`, or of a grid of `evaluate`"
         if run.verb == "simulate":
@@ -231,12 +228,9 @@ def _check(cells: Sequence[Cell]) -> None:
     for cell in cells[1:]:
         both = f"{first.folder} and {cell.folder} cannot be compared"
         for name, value in first.shared.items():
-            # One prompt needs one turn.
-            is_free = name == "max_turns" and SINGLE in (first.user, cell.user)
-            if cell.shared[name] != value and not is_free:
-                shown = f": {value} and {cell.shared[name]}"
-                detail = "" if name == "tasks" else shown
-                raise InputError(f"{both}: their {name} differ{detail}")
+            if cell.shared[name] != value:
+                shown = "" if name == "tasks" else f" ({value} and {cell.shared[name]})"
+                raise InputError(f"{both}: {name} differs{shown}")
         for task in sorted(first.intents.keys() | cell.intents.keys()):
             if first.intents.get(task) != cell.intents.get(task):
                 what = f"the intents of {task!r} differ"

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from userlm.commands.cells import MEASURES, SCORE, SINGLE, Cell, read_cells
+from userlm.commands.cells import MEASURES, SCORE, Cell, read_cells
+from userlm.commands.evaluate import CONTROLS, SINGLE
 from userlm.commands.options import Output, argument, option, out_folder
 from userlm.commands.steps import Results, finish, finished, open_run
 from userlm.json_files import take
@@ -22,8 +23,6 @@ from userlm.runs import measure_record
 from userlm.stats import MEAN, PERCENT, Rows, Statistic, difference, measure
 from userlm.types import Conversation, InputError, MeasureRow
 
-CONTROLS = ("oracle", "clarifier")
-"""Assistants without a model: the ceiling that a user allows, and the floor."""
 POINTS = (5, 10, 20)
 """The differences for which it says how many tasks would show them."""
 WORST = 10
@@ -37,6 +36,7 @@ BEHAVIOURS: Mapping[str, Callable[[float], bool]] = {
     "repeats required facts": bool,
     "skips other facts": bool,
     "adds demands": bool,
+    "spreads required facts": bool,
 }
 """By measure, whether a conversation has what may go with failure."""
 
@@ -74,12 +74,11 @@ def compare(options: Compare) -> Results:
     if done := finished(run, options):
         return done
     grid = Grid(cells)
-    real = [name for name in grid.assistants if name not in CONTROLS]
     worst = _worst(grid)
     results = {
-        "cells": [_cell(cell) for cell in cells],
+        "cells": [_cell(cell) for cell in grid.in_order],
         "assistants": list(_between(grid.assistants, grid.users, grid.cell)),
-        "users": list(_between(grid.users, real, _swapped(grid.cell))),
+        "users": list(_between(grid.users, grid.real, _swapped(grid.cell))),
         "single": list(_single(grid)),
         "variance": list(_variance(grid)),
         "needed": list(_needed(grid)),
@@ -107,10 +106,21 @@ class Grid:
         return sorted(names, key=lambda name: (name in CONTROLS, -self.score(name)))
 
     @property
+    def real(self) -> list[str]:
+        """The assistants that are no controls."""
+        return [name for name in self.assistants if name not in CONTROLS]
+
+    @property
     def users(self) -> list[str]:
         """Their names, without the single prompt."""
         names = dict.fromkeys(cell.user for cell in self.cells)
         return [name for name in names if name != SINGLE]
+
+    @property
+    def in_order(self) -> list[Cell]:
+        """The cells, by assistant and user."""
+        places = product(self.assistants, [*self.users, SINGLE])
+        return list(filter(None, (self.cell(*place) for place in places)))
 
     def cell(self, assistant: str, user: str) -> Cell | None:
         """Return a cell, if there is one."""
@@ -173,29 +183,29 @@ def _repeats(cell: Cell) -> int:
 def _between(
     names: Sequence[str], beside: Sequence[str], cell: Rowed
 ) -> Iterator[Results]:
-    """Yield the differences between each two of some names (the assistants, or the users), in each
-    measure: with each of the others alone and, if there are several, with all of them."""
+    """Yield the differences between each two of some names (the assistants, or the users): in each
+    measure with all of the others, and in the score with each of them alone if there are
+    several."""
     for a, b in combinations(names, 2):
         of_a, of_b = ({one: cell(name, one) for one in beside} for name in (a, b))
         both = [one for one in beside if of_a[one] and of_b[one]]
-        groups = [[one] for one in both]
+        places = [(name, both) for name in MEASURES]
         if len(both) > 1:
-            groups.insert(0, both)
-        for group in groups:
-            for name in MEASURES:
-                rows_a = _all_rows(of_a, group, name)
-                rows_b = _all_rows(of_b, group, name)
-                if rows_a and rows_b:
-                    found = comparison.paired(rows_a, rows_b, _statistic(name))
-                    yield {
-                        "a": a,
-                        "b": b,
-                        "with": group,
-                        "measure": name,
-                        "unit": metric_of(name).unit,
-                        **found._asdict(),
-                        "unpaired": comparison.unpaired(rows_a, rows_b),
-                    }
+            places += [(SCORE, [one]) for one in both]
+        for name, group in places:
+            rows_a = _all_rows(of_a, group, name)
+            rows_b = _all_rows(of_b, group, name)
+            found = comparison.paired(rows_a, rows_b, _statistic(name))
+            if found.value is not None:
+                yield {
+                    "a": a,
+                    "b": b,
+                    "with": group,
+                    "measure": name,
+                    "unit": metric_of(name).unit,
+                    **found._asdict(),
+                    "unpaired": comparison.unpaired(rows_a, rows_b),
+                }
 
 
 def _all_rows(
@@ -219,7 +229,7 @@ def _statistic(name: str) -> Statistic:
 def _single(grid: Grid) -> Iterator[Results]:
     """Yield for each assistant how much less it solves when people talk to it than when they say
     all at once. Both are means over tasks, so the numbers of repeats may differ."""
-    for assistant in grid.assistants:
+    for assistant in grid.real:
         alone = grid.cell(assistant, SINGLE)
         for user, rows in grid.rows(assistant).items():
             if alone:
@@ -235,7 +245,7 @@ def _single(grid: Grid) -> Iterator[Results]:
 
 def _variance(grid: Grid) -> Iterator[Results]:
     """Yield where the variance of each assistant's score comes from."""
-    for assistant in grid.assistants:
+    for assistant in grid.real:
         rows = grid.rows(assistant)
         found = comparison.split(rows) if rows else None
         if found:
@@ -264,7 +274,7 @@ def _needed(grid: Grid) -> Iterator[Results]:
 def _failure(grid: Grid) -> Iterator[Results]:
     """Yield how many points more each assistant solves in conversations that have something than
     in others about the same task."""
-    for assistant in grid.assistants:
+    for assistant in grid.real:
         scores = comparison.merged(grid.rows(assistant))
         for name, has in BEHAVIOURS.items():
             rows = comparison.merged(grid.rows(assistant, name))
@@ -288,15 +298,11 @@ def _failure(grid: Grid) -> Iterator[Results]:
 def _worst(grid: Grid) -> list[Results]:
     """Return the tasks with the lowest scores of all assistants, the lowest first, and
     conversations in which they were not solved."""
-    cells = [
-        cell
-        for cell in grid.cells
-        if cell.user != SINGLE and cell.assistant not in CONTROLS
-    ]
+    cells = [grid.cell(name, user) for name in grid.real for user in grid.users]
     by_task: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, list[tuple[Cell, str]]] = {}
     families: dict[str, str] = {}
-    for cell in cells:
+    for cell in filter(None, cells):
         families |= cell.families
         for row in cell.rows[SCORE]:
             if row.stats is not None:
@@ -329,21 +335,21 @@ def _some(failed: Iterable[tuple[Cell, str]]) -> list[Results]:
     return found
 
 
-def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> Iterator[Conversation]:
-    """Yield the first conversation of each assistant about each of the worst tasks."""
-    wanted: dict[str, set[str]] = {}
+def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> list[Conversation]:
+    """Return the first conversation of each assistant about each of the worst tasks."""
+    first: dict[tuple[str, str], tuple[str, str]] = {}
     for one in worst:
-        seen = set()
         for place in one["failed"]:
-            if place["assistant"] not in seen:
-                wanted.setdefault(place["folder"], set()).add(place["id"])
-            seen.add(place["assistant"])
+            by = (one["task"], place["assistant"])
+            first.setdefault(by, (place["folder"], place["id"]))
+    talks = {}
     for cell in cells:
-        ids = wanted.get(str(cell.folder), set())
         for talk in read_conversations(cell.files[0]):
-            if talk.id in ids:
+            place = (str(cell.folder), talk.id)
+            if place in first.values():
                 about = {"assistant": cell.assistant, "user": cell.user}
-                yield replace(talk, meta={**talk.meta, **about})
+                talks[place] = replace(talk, meta={**talk.meta, **about})
+    return [talks[place] for place in first.values()]
 
 
 # --- beside people --------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ from userlm.commands.conversing import has_errors
 from userlm.commands.costs import (
     Limits,
     check_price,
-    price_option,
     read_price,
 )
 from userlm.commands.grading import TASKS_HELP, Grading, tasks_inputs
 from userlm.commands.options import (
+    COSTS,
     EMBEDDED_USER,
+    OUTPUT,
     Failures,
     LocalModels,
     Output,
@@ -49,8 +50,10 @@ from userlm.commands.steps import Results, finish, finished, open_run, unshown
 from userlm.json_files import read_json
 from userlm.manifest import file_hash
 from userlm.metrics import catalog
+from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
 from userlm.runs import Run
+from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.types import InputError, ModelError
@@ -63,6 +66,18 @@ CONTROLS = ("oracle", "clarifier")
 """The assistants of `--controls`: no gate holds for them."""
 KEPT = ("turns per conversation",)
 """Measures that are kept of a cell, beside those of its tasks."""
+
+
+def _prices_option(flag: str, of: str) -> Any:
+    return option(
+        (),
+        f"US dollars per million input and output tokens of the {of}s' models, such as 2.50/10: "
+        f"one for all, or one for each {of} that is a model, in their order.",
+        flag=flag,
+        metavar="IN/OUT",
+        panel=COSTS,
+        recorded=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,35 +131,42 @@ class Evaluate:
     workers: int = workers_option()
     grading: Grading = Grading()
     models: LocalModels = LocalModels()
-    user_price: str | None = price_option("--user-price", "the users' models")
-    price: str | None = price_option("--price", "the assistants' models")
+    user_price: list[str] = _prices_option("--user-price", "user")
+    price: list[str] = _prices_option("--price", "assistant")
     limits: Limits = Limits()
+    fail_under: list[str] = option(
+        (),
+        "Fail (exit code 1) if an assistant's score is less with a user: score=0.7 for the lower "
+        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. Neither "
+        "controls nor single prompts count.",
+        panel=OUTPUT,
+        recorded=False,
+    )
     failures: Failures = Failures(max_failed=0.0)
     output: Output = Output()
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An assistant and a user, and the folder of their conversations."""
+    """An assistant and a user, the folder of their conversations, and the prices of their models,
+    if known."""
 
     assistant: str
     user: User
     folder: Path
+    price: str | None
+    user_price: str | None
 
     @property
-    def calls_user(self) -> bool:
-        """Whether the user is a model, whose calls are counted."""
-        return bool(self.user.parsed.form)
-
-    @property
-    def calls_assistant(self) -> bool:
-        """Whether the assistant is one."""
-        return _is_model(self.assistant)
+    def calls_models(self) -> bool:
+        """Whether there are calls of models, which are counted."""
+        return _is_model_user(self.user.user) or _is_model(self.assistant)
 
 
 def evaluate(options: Evaluate) -> Results:
-    """Run all cells and show their scores; raise `ModelError` if conversations ended in an error.
-    The same command tries these again."""
+    """Run all cells and show their scores; raise `ModelError` if conversations ended in an error,
+    which the same command tries again, or if a gate fails."""
+    gates = list(map(Gate.parse, options.fail_under))
     tasks = read_tasks(options.tasks)[: options.limit]
     cells = list(_cells(options))
     files, stamps = tasks_inputs(options.tasks, tasks)
@@ -160,11 +182,37 @@ def evaluate(options: Evaluate) -> Results:
         results = _run_all(run, options, cells)
     for cell in results["cells"]:
         stops = Counter(cell["stops"])
-        where = f"{cell['assistant']} with {cell['user']}: "
+        where = f"{_named(cell)}: "
         if cell["failed"] and not stops:
             raise ModelError(f"{where}{cell['failed']}")
         options.failures.check(stops["error"], stops.total(), where)
+    _check_gates(options, gates, results)
     return results
+
+
+def _check_gates(options: Evaluate, gates: Sequence[Gate], results: Results) -> None:
+    """Raise `ModelError` if a gate fails, or conversations have no grade; it names all that do."""
+    wrong = []
+    for cell in results["cells"]:
+        if cell["assistant"] in CONTROLS or cell["user"] == SINGLE:
+            continue
+        measured = {one["name"]: one for one in cell["measures"]}
+        for gate in gates:
+            one = measured[GATED[gate.name]]
+            if gate.name == "score":
+                total = one["n"] + one["missing"]
+                where = f"{_named(cell)}: "
+                options.failures.check(
+                    one["missing"], total, where, how=f"have no grade ({one['why']})"
+                )
+            if why := gate.failure(one["value"], one["low"], one["n"]):
+                wrong.append(f"{_named(cell)}: {why}")
+    if wrong:
+        raise ModelError("\n".join(wrong))
+
+
+def _named(cell: Results) -> str:
+    return f"{cell['assistant']} with {cell['user']}"
 
 
 def _is_unfinished(results: Results) -> bool:
@@ -189,9 +237,42 @@ def _cells(options: Evaluate) -> Iterator[Cell]:
     folders = Path(options.out, CELLS)
     assistant_names = slugs(assistants)
     user_names = slugs([user.user for user in users])
+    models = list(filter(_is_model, assistants))
+    prices = _prices(options.price, models, "--price")
+    models = [user.user for user in users if _is_model_user(user.user)]
+    user_prices = _prices(options.user_price, models, "--user-price")
     for assistant, first in zip(assistants, assistant_names, strict=True):
         for user, second in zip(users, user_names, strict=True):
-            yield Cell(assistant, user, folders / f"{first}--{second}")
+            yield Cell(
+                assistant,
+                user,
+                folders / f"{first}--{second}",
+                prices.get(assistant),
+                user_prices.get(user.user),
+            )
+
+
+def _prices(
+    given: Sequence[str], models: Sequence[str], flag: str
+) -> Mapping[str, str]:
+    """Return the price of each model."""
+    if not given:
+        return {}
+    if not models or len(given) not in (1, len(models)):
+        raise InputError(
+            f"{flag}: {plural(len(given), 'price')} and {plural(len(models), 'model')}; give one "
+            "price for all, or one for each in their order"
+        )
+    each = given if len(given) > 1 else list(given) * len(models)
+    return dict(zip(models, each, strict=True))
+
+
+def _is_model(assistant: str) -> bool:
+    return address.parse(assistant).kind not in ASSISTANTS
+
+
+def _is_model_user(user: str) -> bool:
+    return bool(address.parse(user).form)
 
 
 LONGEST_NAME = 60
@@ -214,37 +295,25 @@ def slugs(addresses: Iterable[str]) -> list[str]:
     return names
 
 
-def _is_model(assistant: str) -> bool:
-    return address.parse(assistant).kind not in ASSISTANTS
-
-
 def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
     """Raise `InputError` for what would only be found once conversations were paid for."""
     caps = options.limits.caps
-    sides: dict[str, list[address.Address]] = {"user": [], "assistant": []}
-    for user in dict.fromkeys(cell.user for cell in cells):
-        user.load(options.seed, options.models)
-        if user.parsed.form:
-            sides["user"].append(user.parsed)
-    for assistant in dict.fromkeys(cell.assistant for cell in cells):
-        parts = address.parse(assistant)
-        if assistant != "oracle":
+    for cell in cells:
+        cell.user.load(options.seed, options.models)
+        if _is_model_user(cell.user.user):
+            price = read_price("user", cell.user_price)
+            check_price(caps, "user", cell.user.parsed, price)
+        parts = address.parse(cell.assistant)
+        if cell.assistant != "oracle":
             _load(options, parts)
-        if _is_model(assistant):
-            sides["assistant"].append(parts)
-    texts = {"user": options.user_price, "assistant": options.price}
-    for side, models in sides.items():
-        price = read_price(side, texts[side])
-        if price and not models:
-            raise InputError(f"a price of the {side}s, of which none is a model")
-        for parts in models:
-            check_price(caps, side, parts, price)
+        if _is_model(cell.assistant):
+            check_price(caps, "assistant", parts, read_price("assistant", cell.price))
     if options.grading.judge:
         judge = address.parse(options.grading.judge)
         loading.chat_model(judge, options.models.settings)
         price = read_price("judge", options.grading.judge_price)
         check_price(caps, "judge", judge, price, "--judge-price")
-    is_called = any(sides.values()) or options.grading.judge is not None
+    is_called = options.grading.judge or any(cell.calls_models for cell in cells)
     if caps != Caps() and not is_called:
         raise InputError(
             "--max-calls, --max-tokens-total and --budget are for models; none is called here"
@@ -285,7 +354,6 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
-    is_called = cell.calls_user or cell.calls_assistant
     simulate(
         Simulate(
             cell.user,
@@ -302,9 +370,9 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             seed=options.seed,
             workers=options.workers,
             models=options.models,
-            user_price=options.user_price if cell.calls_user else None,
-            price=options.price if cell.calls_assistant else None,
-            limits=limits if is_called else Limits(),
+            user_price=cell.user_price,
+            price=cell.price,
+            limits=limits if cell.calls_models else Limits(),
         )
     )
 
@@ -339,13 +407,13 @@ def _is_stale(place: Path) -> bool:
 
 def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
     """Return the limits of one run: what all others leave of those of the whole."""
-    prices = {
-        "user": read_price("user", options.user_price),
-        "assistant": read_price("assistant", options.price),
-        "judge": read_price("judge", options.grading.judge_price),
-    }
     used = Amount()
     for cell in cells:
+        prices = {
+            "user": read_price("user", cell.user_price),
+            "assistant": read_price("assistant", cell.price),
+            "judge": read_price("judge", options.grading.judge_price),
+        }
         for folder in (cell.folder, cell.folder / SCORE):
             if folder != place:
                 used += spent(folder / "usage.jsonl", prices)

@@ -139,7 +139,7 @@ def simulate(options: Simulate) -> Results:
 
     def ungreeted() -> Iterator[Conversation]:
         if options.tasks:
-            return _from_tasks(tasks, options.repeats)
+            return from_tasks(tasks, options.repeats)
         logs = islice(read_starts(path), options.limit)
         return _from_logs(logs, options.repeats, options.keep_turns)
 
@@ -215,7 +215,8 @@ def _until_solved(tasks: Sequence[Task]) -> Until:
     return until
 
 
-def _from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
+def from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
+    """Yield the conversations about tasks, before the first turn."""
     for task in tasks:
         for repeat in range(repeats):
             origin = Origin(repeat=repeat, task=task.id)

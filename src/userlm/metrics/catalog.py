@@ -341,6 +341,13 @@ METRICS = (
         extrinsic.repeats_required,
     ),
     _outcome(
+        "spreads required facts",
+        "Share of the conversations in which the user tells the required facts in several turns "
+        "(matched by words).",
+        "tasks",
+        extrinsic.spreads_required,
+    ),
+    _outcome(
         "skips other facts",
         "Share of the conversations in which the user does not say one of the facts that are not "
         "required (matched by words).",

@@ -76,6 +76,22 @@ def skips_not_required(conversations: Conversations, tasks: Tasks) -> Measure:
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
+def spreads_required(conversations: Conversations, tasks: Tasks) -> Measure:
+    """Return the percentage of conversations in which the user first tells required facts in more
+    than one turn. A task that requires none of its facts counts as not spread."""
+
+    def stats(task: Task, conversation: Conversation) -> Found:
+        if not task.facts:
+            return NO_FACTS
+        turns = conversation.user_turns
+        required = [fact for fact in task.facts if fact.required]
+        told = (told_in(fact, turns, task.facts) for fact in required)
+        first = {places[0] for places in told if places}
+        return float(len(first) > 1), 1.0
+
+    return measure(_rows(conversations, tasks, stats), PERCENT)
+
+
 NO_FACTS = "the task has no facts"
 
 

@@ -45,7 +45,7 @@ WITHIN = (
     "In points, among conversations about the same task. What goes with failure need not cause it: "
     "a conversation that fails goes on longer, and gives the user more turns to repeat and to add."
 )
-COST = "How many points less is solved in conversations than when all is said at once."
+COST = "The cost of being talked to: points less than with a single prompt"
 VARIES = (
     "Shares of the variance of one conversation’s result: which task it is, which user, how this "
     "user does on this task, and the repeat."
@@ -82,9 +82,9 @@ def _blocks(run: Finished) -> Iterator[Block]:
     yield Text(answer, "answer")
     yield Text(PAIRED)
     yield from _scores(found)
-    yield from _differences(found, "assistants", "Between assistants")
+    yield from _differences(found, "assistants")
     if found["users"]:
-        yield from _differences(found, "users", "Between users")
+        yield from _differences(found, "users")
         if not found["human"]:
             yield Text(LOWER)
     yield from _single(found)
@@ -169,64 +169,65 @@ def _unpaired(one: Difference) -> str:
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _scores(found: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield the score of each assistant with each user, of all conversations and of those where the
-    user said all that is required."""
-    assistants = dict.fromkeys(cell["assistant"] for cell in found["cells"])
-    users = dict.fromkeys(cell["user"] for cell in found["cells"])
+def _scores(found: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield the score of each assistant with each user: of all conversations and, folded, of those
+    where the user said all that is required."""
     all_talks = {}
     covered = {}
     for cell in found["cells"]:
         place = (cell["assistant"], cell["user"])
         measures = {one["name"]: one for one in cell["measures"]}
-        all_talks[place] = measures[SCORE]
-        covered[place] = cell["covered"]
-    head: Row = ("assistant", *(Quote(user, NAME) for user in users))
-    for title, scores in ((SCORE.capitalize(), all_talks), (COVERED, covered)):
-        rows: list[Row] = []
-        for assistant in assistants:
-            cells = [_score(scores.get((assistant, user))) for user in users]
-            rows.append((Quote(assistant, NAME), *cells))
-        yield Table(head, rows, "", title)
+        all_talks[place] = _score(measures[SCORE])
+        covered[place] = (_score(cell["covered"]), Small(f"n {cell['covered']['n']:,}"))
+    yield from _matrix(all_talks, SCORE.capitalize())
+    yield Group(list(_matrix(covered)), COVERED, look="fold")
 
 
-def _score(one: Measured | None) -> Line:
-    if one is None or one["value"] is None:
+def _score(one: Measured) -> Line:
+    if one["value"] is None:
         return NOTHING
-    counted = f"n {one['n']:,}"
-    if one["missing"]:
-        counted += f", {one['missing']:,} missing"
-    return (measured(one, 1), Small(counted))
+    missing = f"{one['missing']:,} missing" if one["missing"] else ""
+    return (measured(one, 1), Small(missing) if missing else "")
 
 
-def _differences(found: Mapping[str, Any], key: str, title: str) -> Iterator[Block]:
-    """Yield the differences in the score from the first one; the others, those with one user (or
-    assistant) alone and those in other measures are folded."""
-    scores: list[Row] = []
-    others: list[Row] = []
-    widest: dict[tuple[str, str], int] = {}
+def _matrix(
+    cells: Mapping[tuple[str, str], Line], title: str = "", note: str = ""
+) -> Iterator[Table]:
+    """Yield a table with a row for each assistant and a column for each user."""
+    assistants = dict.fromkeys(assistant for assistant, _ in cells)
+    users = dict.fromkeys(user for _, user in cells)
+    rows: list[Row] = []
+    for assistant in assistants:
+        of_users = [cells.get((assistant, user), NOTHING) for user in users]
+        rows.append((Quote(assistant, NAME), *of_users))
+    head: Row = ("assistant", *(Quote(user, NAME) for user in users))
+    if rows:
+        yield Table(head, rows, "", title, note)
+
+
+def _differences(found: Mapping[str, Any], key: str) -> Iterator[Block]:
+    """Yield the differences in the score from the first one, with all of the others; and folded all
+    differences."""
+    first: list[Row] = []
+    rows: list[Row] = []
     for one in found[key]:
-        pair = (one["a"], one["b"])
-        widest.setdefault(pair, len(one["with"]))
         names = (Quote(one["a"], NAME), " − ", Quote(one["b"], NAME))
-        beside = (names, _listed(one["with"]))
-        tasks = plural(one["clusters"], "task")
         is_score = one["measure"] == SCORE
-        if (
-            is_score
-            and one["a"] == found[key][0]["a"]
-            and len(one["with"]) == widest[pair]
-        ):
-            scores.append((*beside, _estimate(one), tasks))
-        else:
-            unit = "" if is_score else one["unit"]
-            apart = _estimate(one, unit, 1 if is_score else 2)
-            others.append((*beside, Quote(one["measure"], NAME), apart, tasks))
-    if scores:
-        yield Table(("difference", "with", "points", "of"), scores, "", title)
-    if others:
-        table = Table(("difference", "with", "measure", "", "of"), others, "")
-        yield Group([table], f"{title}: all differences", look="fold")
+        digits, unit = (1, "") if is_score else (2, one["unit"])
+        apart = _estimate(one, unit, digits)
+        tasks = plural(one["clusters"], "task")
+        rows.append(
+            (names, _listed(one["with"]), Quote(one["measure"], NAME), apart, tasks)
+        )
+        is_widest = one["with"] == found[key][0]["with"]
+        if is_score and is_widest and one["a"] == found[key][0]["a"]:
+            first.append((names, apart, tasks))
+    if len(first) > 1 or (key == "users" and first):
+        head = ("difference", "points", "of")
+        yield Table(head, first, "", f"Between {key}")
+    if rows:
+        table = Table(("difference", "with", "measure", "", "of"), rows, "")
+        yield Group([table], f"All differences between {key}", look="fold")
 
 
 def _estimate(one: Mapping[str, Any], unit: str = "", digits: int = 1) -> Line:
@@ -238,14 +239,10 @@ def _estimate(one: Mapping[str, Any], unit: str = "", digits: int = 1) -> Line:
 
 
 def _single(found: Mapping[str, Any]) -> Iterator[Table]:
-    rows: list[Row] = []
+    cells = {}
     for one in found["single"]:
-        names = (Quote(one["assistant"], NAME), Quote(one["user"], NAME))
-        rows.append((*names, measured(one["single"], 1), _estimate(one)))
-    if rows:
-        head = ("assistant", "user", "single prompt", "lost, points")
-        title = "The cost of being talked to"
-        yield Table(head, rows, "", title, COST)
+        cells[one["assistant"], one["user"]] = _estimate(one)
+    yield from _matrix(cells, COST)
 
 
 def _human(found: Mapping[str, Any]) -> Iterator[Table]:
@@ -292,10 +289,18 @@ def _worst(found: Mapping[str, Any]) -> Iterator[Block]:
         names = list(dict.fromkeys(name for one in tasks for name in one["scores"]))
         heads: list[Line] = [Quote(name, NAME) for name in names]
         head: Row = ("task", *heads, "not solved in")
-        rows = [_worst_row(one, names) for one in tasks]
+        rows = []
+        places: list[Row] = []
+        for one in tasks:
+            ids = dict.fromkeys(place["id"] for place in one["failed"])
+            rows.append((*_worst_row(one, names), Quote(" ".join(ids), NAME)))
+            for folder, own in _places(one["failed"]).items():
+                places.append(
+                    (Quote(one["task"], NAME), Quote(folder), Quote(own, 200))
+                )
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
-        if rows[OPEN:]:
-            yield Group([Table(head, rows[OPEN:], "")], "More of these", look="fold")
+        more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
+        yield Group(more, "More of these, and where they are", look="fold")
 
 
 def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
@@ -306,16 +311,15 @@ def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
     for assistant in names:
         score = one["scores"].get(assistant)
         scores.append(NOTHING if score is None else Value(score, 0))
-    return (tuple(name), *scores, Quote(", ".join(_places(one["failed"])), 600))
+    return (tuple(name), *scores)
 
 
-def _places(failed: Sequence[Place]) -> Iterator[str]:
-    """Yield each run once, with the ids of its conversations."""
+def _places(failed: Sequence[Place]) -> dict[str, str]:
+    """The ids of the conversations of each run."""
     ids: dict[str, list[str]] = {}
     for place in failed:
         ids.setdefault(place["folder"], []).append(place["id"])
-    for folder, own in ids.items():
-        yield f"{folder}: {' '.join(own)}"
+    return {folder: " ".join(own) for folder, own in ids.items()}
 
 
 def _spread(found: Mapping[str, Any]) -> Iterator[Block]:
@@ -341,6 +345,6 @@ def _spread(found: Mapping[str, Any]) -> Iterator[Block]:
             known = NOTHING if one["tasks"] is None else f"{one['tasks']:,}"
             by_points.setdefault(one["points"], []).append(known)
         counts = [(f"{points} points", *tasks) for points, tasks in by_points.items()]
-        heads = ("to see", *(f"tasks × {repeat}" for repeat in repeats))
-        title = "How many tasks it takes to tell the first two apart"
+        heads = ("to see", *(f"with {plural(one, 'repeat')}" for one in repeats))
+        title = "Tasks that it takes to tell the first two apart"
         yield Table(heads, counts, "table", title, NEEDED)
