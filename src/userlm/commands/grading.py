@@ -65,8 +65,8 @@ class Grading:
 
     judge: str | None = option(
         None,
-        "Chat model that grades by rubrics and tells answers from talk: openai:NAME, "
-        "http://HOST:PORT/v1#NAME, a folder or hub id.",
+        "Chat model that grades by rubrics, tells answers from talk and finds facts: "
+        "openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id.",
         panel=GRADING,
     )
     judge_price: str | None = price_option("--judge-price", "the judge")
