@@ -9,7 +9,15 @@ import pytest
 from fake_server import completion, serving
 
 import userlm
-from userlm.commands import Evaluate, Limits, User, UserSettings, evaluate
+from userlm.commands import (
+    Compare,
+    Evaluate,
+    Limits,
+    User,
+    UserSettings,
+    compare,
+    evaluate,
+)
 from userlm.commands.evaluate import slugs, without_added
 from userlm.commands.grading import Grading
 from userlm.commands.options import Failures
@@ -348,6 +356,8 @@ def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
         ("bot", "user"): 0,
         ("bot", "user, without added demands"): 100,
     }
+    [cost] = compare(Compare([here / "runs/evaluate"]))["added"]
+    assert (cost["user"], cost["value"]) == ("py:oil_of_a_grid:user", 100)
     with pytest.raises(InputError, match="--replay needs a --judge"):
         evaluate(grid("asks", replay=True))
 

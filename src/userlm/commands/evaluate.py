@@ -69,8 +69,9 @@ SINGLE = "single"
 TALKS = "conversations.jsonl"
 WITHOUT_ADDED = "without-added.jsonl"
 """The conversations of a cell, and the same without added demands."""
+AGAIN = "--replay"
 REPLAYED = ", without added demands"
-"""Ends the name of a user whose turns are said again without them."""
+"""End the folder and the name of a user whose turns are said again without these."""
 CONTROLS = ("oracle", "clarifier")
 """The assistants of `--controls`: no gate holds for them."""
 KEPT = ("turns per conversation",)
@@ -280,7 +281,7 @@ def _cells(options: Evaluate) -> Iterator[Cell]:
             yield cell
             if options.replay and user.user != SINGLE:
                 again = User(f"replay:{folder / WITHOUT_ADDED}")
-                place = folders / f"{folder.name}--replay"
+                place = folders / f"{folder.name}{AGAIN}"
                 yield Cell(assistant, again, place, price, replayed=cell)
 
 
