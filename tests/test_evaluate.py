@@ -20,12 +20,20 @@ from userlm.commands import (
 )
 from userlm.commands.evaluate import slugs, without_added
 from userlm.commands.grading import Grading
-from userlm.commands.options import Failures
+from userlm.commands.options import Failures, Output
 from userlm.json_files import read_json, write_lines
 from userlm.metrics.gate import Gate
 from userlm.rows import read_conversations
 from userlm.stats import PERCENT, measure, measure_row
-from userlm.types import Conversation, InputError, ModelError, Reply
+from userlm.types import (
+    RIGHT,
+    Conversation,
+    InputError,
+    ModelError,
+    Reply,
+    TestsCheck,
+    Verdict,
+)
 
 COLOURS = ("red", "blue", "green", "black", "white")
 BOTS = '''
@@ -167,6 +175,48 @@ def test_conversations_that_are_tried_again_are_scored_again(here: Path) -> None
         5,
         0,
     )
+
+
+def test_a_run_is_begun_anew_by_force_alone(here: Path) -> None:
+    evaluate(grid("asks"))
+    with pytest.raises(
+        InputError, match=r"other options \(repeats=1 there, repeats=2 now"
+    ):
+        evaluate(grid("asks", repeats=2))
+    [cell, _] = evaluate(grid("asks", repeats=2, output=Output(force=True)))["cells"]
+    assert cell["stops"] == {"end": 10}
+    assert not (here / "runs/evaluate/.replaced").exists()
+
+
+def test_code_that_may_run_without_a_sandbox_also_stops_a_conversation(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(unsafe_local: bool) -> object:
+        if not unsafe_local:
+            raise InputError("there is no sandbox")
+        return Passing()
+
+    class Passing:
+        def run(self, check: TestsCheck, code: str, /) -> Verdict:
+            return Verdict(RIGHT, "passed")
+
+    monkeypatch.setattr("userlm.commands.grading.find", found)
+    write_lines(
+        here / "t.jsonl", [{"id": "a", "goal": "x", "check": {"tests": "assert f()"}}]
+    )
+    (here / "says.txt").write_text("hello\nand?\n")
+    (here / "coder_of_a_grid.py").write_text(
+        "def bot(text):\n    return '```python\\ndef f():\\n    return 1\\n```'\n"
+    )
+    options = Evaluate(
+        ["py:coder_of_a_grid:bot"],
+        tasks="t.jsonl",
+        user=["script:says.txt"],
+        single=False,
+        grading=Grading(unsafe_local=True),
+    )
+    [cell] = evaluate(options)["cells"]
+    assert cell["stops"] == {"solved": 1}
 
 
 def test_limits_hold_for_all_cells_together(here: Path) -> None:

@@ -218,6 +218,8 @@ def evaluate(options: Evaluate) -> Results:
             raise ModelError(f"{where}{cell['failed']}")
         options.failures.check(stops["error"], stops.total(), where)
     _check_gates(options, gates, results)
+    if len(cells) > 1:
+        console.print(f"which is better: userlm compare {run.folder}", style="dim")
     return results
 
 
@@ -406,6 +408,7 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             greeting=options.greeting,
             max_answer_tokens=options.max_answer_tokens,
             answer_timeout=options.answer_timeout,
+            unsafe_local=options.grading.unsafe_local,
             limit=options.limit,
             seed=options.seed,
             workers=options.workers,
