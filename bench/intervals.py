@@ -4,7 +4,8 @@
 
 A sample is a number of clusters (people, intents, tasks), drawn with replacement from a finite
 population whose value is known. Populations are made (clusters of unequal size that differ, with an
-intra-cluster correlation of 0.2), or are the people of real logs: with `--data`, how many words
+intra-cluster correlation of 0.2; tasks with ten conversations each, and a correlation of 0.5), or
+are the people of real logs: with `--data`, how many words
 each said a turn, how often they asked, and perplexities made for turns of these lengths. A row says
 how many of the intervals held the true value, and the median ratio of their ends (of differences,
 shares and ranks: their median length); `-` where fewer than half of the samples had an interval.
@@ -38,6 +39,7 @@ from userlm.metrics.comparison import (
 from userlm.metrics.intrinsic import diversity_estimate
 from userlm.stats import (
     F1,
+    FRACTION,
     MEAN,
     PERCENT,
     PERPLEXITY,
@@ -58,6 +60,11 @@ PEOPLE = 4000
 """The number of clusters in a population that is made."""
 
 ICC = 0.2
+REPEATS = 10
+"""Conversations about a task."""
+TASK_ICC = 0.5
+"""The intra-cluster correlation of what is solved: most tasks are solved nearly always or nearly
+never."""
 LOGS = ("halie", "realhumaneval", "oasst1_en_val", "star")
 """Logs that name their people."""
 
@@ -140,6 +147,41 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
         yield _of_labels(f"Cohen's kappa, {same:.0%} alike", rng.spawn(1)[0], same)
 
 
+def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what is measured of conversations about tasks, and differences between assistants."""
+    task = np.repeat(np.arange(PEOPLE), REPEATS)
+    level = rng.normal(size=PEOPLE)[task]
+    ones = np.ones(len(task))
+    for a_share, b_share in ((0.05, 0.05), (0.5, 0.6), (0.9, 0.95)):
+        sides = []
+        for share in (a_share, b_share):
+            # An assistant finds other tasks hard than the other one does, to some extent.
+            own = 0.9 * level + math.sqrt(1 - 0.9**2) * rng.normal(size=PEOPLE)[task]
+            solved = _coins(rng, task, share, own, TASK_ICC)
+            sides.append(_sums(task, solved, ones))
+        yield of_sums(f"score of tasks near {a_share}", sides[0], PERCENT)
+        yield _of_two(f"difference of scores of tasks near {a_share}", *sides, PERCENT)
+    # The cells of tests/scripted_speakers.py: a user who forgets a fact in 20 to 80 % of the
+    # conversations about a task; an assistant that then cannot solve it, and one that guesses.
+    forgets = rng.choice([0.2, 0.4, 0.6, 0.8], PEOPLE)[task]
+    waits = _sums(task, (rng.random(len(task)) >= forgets).astype(float), ones)
+    guesses = _sums(task, (rng.random(len(task)) < 0.25).astype(float), ones)
+    yield of_sums("scripted grid of tasks: score", waits, PERCENT)
+    yield _of_two("scripted grid of tasks: difference", waits, guesses, PERCENT)
+    one = np.ones(PEOPLE)
+    length = np.exp(0.8 + 0.5 * rng.normal(size=PEOPLE))
+    turns = np.clip(rng.poisson(length[:, None], (PEOPLE, REPEATS)), 1, 8)
+    for name, value in (
+        ("turn variance of tasks", turns.var(axis=1)),
+        ("most turns of tasks", turns.max(axis=1)),
+    ):
+        yield of_sums(name, np.stack([value, one], axis=1), MEAN)
+    unlike = rng.beta(4, 3, PEOPLE)
+    yield of_sums(
+        "unigram difference of tasks", np.stack([unlike, one], axis=1), FRACTION
+    )
+
+
 def _sizes(rng: np.random.Generator) -> Indices:
     """How many items each cluster has: few have many."""
     return np.maximum(1, np.round(rng.lognormal(1.2, 0.9, PEOPLE))).astype(int)
@@ -157,14 +199,15 @@ def _coins(
     person: Indices,
     share: float,
     level: Array | None = None,
+    icc: float = ICC,
 ) -> Array:
     """1 for about this share of the items, else 0; by their cluster's own share (beta), or by their
     cluster's level and own noise."""
     if level is None:
-        weight = 1 / ICC - 1
+        weight = 1 / icc - 1
         own = rng.beta(share * weight, (1 - share) * weight, PEOPLE)
         return (rng.random(len(person)) < own[person]).astype(float)
-    shown = math.sqrt(ICC) * level + math.sqrt(1 - ICC) * rng.normal(size=len(person))
+    shown = math.sqrt(icc) * level + math.sqrt(1 - icc) * rng.normal(size=len(person))
     return (shown < np.quantile(shown, share)).astype(float)
 
 
@@ -175,7 +218,7 @@ def _sums(person: Indices, *columns: Array) -> Array:
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+def of_comparisons(rng: np.random.Generator) -> Iterator[Kind]:
     """Yield what `userlm compare` says of conversations about tasks, which differ in how often they
     are solved."""
     for repeats in (1, 10):
@@ -400,7 +443,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(arguments.seed)
-    kinds = [*made(rng), *of_tasks(rng)]
+    kinds = [*made(rng), *of_tasks(np.random.default_rng(arguments.seed))]
+    kinds += of_comparisons(rng)
     if arguments.data:
         kinds += real(arguments.data, rng)
     head = ("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "without, %")

@@ -290,6 +290,12 @@ def test_a_sketch_is_no_complete_function(code: str) -> None:
     assert function_code(f"```python\n{code}\n```") is None
 
 
+def test_a_block_may_end_with_the_answer() -> None:
+    assert function_code("Here:\n```python\ndef f():\n    return 1") == (
+        "def f():\n    return 1\n"
+    )
+
+
 def test_examples_of_use_are_left_out() -> None:
     text = """```python
 LIMIT = 3  # a constant stays

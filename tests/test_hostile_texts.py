@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from userlm.answer_blocks import function_code, json_values
 from userlm.content import split_content
 from userlm.data.extractive import extractive
 from userlm.data.intents import check, leakage, request, tidy
@@ -12,7 +13,7 @@ from userlm.data.joining import Joining
 from userlm.data.language import language
 from userlm.data.pii import scrub_text
 from userlm.facts import said
-from userlm.final_answer import final_number
+from userlm.final_answer import attempted_number
 from userlm.guard import PAPER, violations
 from userlm.metrics.end_references import says_goodbye
 from userlm.serving.messages import find_intent
@@ -51,7 +52,9 @@ def turns(text):
         lambda text: language(turns(text)),
         words,
         numbers,
-        final_number,
+        attempted_number,
+        function_code,
+        lambda text: list(json_values(text)),
         lambda text: said("there are 3 apples", [text]),
         lambda text: mask_key(text, "k" * 4 + "ab12" * 4),
         tidy,

@@ -321,8 +321,6 @@ def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
 def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     section = page.partition("\n## Your tasks")[2]
-    for name, text in FILE.findall(section):
-        (tmp_path / name).write_text(text)
     said = {
         "parcel": ["where is my parcel?", "4471, it should have come on monday"],
         "refund": ["my lamp arrived broken, order 5820"],
@@ -339,11 +337,16 @@ def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> Non
         people.append({"id": id, "turns": turns, "ended": True})
     write_lines(tmp_path / "people.jsonl", people)
     tour = "\n".join(SHELL.findall(section))
-    tour = tour.replace("trained:userlm-small", "replay:people.jsonl")
     with serving(judging) as server:
-        tour = tour.replace("openai:gpt-4o", f"{server.url}/v1#judge")
+
+        def offline(text: str) -> str:
+            text = text.replace("trained:userlm-small", "replay:people.jsonl")
+            return text.replace("openai:gpt-4o", f"{server.url}/v1#judge")
+
+        for name, text in FILE.findall(section):
+            (tmp_path / name).write_text(offline(text))
         done = subprocess.run(
-            ["bash", "-e", "-c", tour],
+            ["bash", "-e", "-c", offline(tour)],
             cwd=tmp_path,
             env=processes.on_path(tmp_path / "bin"),
             capture_output=True,

@@ -10,9 +10,7 @@ from typing import Any
 
 from userlm.json_files import loads
 
-_BLOCK = re.compile(
-    r"^[ \t]*(```+|~~~+)[^\n]*\n(.*?)^[ \t]*\1", re.MULTILINE | re.DOTALL
-)
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 _DEFINITIONS = (*_FUNCTIONS, *_ASSIGNMENTS, ast.ClassDef, ast.Import, ast.ImportFrom)
@@ -25,7 +23,7 @@ def function_code(text: str, entry_point: str | None = None) -> str | None:
     questions for input would run in the tests. A user may never say the name that the tests call,
     so the last function is also called `entry_point`, if nothing else is.
     """
-    blocks = [match[2] for match in _BLOCK.finditer(text)] or [text]
+    blocks = list(_blocks(text)) or [text]
     for block in map(textwrap.dedent, reversed(blocks)):
         found = _definitions(block)
         functions = [node for node in found if isinstance(node, _FUNCTIONS)]
@@ -36,6 +34,24 @@ def function_code(text: str, entry_point: str | None = None) -> str | None:
                 code += f"\n\n{entry_point} = {complete[-1]}"
             return code + "\n"
     return None
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Yield what stands between lines with fences; the last block may end with the text."""
+    fence = ""
+    inside: list[str] = []
+    for line in text.splitlines():
+        found = _FENCE.match(line)
+        if not fence:
+            fence = found[1] if found else ""
+            inside = []
+        elif found and found[1].startswith(fence) and not line[found.end() :].strip():
+            yield "\n".join(inside)
+            fence = ""
+        else:
+            inside.append(line)
+    if fence:
+        yield "\n".join(inside)
 
 
 def _definitions(block: str) -> list[ast.stmt]:
@@ -78,7 +94,7 @@ def _source(block: str, nodes: Iterable[ast.stmt]) -> str:
 
 def json_values(text: str) -> Iterator[Any]:
     """Yield the JSON values that a text is, or has in blocks."""
-    for source in (text, *(match[2] for match in _BLOCK.finditer(text))):
+    for source in (text, *_blocks(text)):
         try:
             yield loads(source.encode())
         except (ValueError, RecursionError):
