@@ -209,6 +209,7 @@ def test_the_hardest_tasks_come_first_with_conversations_to_read(compared) -> No
     ]
     talks = list(read_conversations(compared / "failed.jsonl"))
     assert talks[0].id == "t1#1"
+    assert talks[1].meta["verdict"] == "22, not 33"
     page = html.render(describe([read_run(compared)]))
     assert "Where conversations went wrong" in page
     assert "Apples cost 11 dollars." in page

@@ -45,6 +45,7 @@ class Cell:
         shared: what must be the same in all cells, by name.
         intents: what users wanted, by task.
         families: the family of each task; empty if there is none.
+        reasons: why each conversation has its grade.
         rows: those of each of `MEASURES`, by name; their clusters are tasks.
     """
 
@@ -56,6 +57,7 @@ class Cell:
     shared: Mapping[str, Any]
     intents: Mapping[str, str]
     families: Mapping[str, str]
+    reasons: Mapping[str, str]
     rows: Mapping[str, Sequence[MeasureRow]]
 
 
@@ -204,8 +206,11 @@ def _read(
             f"{scored.folder} has no {SCORE} of {column!r}; run `score` with --tasks"
         )
     families = {}
+    reasons = {}
     for line in _lines(grades):
         families[str(line.get("task"))] = str(line.get("family") or "")
+        if line.get("run") == column:
+            reasons[str(line.get("conversation"))] = str(line.get("reason") or "")
     graded = {name: scored.options.get(name) for name in GRADED}
     graded["tasks"] = _hashes(scored)
     settings = {name: run.options.get(name) for name in SHARED}
@@ -213,7 +218,8 @@ def _read(
     files = (talks, scores, grades)
     is_control = run.options.get("assistant") in CONTROLS
     names = (assistant, user, is_control)
-    return Cell(*names, run.folder, files, shared, intents, families, rows)
+    about = (intents, families, reasons)
+    return Cell(*names, run.folder, files, shared, *about, rows)
 
 
 def _task(conversation: Conversation) -> str:

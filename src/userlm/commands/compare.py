@@ -369,8 +369,9 @@ def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> list[Conversatio
         for talk in read_conversations(cell.files[0]):
             place = (str(cell.folder), talk.id)
             if place in first.values():
-                about = {"assistant": cell.assistant, "user": cell.user}
-                talks[place] = replace(talk, meta={**talk.meta, **about})
+                why = {"verdict": cell.reasons.get(talk.id, "")}
+                names = {"assistant": cell.assistant, "user": cell.user}
+                talks[place] = replace(talk, meta={**talk.meta, **names, **why})
     return [talks[place] for place in first.values()]
 
 
