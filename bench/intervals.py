@@ -29,6 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from userlm.metrics.agreement import KAPPA
+from userlm.metrics.comparison import (
+    GAIN,
+    Pair,
+    kendall,
+    ranks,
+    spearman,
+)
 from userlm.metrics.intrinsic import diversity_estimate
 from userlm.stats import (
     F1,
@@ -140,20 +147,15 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
         yield _of_labels(f"Cohen's kappa, {same:.0%} alike", rng.spawn(1)[0], same)
 
 
-def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
-    """Yield what is measured of conversations about tasks, and differences between assistants."""
+def of_outcomes(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what is measured of conversations about tasks, of `REPEATS` about each."""
     task = np.repeat(np.arange(PEOPLE), REPEATS)
-    level = rng.normal(size=PEOPLE)[task]
     ones = np.ones(len(task))
-    for a_share, b_share in ((0.05, 0.05), (0.5, 0.6), (0.9, 0.95)):
-        sides = []
-        for share in (a_share, b_share):
-            # An assistant finds other tasks hard than the other one does, to some extent.
-            own = 0.9 * level + math.sqrt(1 - 0.9**2) * rng.normal(size=PEOPLE)[task]
-            solved = _coins(rng, task, share, own, TASK_ICC)
-            sides.append(_sums(task, solved, ones))
-        yield of_sums(f"score of tasks near {a_share}", sides[0], PERCENT)
-        yield _of_two(f"difference of scores of tasks near {a_share}", *sides, PERCENT)
+    for share in (0.05, 0.5, 0.9):
+        solved = _coins(rng, task, share, icc=TASK_ICC)
+        yield of_sums(
+            f"score of tasks near {share}", _sums(task, solved, ones), PERCENT
+        )
     # The cells of tests/scripted_speakers.py: a user who forgets a fact in 20 to 80 % of the
     # conversations about a task; an assistant that then cannot solve it, and one that guesses.
     forgets = rng.choice([0.2, 0.4, 0.6, 0.8], PEOPLE)[task]
@@ -206,6 +208,70 @@ def _coins(
 
 def _sums(person: Indices, *columns: Array) -> Array:
     return np.stack([np.bincount(person, column) for column in columns], axis=1)
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what `userlm compare` says of conversations about tasks, which differ in how often they
+    are solved."""
+    for repeats in (1, 10):
+        for score in (0.5, 0.9):
+            yield _of_scores(rng.spawn(1)[0], repeats, score)
+    yield _of_failures(rng.spawn(1)[0])
+    for name, agreement in (("Kendall's tau", kendall), ("Spearman's rho", spearman)):
+        yield _of_human_scores(rng.spawn(1)[0], name, agreement)
+
+
+def _solved(rng: np.random.Generator, chance: Array, repeats: int) -> Array:
+    """1 for each conversation that is solved: (tasks, repeats)."""
+    return (rng.random((len(chance), repeats)) < chance[:, None]).astype(float)
+
+
+def _of_scores(rng: np.random.Generator, repeats: int, score: float) -> Kind:
+    """Two assistants, the second one about 10 points worse; each finds other tasks hard, too."""
+    level = rng.normal(size=PEOPLE)
+    sides = []
+    for share in (score, score - 0.1):
+        own = level + rng.normal(size=PEOPLE) + 1.5 * math.log(share / (1 - share))
+        solved = _solved(rng, 1 / (1 + np.exp(-own)), repeats).sum(axis=1)
+        sides.append(np.stack([solved, np.full(PEOPLE, repeats)], axis=1))
+    name = f"difference of scores near {score}, {repeats} repeats"
+    return _of_two(name, *sides, PERCENT)
+
+
+def _of_failures(rng: np.random.Generator) -> Kind:
+    """What about half of ten conversations have, which are solved 20 points less often."""
+    has = _solved(rng, rng.beta(2, 2, PEOPLE), 10)
+    chance = 0.25 + 0.7 * rng.beta(2, 2, PEOPLE)[:, None] - 0.2 * has
+    solved = (rng.random(has.shape) < chance).astype(float)
+    with_it, without = has.sum(axis=1), (1 - has).sum(axis=1)
+    apart = (solved * has).sum(axis=1) * without - (solved * (1 - has)).sum(
+        axis=1
+    ) * with_it
+    sums = np.stack([apart, with_it * without], axis=1) / 10
+    return of_sums("gain within tasks", sums, GAIN)
+
+
+def _of_human_scores(
+    rng: np.random.Generator, name: str, agreement: Callable[[Array, Array], float]
+) -> Kind:
+    """Scores of tasks with people and with a user, ten conversations each."""
+    tasks = PEOPLE // 4
+    level = rng.normal(size=tasks)
+    scores = []
+    for _ in range(2):
+        chance = 1 / (1 + np.exp(-level - 0.7 * rng.normal(size=tasks)))
+        scores.append(100 * _solved(rng, chance, 10).mean(axis=1))
+    human, simulated = scores
+
+    def of_sample(sample: Indices) -> Estimate:
+        pairs = [Pair(str(i), human[i], simulated[i]) for i in sample]
+        return ranks(pairs)[name]
+
+    truth = agreement(human, simulated)
+    return Kind(name, tasks, truth, of_sample, is_unique=True)
 
 
 # --- kinds of statistics --------------------------------------------------------------------------
@@ -372,7 +438,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(arguments.seed)
-    kinds = [*made(rng), *of_tasks(np.random.default_rng(arguments.seed))]
+    kinds = [*made(rng), *of_tasks(rng), *of_outcomes(rng.spawn(1)[0])]
     if arguments.data:
         kinds += real(arguments.data, rng)
     head = ("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "without, %")

@@ -1,12 +1,15 @@
 """`userlm compare` over a grid whose outcome is known by construction."""
 
 import json
+import random
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from flat import flat
+from test_damaged import damage
 
 from userlm import commands
 from userlm.commands import Compare, Evaluate, Score, Simulate, User
@@ -98,7 +101,7 @@ def run(folder: Path, assistant: str, **options) -> Path:
     """A run of `simulate`."""
     tasks = options.pop("tasks", folder / "tasks.jsonl")
     if not tasks.is_file():
-        write_lines(tasks, map(task, range(options.pop("count", 6))))
+        write_lines(tasks, map(task, range(6)))
     out = folder / options.pop("name")
     user = User(options.pop("user", ONE_BY_ONE))
     commands.simulate(Simulate(user, assistant, tasks=str(tasks), out=out, **options))
@@ -268,13 +271,24 @@ def test_the_same_bot_before_and_after_a_change_is_named_by_its_folders(
 
 
 def test_one_assistant_with_two_users_is_compared_by_its_users(tmp_path) -> None:
-    slow = run(tmp_path, PATIENT, name="slow")
     fast = run(tmp_path, PATIENT, name="fast", user=AT_ONCE)
-    scored = score(tmp_path, slow, fast)
+    slow = run(tmp_path, PATIENT, name="slow")
+    scored = score(tmp_path, fast, slow)
     results = commands.compare(Compare([scored], out=tmp_path / "out"))
     assert results["assistants"] == []
     found = text(tmp_path / "out")
-    assert "solves 0.0 points" in found
+    assert f"With `{AT_ONCE}`, 0.0 points [" in found
+    assert f"more is solved than with `{ONE_BY_ONE}` with this assistant" in found
+
+
+def test_below_five_tasks_it_says_that_there_is_no_interval(tmp_path) -> None:
+    first = run(tmp_path, PATIENT, name="first", limit=4)
+    second = run(tmp_path, HASTY, name="second", limit=4)
+    scored = score(tmp_path, first, second)
+    commands.compare(Compare([scored], out=tmp_path / "out"))
+    found = text(tmp_path / "out")
+    assert f"`{PATIENT}` solves 100.0 points more than `{HASTY}` with these" in found
+    assert "4 tasks × 1): too few tasks for an interval." in found
 
 
 def test_users_of_one_address_are_told_apart_by_what_differs(tmp_path) -> None:
@@ -429,6 +443,28 @@ def test_damaged_results_are_one_sentence(compared, tmp_path) -> None:
     write_json(tmp_path / "copy" / "results.json", {**results, "worst": [{"task": 1}]})
     with pytest.raises(InputError, match="'worst' is damaged"):
         read_run(tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
+    grid, compared, tmp_path
+) -> None:
+    for seed in range(40):
+        draw = random.Random(seed)
+        copy = tmp_path / f"compared{seed}"
+        shutil.copytree(compared, copy)
+        damage(copy, draw)
+        with suppress(InputError):
+            page = describe([read_run(copy)])
+            html.render(page)
+            markdown.render(page)
+    for seed in range(10):
+        draw = random.Random(seed)
+        copy = tmp_path / f"grid{seed}"
+        shutil.copytree(grid, copy)
+        damage(draw.choice(sorted((copy / "cells").iterdir())) / "score", draw)
+        with suppress(InputError):
+            commands.compare(Compare([copy], out=tmp_path / f"out{seed}"))
 
 
 def test_names_from_files_reach_no_page_as_markup(compared, tmp_path) -> None:

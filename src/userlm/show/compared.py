@@ -98,46 +98,39 @@ def _blocks(run: Finished) -> Iterator[Block]:
 
 
 def _answer(found: Mapping[str, Any]) -> Line:
-    """Say which of the first two assistants is better or, if there is but one, with which user it
-    solves more."""
-    of_score = [one for one in found["assistants"] if one["measure"] == SCORE]
-    if of_score:
-        first = of_score[0]
-        users: Line = (" with these users (", _listed(first["with"]), "; ")
-        return (*_better(first), users, _sizes(found), ")", _unpaired(first), ".")
-    of_score = [one for one in found["users"] if one["measure"] == SCORE]
-    if not of_score:
-        return "No two runs have the same user or the same assistant."
-    first = of_score[0]
-    a, b = Quote(first["a"], NAME), Quote(first["b"], NAME)
-    value = first["value"] or 0.0
-    more = "more" if value > 0 else "less"
-    start: Line = ("With ", a, ", ", _listed(first["with"]), " solves ")
-    points = f"{number(abs(value), 1)} points{_ends(first, value < 0)} {more} than "
-    return (start, points, "with ", b, f" ({_sizes(found)})", _unpaired(first), ".")
+    """Say which of the first two assistants is better or, if there is but one, with which user more
+    is solved."""
+    sides = (("assistants", "these users"), ("users", "this assistant"))
+    for key, beside in sides:
+        for one in found[key]:
+            if one["measure"] == SCORE:
+                many = f" with {beside} ("
+                sizes = f"; {_sizes(found)})"
+                told = (many, _listed(one["with"]), sizes, _unpaired(one), _unsure(one))
+                return (_difference(one, key == "users"), *told, ".")
+    return "No two runs have the same user or the same assistant."
 
 
-def _better(one: Difference) -> Sequence[Line]:
-    value, low, high = one["value"], one["low"], one["high"]
+def _difference(one: Difference, is_of_users: bool) -> Line:
+    low, high = one["low"], one["high"]
     a, b = Quote(one["a"], NAME), Quote(one["b"], NAME)
-    if value is None:
-        return ("Whether ", a, " or ", b, " is better could not be measured")
-    is_less = value < 0
-    if is_less:
+    value = one["value"] or 0.0
+    is_turned = value < 0
+    if is_turned:
         a, b = b, a
-    points = f"{number(abs(value), 1)} points{_ends(one, is_less)}"
-    if low is None or high is None:
-        return (a, " solves ", points, " more than ", b, ", too few tasks to be sure,")
-    if low <= 0 <= high:
-        return (
-            a,
-            " and ",
-            b,
-            " cannot be told apart: the first solves ",
-            points,
-            " more",
-        )
-    return (a, " is better than ", b, f" by {points}")
+    points = f"{number(abs(value), 1)} points{_ends(one, is_turned)}"
+    is_clear = low is not None and high is not None and not low <= 0 <= high
+    if is_of_users:
+        return ("With ", a, f", {points} more is solved than with ", b)
+    if is_clear:
+        return (a, " is better than ", b, f" by {points}")
+    if _unsure(one):
+        return (a, f" solves {points} more than ", b)
+    return (a, " and ", b, f" cannot be told apart: the first solves {points} more")
+
+
+def _unsure(one: Difference) -> str:
+    return ": too few tasks for an interval" if one["low"] is None else ""
 
 
 def _ends(one: Difference, is_turned: bool) -> str:
