@@ -1,16 +1,15 @@
 """How right and how fast the sandbox is: solutions of HumanEval and MBPP, right and broken.
 
     python bench/extrinsic.py ../shared/data/extrinsic
-    python bench/extrinsic.py grid [REPEATS ...]
+    python bench/extrinsic.py grid
 
 The folder has humaneval.jsonl.gz and mbpp.jsonl.gz, a row a task with the fields of the published
 files. A broken solution of HumanEval returns nothing, raises, or returns a word, in turn. `cpu` is
 the time of all processes, which a busy machine does not change much; `wall` it does.
 
-`grid` is about `userlm evaluate` instead: one scripted user and one scripted assistant, 65 tasks of
-four facts, and 10 conversations about each, or as many as given. Each conversation has four turns
-of each side, and none is solved before the last. It is one cell, with its score: 650 conversations
-in the paper's table are such a cell.
+`grid` is about `userlm evaluate` instead: a scripted user, scripted assistants, 65 tasks of four
+facts, and some conversations about each. Each has four turns of each side, and is solved at the
+last. A cell with 650 conversations is a row of the paper's table.
 """
 
 import os
@@ -101,29 +100,35 @@ def user(conversation: userlm.Conversation):
     said = len(conversation.user_turns)
     return facts[said] if said < len(facts) else userlm.Reply(stop="end")
 
-def assistant(messages):
+def answer(messages):
     said = " ".join(one["content"] for one in messages if one["role"] == "user")
     numbers = [int(word) for word in said.split() if word.isdigit()]
     if len(numbers) < 4:
         return "What else is there? " * 20
     return f"The answer is {sum(numbers)}."
+
+one = two = three = four = five = six = answer
 """
+ASSISTANTS = "one two three four five six".split()
+SIZES = ((1, 10), (6, 10), (1, 40))
+"""Numbers of assistants and of repeats."""
 
 
-def grid(repeats: Sequence[int]) -> None:
-    """Run the cell with each number of repeats, each in a process of its own, and print."""
+def grid() -> None:
+    """Run a grid of each size in a process of its own, and print."""
     print(f"load {os.getloadavg()[0]:.1f}")
-    print("conversations   wall s  cpu s  memory MB")
-    for number in repeats:
+    print("cells  conversations   wall s  cpu s  memory MB")
+    for cells, repeats in SIZES:
         with TemporaryDirectory() as folder:
             here = Path(folder)
             (here / "grid_of_bench.py").write_text(SCRIPTS)
             write_lines(here / "tasks.jsonl", map(task, range(TASKS)))
-            started = time.monotonic()
             command = [sys.executable, "-m", "userlm", "evaluate", "--no-single"]
-            command += ["--assistant", "py:grid_of_bench:assistant"]
+            for name in ASSISTANTS[:cells]:
+                command += ["--assistant", f"py:grid_of_bench:{name}"]
             command += ["--user", "py:grid_of_bench:user"]
-            command += ["--tasks", "tasks.jsonl", "--repeats", str(number)]
+            command += ["--tasks", "tasks.jsonl", "--repeats", str(repeats)]
+            started = time.monotonic()
             environment = os.environ | {"PYTHONPATH": f"{SOURCE}:{here}"}
             pid = subprocess.Popen(
                 command, cwd=here, env=environment, stdout=DEVNULL, stderr=DEVNULL
@@ -134,8 +139,8 @@ def grid(repeats: Sequence[int]) -> None:
             wall = time.monotonic() - started
             cpu = used.ru_utime + used.ru_stime
             memory = used.ru_maxrss / 1024
-            count = TASKS * number
-            print(f"{count:13d} {wall:8.1f} {cpu:6.1f} {memory:10.0f}", flush=True)
+            talks = TASKS * repeats * cells
+            print(f"{cells:5d} {talks:14d} {wall:8.1f} {cpu:6.1f} {memory:10.0f}")
 
 
 def task(number: int) -> dict:
@@ -154,6 +159,6 @@ def task(number: int) -> dict:
 
 
 if sys.argv[1] == "grid":
-    grid(list(map(int, sys.argv[2:])) or [10])
+    grid()
 else:
     main(Path(sys.argv[1]))

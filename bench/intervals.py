@@ -147,15 +147,20 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
         yield _of_labels(f"Cohen's kappa, {same:.0%} alike", rng.spawn(1)[0], same)
 
 
-def of_outcomes(rng: np.random.Generator) -> Iterator[Kind]:
-    """Yield what is measured of conversations about tasks, of `REPEATS` about each."""
+def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what is measured of conversations about tasks, and differences between assistants."""
     task = np.repeat(np.arange(PEOPLE), REPEATS)
+    level = rng.normal(size=PEOPLE)[task]
     ones = np.ones(len(task))
-    for share in (0.05, 0.5, 0.9):
-        solved = _coins(rng, task, share, icc=TASK_ICC)
-        yield of_sums(
-            f"score of tasks near {share}", _sums(task, solved, ones), PERCENT
-        )
+    for a_share, b_share in ((0.05, 0.05), (0.5, 0.6), (0.9, 0.95)):
+        sides = []
+        for share in (a_share, b_share):
+            # An assistant finds other tasks hard than the other one does, to some extent.
+            own = 0.9 * level + math.sqrt(1 - 0.9**2) * rng.normal(size=PEOPLE)[task]
+            solved = _coins(rng, task, share, own, TASK_ICC)
+            sides.append(_sums(task, solved, ones))
+        yield of_sums(f"score of tasks near {a_share}", sides[0], PERCENT)
+        yield _of_two(f"difference of scores of tasks near {a_share}", *sides, PERCENT)
     # The cells of tests/scripted_speakers.py: a user who forgets a fact in 20 to 80 % of the
     # conversations about a task; an assistant that then cannot solve it, and one that guesses.
     forgets = rng.choice([0.2, 0.4, 0.6, 0.8], PEOPLE)[task]
@@ -213,7 +218,7 @@ def _sums(person: Indices, *columns: Array) -> Array:
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+def of_comparisons(rng: np.random.Generator) -> Iterator[Kind]:
     """Yield what `userlm compare` says of conversations about tasks, which differ in how often they
     are solved."""
     for repeats in (1, 10):
@@ -438,7 +443,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(arguments.seed)
-    kinds = [*made(rng), *of_tasks(rng), *of_outcomes(rng.spawn(1)[0])]
+    kinds = [*made(rng), *of_tasks(np.random.default_rng(arguments.seed))]
+    kinds += of_comparisons(rng)
     if arguments.data:
         kinds += real(arguments.data, rng)
     head = ("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "without, %")

@@ -9,15 +9,31 @@ import pytest
 from fake_server import completion, serving
 
 import userlm
-from userlm.commands import Evaluate, Limits, User, UserSettings, evaluate
-from userlm.commands.evaluate import slugs
+from userlm.commands import (
+    Compare,
+    Evaluate,
+    Limits,
+    User,
+    UserSettings,
+    compare,
+    evaluate,
+)
+from userlm.commands.evaluate import slugs, without_added
 from userlm.commands.grading import Grading
-from userlm.commands.options import Failures
+from userlm.commands.options import Failures, Output
 from userlm.json_files import read_json, write_lines
 from userlm.metrics.gate import Gate
 from userlm.rows import read_conversations
 from userlm.stats import PERCENT, measure, measure_row
-from userlm.types import Conversation, InputError, ModelError, Reply
+from userlm.types import (
+    RIGHT,
+    Conversation,
+    InputError,
+    ModelError,
+    Reply,
+    TestsCheck,
+    Verdict,
+)
 
 COLOURS = ("red", "blue", "green", "black", "white")
 BOTS = '''
@@ -161,6 +177,48 @@ def test_conversations_that_are_tried_again_are_scored_again(here: Path) -> None
     )
 
 
+def test_a_run_is_begun_anew_by_force_alone(here: Path) -> None:
+    evaluate(grid("asks"))
+    with pytest.raises(
+        InputError, match=r"other options \(repeats=1 there, repeats=2 now"
+    ):
+        evaluate(grid("asks", repeats=2))
+    [cell, _] = evaluate(grid("asks", repeats=2, output=Output(force=True)))["cells"]
+    assert cell["stops"] == {"end": 10}
+    assert not (here / "runs/evaluate/.replaced").exists()
+
+
+def test_code_that_may_run_without_a_sandbox_also_stops_a_conversation(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(unsafe_local: bool) -> object:
+        if not unsafe_local:
+            raise InputError("there is no sandbox")
+        return Passing()
+
+    class Passing:
+        def run(self, check: TestsCheck, code: str, /) -> Verdict:
+            return Verdict(RIGHT, "passed")
+
+    monkeypatch.setattr("userlm.commands.grading.find", found)
+    write_lines(
+        here / "t.jsonl", [{"id": "a", "goal": "x", "check": {"tests": "assert f()"}}]
+    )
+    (here / "says.txt").write_text("hello\nand?\n")
+    (here / "coder_of_a_grid.py").write_text(
+        "def bot(text):\n    return '```python\\ndef f():\\n    return 1\\n```'\n"
+    )
+    options = Evaluate(
+        ["py:coder_of_a_grid:bot"],
+        tasks="t.jsonl",
+        user=["script:says.txt"],
+        single=False,
+        grading=Grading(unsafe_local=True),
+    )
+    [cell] = evaluate(options)["cells"]
+    assert cell["stops"] == {"solved": 1}
+
+
 def test_limits_hold_for_all_cells_together(here: Path) -> None:
     """Each of two cells needs five calls: five conversations of one answer."""
 
@@ -281,6 +339,77 @@ def test_a_guard_may_let_the_user_end() -> None:
     guard = userlm.Guard.parse("paper,may-end")
     assert not guard.no_end and guard.max_words == 25
     assert User("u", UserSettings(guard="paper")).settings.guard == "paper"
+
+
+# --- what added demands cost ---
+
+
+def test_demands_that_were_added_are_cut_out_of_turns_and_whole_turns_are_left_out() -> (
+    None
+):
+    talk = Conversation("a")
+    for text in ("paint it", "which?", "red, in oil", "No oil.", "in  oil!", "No."):
+        talk = talk.say(text)
+    demands = {("a", 1): ", in oil", ("a", 2): None, ("b", 0): None}
+    found = without_added(talk, demands)
+    assert [turn.text for turn in found.turns] == [
+        "paint it",
+        "which?",
+        "red",
+        "No oil.",
+    ]
+    assert without_added(talk, {}) == talk
+    everything = {("a", number): None for number in range(3)}
+    assert without_added(talk, everything) == talk  # there is nothing to say
+
+
+def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
+    here: Path,
+) -> None:
+    """The user wants oil, which the task does not, and the bot has none."""
+    (here / "oil_of_a_grid.py").write_text(
+        "import userlm\n"
+        "from bots_of_a_grid import knows\n"
+        "def user(conversation: userlm.Conversation):\n"
+        "    if conversation.user_turns:\n"
+        "        return userlm.Reply(stop='end')\n"
+        "    return conversation.intent + ' in oil'\n"
+        "def bot(text):\n"
+        "    return 'No oil.' if 'oil' in text else knows(text)\n"
+    )
+
+    def judging(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
+        [message] = body["messages"]  # type: ignore[misc]
+        label = "SAID"
+        reason = "so"
+        if "ADDS" in message["content"]:
+            said = message["content"].rpartition("next message")[2]
+            label = "ADDS" if "in oil" in said else "KEEPS"
+            reason = "[ in oil] is new"
+        return completion(json.dumps({"reason": reason, "label": label}))
+
+    with serving(judging) as server:
+        options = Evaluate(
+            ["py:oil_of_a_grid:bot"],
+            tasks="t.jsonl",
+            user=["py:oil_of_a_grid:user"],
+            single=False,
+            replay=True,
+            grading=Grading(judge=f"{server.url}#judge"),
+        )
+        results = evaluate(options)
+        asked = len(server.bodies)
+        (here / "runs/evaluate/results.json").unlink()
+        assert evaluate(options) == results
+        assert len(server.bodies) == asked
+    assert scores(results) == {
+        ("bot", "user"): 0,
+        ("bot", "user, without added demands"): 100,
+    }
+    [cost] = compare(Compare([here / "runs/evaluate"]))["added"]
+    assert (cost["user"], cost["value"]) == ("py:oil_of_a_grid:user", 100)
+    with pytest.raises(InputError, match="--replay needs a --judge"):
+        evaluate(grid("asks", replay=True))
 
 
 # --- gates ----------------------------------------------------------------------------------------

@@ -418,6 +418,7 @@ def test_users_on_tasks_stand_beside_the_figures_of_the_paper(tmp_path):
         "    return 'please help'\n"
     )
     users = "UserLM-8b=py:users_of_a_table:all_at_once mine=py:users_of_a_table:nothing"
+    users += " single=single"
     env = os.environ | {
         "USERLM": str(Path(sys.executable).with_name("userlm")),
         "OUT": str(tmp_path / "runs"),
@@ -449,6 +450,7 @@ def test_users_on_tasks_stand_beside_the_figures_of_the_paper(tmp_path):
     # Eight turns, and none says anything.
     assert table["mine"][1].startswith("0.0 [") and table["mine"][11] == "8.0–8.0"
     assert table["mine"][15].startswith("0.0 [")
+    assert table["single"][15].startswith("100.0 [")
 
 
 # --- the small models -----------------------------------------------------------------------------

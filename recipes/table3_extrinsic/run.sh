@@ -29,6 +29,6 @@ for pair in ${ROWS:?give ROW=ADDRESS, such as UserLM-8b=trained:microsoft/UserLM
     prompted:*) sampled=(--temperature 1) ;;
   esac
   $userlm evaluate --assistant "${ASSISTANT:-openai:gpt-4o}" --user "$address" "${sampled[@]}" --tasks "$tasks" \
-    --repeats "${REPEATS:-10}" --max-turns "${TURNS:-8}" --max-failed 1 "$@" --out "$table/${pair%%=*}"
+    --repeats "${REPEATS:-10}" --max-turns "${TURNS:-8}" --no-single --max-failed 1 "$@" --out "$table/${pair%%=*}"
 done
 "$python" "$here/table.py" "$table" | tee "$table/table.md"

@@ -31,7 +31,6 @@ PAPER: Mapping[str, tuple[str, ...]] = {
     "UserLM-8b": ("76.7", "54.3", "37.7", "43.8", "2.8", "2.1–6.7", "0.71", "57.4"),
 }
 """The authors' slides, with their names of rows."""
-SINGLE = "single"
 NOTE = (
     "Paper: 65 tasks, 10 conversations each, GPT-4o as the assistant, without intervals; a judge "
     "labelled what users said. Ours: other tasks of the same sets, in brackets 95 % intervals over "
@@ -46,10 +45,8 @@ def measured(folder: Path) -> list[str]:
     path = folder / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found: dict[str, Mapping[str, Any]] = {}
-    for cell in results.get("cells", ()):
-        if cell["user"] != SINGLE:
-            found = {one["name"]: one for one in cell["measures"]}
-            break
+    for cell in results.get("cells", ()):  # there is one
+        found = {one["name"]: one for one in cell["measures"]}
     lines = []
     for column, name in COLUMNS.items():
         if column == "turn range":

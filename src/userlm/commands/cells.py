@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.evaluate import CELLS, KEPT
+from userlm.commands.evaluate import AGAIN, CELLS, KEPT, REPLAYED
 from userlm.manifest import file_hash
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
@@ -70,7 +70,7 @@ def read_cells(folders: Sequence[Path]) -> list[Cell]:
             found += [(run, scored, name) for name, run in _columns(scored)]
     options = [run.options for run, _, _ in found]
     assistants = _names(options, ASSISTANT)
-    users = _names(options, USER)
+    users = _with_replayed([run for run, _, _ in found], _names(options, USER))
     seen = Counter(zip(assistants, users, strict=True))
     cells = []
     for (run, scored, column), assistant, user in zip(
@@ -148,6 +148,18 @@ def _names(options: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> lis
         more = f" ({', '.join(differing)})" if differing else ""
         names.append(f"{one.get(address)}{more}")
     return names
+
+
+def _with_replayed(runs: Sequence[FinishedRun], users: Sequence[str]) -> list[str]:
+    """Return the names of users. One that says another one's turns again is named after that."""
+    folders = [str(run.folder.resolve()) for run in runs]
+    pairs = list(zip(folders, users, strict=True))
+    by_folder = dict(pairs)
+    named = []
+    for folder, user in pairs:
+        original = by_folder.get(folder.removesuffix(AGAIN), user)
+        named.append(user if original == user else f"{original}{REPLAYED}")
+    return named
 
 
 # --- one cell -------------------------------------------------------------------------------------

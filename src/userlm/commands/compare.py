@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from userlm.commands.cells import MEASURES, SCORE, Cell, read_cells
-from userlm.commands.evaluate import CONTROLS, SINGLE
+from userlm.commands.evaluate import CONTROLS, REPLAYED, SINGLE
 from userlm.commands.options import Output, argument, option, out_folder
 from userlm.commands.steps import Results, finish, finished, open_run
 from userlm.json_files import take
@@ -80,6 +80,7 @@ def compare(options: Compare) -> Results:
         "assistants": list(_between(grid.assistants, grid.users, grid.cell)),
         "users": list(_between(grid.users, grid.real, _swapped(grid.cell))),
         "single": list(_single(grid)),
+        "added": list(_added(grid)),
         "variance": list(_variance(grid)),
         "needed": list(_needed(grid)),
         "failure": list(_failure(grid)),
@@ -112,14 +113,17 @@ class Grid:
 
     @property
     def users(self) -> list[str]:
-        """Their names, without the single prompt."""
+        """Their names, without the single prompt, and without those who say turns again."""
         names = dict.fromkeys(cell.user for cell in self.cells)
-        return [name for name in names if name != SINGLE]
+        return [
+            name for name in names if name != SINGLE and not name.endswith(REPLAYED)
+        ]
 
     @property
     def in_order(self) -> list[Cell]:
         """The cells, by assistant and user."""
-        places = product(self.assistants, [*self.users, SINGLE])
+        again = [f"{user}{REPLAYED}" for user in self.users]
+        places = product(self.assistants, [*self.users, *again, SINGLE])
         return list(filter(None, (self.cell(*place) for place in places)))
 
     def cell(self, assistant: str, user: str) -> Cell | None:
@@ -241,6 +245,17 @@ def _single(grid: Grid) -> Iterator[Results]:
                     "single": measure_record(at_once),
                     **cost._asdict(),
                 }
+
+
+def _added(grid: Grid) -> Iterator[Results]:
+    """Yield for each assistant how much more it solves when the same turns are said again without
+    the demands that users added."""
+    for assistant in grid.real:
+        for user, rows in grid.rows(assistant).items():
+            if again := grid.cell(assistant, f"{user}{REPLAYED}"):
+                without = measure(again.rows[SCORE], PERCENT)
+                cost = difference(without, measure(rows, PERCENT), PERCENT)
+                yield {"assistant": assistant, "user": user, **cost._asdict()}
 
 
 def _variance(grid: Grid) -> Iterator[Results]:

@@ -3,6 +3,7 @@
     cells/ASSISTANT--USER/          a run of `simulate`
     cells/ASSISTANT--USER/score/    the run of `score` on it
     cells/ASSISTANT--single/        the same with all of a task said in one prompt
+    cells/ASSISTANT--USER--replay/  the user's turns again, without what the task does not demand
 
 The id of a conversation, `task#repeat`, and the seed decide all that is random, so conversations
 with the same id can be compared between cells. A cell that is finished is not run again.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,27 @@ from userlm.commands.steps import Results, finish, finished, open_run, unshown
 from userlm.json_files import read_json
 from userlm.manifest import file_hash
 from userlm.metrics import catalog
+from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
+from userlm.rows import read_conversations, read_rows, write_conversations
 from userlm.runs import Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
-from userlm.types import InputError, ModelError
+from userlm.text import has_words
+from userlm.types import Conversation, InputError, ModelError, Turn
 
 CELLS, SCORE = "cells", "score"
 """The folders of cells in that of the run, and of the score in that of a cell."""
 SINGLE = "single"
 """The address and the name of the user who says everything in one prompt."""
+TALKS = "conversations.jsonl"
+WITHOUT_ADDED = "without-added.jsonl"
+"""The conversations of a cell, and the same without added demands."""
+AGAIN = "--replay"
+REPLAYED = ", without added demands"
+"""End the folder and the name of a user whose turns are said again without these."""
 CONTROLS = ("oracle", "clarifier")
 """The assistants of `--controls`: no gate holds for them."""
 KEPT = ("turns per conversation",)
@@ -107,6 +117,12 @@ class Evaluate:
     single: bool = option(
         True, "Also give each assistant the whole task in a single prompt."
     )
+    replay: bool = option(
+        False,
+        "Also say the users' turns to the assistant again, without demands that are not in the "
+        "task, by the judge: what these cost. Needs --judge.",
+        flag="--replay",
+    )
     controls: bool = option(
         False,
         "Also evaluate oracle, the most that a user allows, and clarifier, which solves nothing.",
@@ -148,14 +164,26 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """An assistant and a user, the folder of their conversations, and the prices of their models,
-    if known."""
+    """An assistant and a user, and the folder of their conversations.
+
+    Attributes:
+        price, user_price: those of their models, if known.
+        replayed: the cell whose turns are said again, if the user does that.
+    """
 
     assistant: str
     user: User
     folder: Path
-    price: str | None
-    user_price: str | None
+    price: str | None = None
+    user_price: str | None = None
+    replayed: Cell | None = None
+
+    @property
+    def shown_user(self) -> str:
+        """The user in tables and messages."""
+        if self.replayed:
+            return f"{self.replayed.user.user}{REPLAYED}"
+        return self.user.user
 
     @property
     def calls_models(self) -> bool:
@@ -167,12 +195,15 @@ def evaluate(options: Evaluate) -> Results:
     """Run all cells and show their scores; raise `ModelError` if conversations ended in an error,
     which the same command tries again, or if a gate fails."""
     gates = list(map(Gate.parse, options.fail_under))
+    if options.replay and not options.grading.judge:
+        raise InputError("--replay needs a --judge, who says what users demand")
     tasks = read_tasks(options.tasks)[: options.limit]
     cells = list(_cells(options))
     files, stamps = tasks_inputs(options.tasks, tasks)
     files += read_system(options.system).files
     for cell in cells:
-        files += [*cell.user.files, *inputs.files(cell.assistant)]
+        files += inputs.files(cell.assistant)
+        files += () if cell.replayed else cell.user.files
         stamps |= inputs.stamps(cell.user.parsed, cell.assistant)
     run = open_run("evaluate", options, dict.fromkeys(files), stamps)
     results = finished(run, options, _is_unfinished)
@@ -183,10 +214,12 @@ def evaluate(options: Evaluate) -> Results:
     for cell in results["cells"]:
         stops = Counter(cell["stops"])
         where = f"{_named(cell)}: "
-        if cell["failed"] and not stops:
+        if cell["failed"]:
             raise ModelError(f"{where}{cell['failed']}")
         options.failures.check(stops["error"], stops.total(), where)
     _check_gates(options, gates, results)
+    if len(cells) > 1:
+        console.print(f"which is better: userlm compare {run.folder}", style="dim")
     return results
 
 
@@ -194,7 +227,8 @@ def _check_gates(options: Evaluate, gates: Sequence[Gate], results: Results) -> 
     """Raise `ModelError` if a gate fails, or conversations have no grade; it names all that do."""
     wrong = []
     for cell in results["cells"]:
-        if cell["assistant"] in CONTROLS or cell["user"] == SINGLE:
+        is_user = cell["user"] != SINGLE and not cell["user"].endswith(REPLAYED)
+        if cell["assistant"] in CONTROLS or not is_user:
             continue
         measured = {one["name"]: one for one in cell["measures"]}
         for gate in gates:
@@ -243,13 +277,14 @@ def _cells(options: Evaluate) -> Iterator[Cell]:
     user_prices = _prices(options.user_price, models, "--user-price")
     for assistant, first in zip(assistants, assistant_names, strict=True):
         for user, second in zip(users, user_names, strict=True):
-            yield Cell(
-                assistant,
-                user,
-                folders / f"{first}--{second}",
-                prices.get(assistant),
-                user_prices.get(user.user),
-            )
+            folder = folders / f"{first}--{second}"
+            price = prices.get(assistant)
+            cell = Cell(assistant, user, folder, price, user_prices.get(user.user))
+            yield cell
+            if options.replay and user.user != SINGLE:
+                again = User(f"replay:{folder / WITHOUT_ADDED}")
+                place = folders / f"{folder.name}{AGAIN}"
+                yield Cell(assistant, again, place, price, replayed=cell)
 
 
 def _prices(
@@ -299,6 +334,8 @@ def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
     """Raise `InputError` for what would only be found once conversations were paid for."""
     caps = options.limits.caps
     for cell in cells:
+        if cell.replayed:
+            continue
         cell.user.load(options.seed, options.models)
         if _is_model_user(cell.user.user):
             price = read_price("user", cell.user_price)
@@ -334,7 +371,7 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
     found = []
     for number, cell in enumerate(cells, 1):
         console.print(
-            f"{cell.assistant} with {cell.user.user} ({number} of {len(cells)})",
+            f"{cell.assistant} with {cell.shown_user} ({number} of {len(cells)})",
             style="bold",
             markup=False,
             soft_wrap=True,
@@ -342,6 +379,8 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
         failed = ""
         with unshown():
             try:
+                if cell.replayed:
+                    write_without_added(cell.replayed.folder)
                 _simulate(options, cell, _limits_of(options, cells, cell.folder))
                 place = cell.folder / SCORE
                 _score(options, cell, _limits_of(options, cells, place))
@@ -354,6 +393,9 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
+    is_stale = False
+    if cell.replayed:
+        is_stale = _is_stale(cell.folder, cell.replayed.folder / WITHOUT_ADDED)
     simulate(
         Simulate(
             cell.user,
@@ -366,6 +408,7 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             greeting=options.greeting,
             max_answer_tokens=options.max_answer_tokens,
             answer_timeout=options.answer_timeout,
+            unsafe_local=options.grading.unsafe_local,
             limit=options.limit,
             seed=options.seed,
             workers=options.workers,
@@ -373,6 +416,7 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             user_price=cell.user_price,
             price=cell.price,
             limits=limits if cell.calls_models else Limits(),
+            output=Output(force=is_stale),
         )
     )
 
@@ -391,18 +435,17 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
             workers=options.workers,
             models=options.models,
             limits=limits if is_judged else Limits(),
-            output=Output(force=_is_stale(place)),
+            output=Output(force=_is_stale(place, cell.folder / TALKS)),
         )
     )
 
 
-def _is_stale(place: Path) -> bool:
-    """Whether a score is not that of the conversations in its cell."""
+def _is_stale(place: Path, path: Path) -> bool:
+    """Whether the run in a folder is of a file that has changed since."""
     if not (place / "run.json").is_file():
         return False
-    path = place.parent / "conversations.jsonl"
-    scored: Mapping[str, str] = read_json(place / "run.json")["inputs"]
-    return scored.get(str(path)) != file_hash(path)
+    used: Mapping[str, str] = read_json(place / "run.json")["inputs"]
+    return used.get(str(path)) != file_hash(path)
 
 
 def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
@@ -430,7 +473,7 @@ def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:
         measures = read_json(scored)[cell.folder.name]
     return {
         "assistant": cell.assistant,
-        "user": cell.user.user,
+        "user": cell.shown_user,
         "folder": str(cell.folder.relative_to(run.folder)),
         "stops": stops,
         "measures": [one for one in measures if _is_kept(one["name"])],
@@ -440,3 +483,53 @@ def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:
 
 def _is_kept(name: str) -> bool:
     return name in KEPT or catalog.metric_of(name).family == catalog.TASKS
+
+
+# --- what added demands cost ----------------------------------------------------------------------
+
+
+def write_without_added(cell: Path) -> None:
+    """Write the conversations of a cell without the demands that the judge found to be added: the
+    words that it quotes, or the whole turn. A conversation of which nothing would be left stays as
+    it is.
+
+    Raises:
+        ModelError: if the judge did not score the cell.
+    """
+    judged = cell / SCORE / "added.jsonl"
+    if not judged.is_file():
+        raise ModelError(f"{cell} was not judged, so no demands are known")
+    demands: dict[tuple[str, int], str | None] = {}
+    for line in read_rows(judged):
+        row = line.row
+        if row["label"] == ADDS:
+            demands[row["conversation"], row["turn"]] = row["demand"]
+    talks = read_conversations(cell / TALKS)
+    write_conversations(
+        cell / WITHOUT_ADDED, (without_added(talk, demands) for talk in talks)
+    )
+
+
+def without_added(
+    conversation: Conversation, demands: Mapping[tuple[str, int], str | None]
+) -> Conversation:
+    """Return the conversation without demands.
+
+    Args:
+        demands: by the id of a conversation and the number of a user turn, its words that demand
+            something; `None` for all of them.
+    """
+    kept: list[Turn] = []
+    number = -1
+    is_dropped = False
+    for turn in conversation.turns:
+        if turn.role == "user":
+            number += 1
+            if (conversation.id, number) in demands:
+                words = demands[conversation.id, number] or turn.text
+                turn = replace(turn, text=turn.text.replace(words, "").strip())
+            is_dropped = not has_words(turn.text)
+        if not is_dropped:  # nor the answer to a turn that is
+            kept.append(turn)
+    has_user = any(turn.role == "user" for turn in kept)
+    return replace(conversation, turns=tuple(kept)) if has_user else conversation

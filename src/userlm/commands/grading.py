@@ -59,6 +59,16 @@ GRADING = "How answers are graded"
 TASKS_HELP = "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), or a public set, also hf://..."
 
 
+def unsafe_local_option() -> Any:
+    """Return the field of `--unsafe-local`."""
+    return option(
+        False,
+        "Run the code of answers without a sandbox, with all of your rights.",
+        flag="--unsafe-local",
+        panel=GRADING,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Grading:
     """How answers are graded."""
@@ -70,12 +80,7 @@ class Grading:
         panel=GRADING,
     )
     judge_price: str | None = price_option("--judge-price", "the judge")
-    unsafe_local: bool = option(
-        False,
-        "Run the code of answers without a sandbox, with all of your rights.",
-        flag="--unsafe-local",
-        panel=GRADING,
-    )
+    unsafe_local: bool = unsafe_local_option()
     upstream_grading: bool = option(
         False,
         "Read numbers as Lost in Conversation does, with its errors.",

@@ -46,6 +46,7 @@ WITHIN = (
     "a conversation that fails goes on longer, and gives the user more turns to repeat and to add."
 )
 COST = "The cost of being talked to: points less than with a single prompt"
+ADDED = "What added demands cost: points more when the same turns are said without them"
 VARIES = (
     "Shares of the variance of one conversation’s result: which task it is, which user, how this "
     "user does on this task, and the repeat."
@@ -87,7 +88,7 @@ def _blocks(run: Finished) -> Iterator[Block]:
         yield from _differences(found, "users")
         if not found["human"]:
             yield Text(LOWER)
-    yield from _single(found)
+    yield from _costs(found)
     yield from _human(found)
     yield from _failure(found)
     yield from _worst(found)
@@ -231,11 +232,13 @@ def _estimate(one: Mapping[str, Any], unit: str = "", digits: int = 1) -> Line:
     return (Value(one["value"], digits), shown, ends)
 
 
-def _single(found: Mapping[str, Any]) -> Iterator[Table]:
-    cells = {}
-    for one in found["single"]:
-        cells[one["assistant"], one["user"]] = _estimate(one)
-    yield from _matrix(cells, COST)
+def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield what it costs to be talked to, and what demands cost that are not in the task."""
+    for key, title in (("single", COST), ("added", ADDED)):
+        cells = {}
+        for one in found[key]:
+            cells[one["assistant"], one["user"]] = _estimate(one)
+        yield from _matrix(cells, title)
 
 
 def _human(found: Mapping[str, Any]) -> Iterator[Table]:

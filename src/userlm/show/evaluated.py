@@ -13,12 +13,13 @@ from userlm.show.blocks import (
     Reasons,
     Row,
     Section,
+    Small,
     Table,
 )
 from userlm.show.data import by_count
 from userlm.show.finished import Finished
 from userlm.show.measures import measured, value_alone
-from userlm.show.results import CellResult
+from userlm.show.results import CellResult, Measured
 
 SCORE, COVERAGE = "assistant score", "intent coverage"
 TURNS = "turns per conversation"
@@ -52,8 +53,16 @@ def _row(cell: CellResult) -> Row:
         if name not in found:
             shown.append((NOT_MEASURED, Quote(cell["failed"] or "no such facts", 200)))
         elif name == SCORE:
-            shown.append(measured(found[name], 1))
+            shown.append((measured(found[name], 1), _ungraded(found[name])))
         else:
             shown.append(value_alone(found[name], 1))
     stops = Reasons(by_count(cell["stops"].items()))
     return (Quote(cell["assistant"], 60), Quote(cell["user"], 60), *shown, stops)
+
+
+def _ungraded(score: Measured) -> Line:
+    """Say how many conversations have no grade, and most often why."""
+    if not score["missing"]:
+        return ""
+    why = Quote(score.get("why") or "no reason", 90)
+    return Small((f"{score['missing']:,} without a grade: ", why))

@@ -344,6 +344,13 @@ class SinglePrompt(Distance):
     single: Measured
 
 
+class AddedDemands(Distance):
+    """How much more an assistant solves without the demands that a user adds."""
+
+    assistant: Text
+    user: Text
+
+
 class Variance(TypedDict):
     """Where the variance of a score comes from; see `metrics.comparison.Split`."""
 
@@ -416,6 +423,7 @@ class Comparisons(TypedDict):
     assistants: list[Difference]
     users: list[Difference]
     single: list[SinglePrompt]
+    added: list[AddedDemands]
     variance: list[Variance]
     needed: list[Needed]
     failure: list[Within]
