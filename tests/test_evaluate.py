@@ -13,10 +13,13 @@ from userlm.commands import (
     Compare,
     Evaluate,
     Limits,
+    LocalModels,
+    Report,
     User,
     UserSettings,
     compare,
     evaluate,
+    report,
 )
 from userlm.commands.evaluate import slugs, without_added
 from userlm.commands.grading import Grading
@@ -253,6 +256,10 @@ def test_each_model_has_its_own_price(here: Path) -> None:
             for path in sorted(here.glob("runs/evaluate/cells/*/results.json"))
         ]
         assert costs[0] > 0 and costs[1] == 0
+        report(Report([here / "runs/evaluate"], here / "page"))
+        page = (here / "page/report.md").read_text()
+        total = rf"10 calls of models, \d+ tokens, \${costs[0]:.2f}\."
+        assert re.search(total, page)
         three = Evaluate(models, tasks="t.jsonl", price=["1/1"] * 3)
         with pytest.raises(InputError, match="--price: 3 prices and 2 models"):
             evaluate(three)
@@ -265,6 +272,8 @@ def test_a_limit_without_a_model_and_a_price_that_is_needed_are_mistakes(
 ) -> None:
     with pytest.raises(InputError, match="are for models; none is called here"):
         evaluate(grid("asks", limits=Limits(max_calls=1)))
+    with pytest.raises(InputError, match="--judge-price is for the judge"):
+        evaluate(grid("asks", grading=Grading(judge_price="1/1")))
     with pytest.raises(InputError, match="--budget needs the price of the tokens"):
         evaluate(
             Evaluate(
@@ -311,6 +320,28 @@ def test_the_judge_is_not_asked_again_what_it_has_answered(here: Path) -> None:
         [cell] = evaluate(options)["cells"]
         assert cell["stops"] == {"end": 2}
         assert len(server.bodies) == 2 * before
+
+
+@pytest.mark.slow
+def test_two_assistants_get_the_same_first_turns_of_a_sampled_user(here: Path) -> None:
+    """The seed of a turn does not depend on who answers."""
+    options = grid(
+        "asks",
+        "knows",
+        user=["trained:userlm-tiny"],
+        single=False,
+        repeats=2,
+        max_turns=1,
+        limit=2,
+        models=LocalModels(batch=1, device="cpu"),
+    )
+    evaluate(options)
+    first, second = (
+        [talk.user_turns for talk in read_conversations(path)]
+        for path in sorted(here.glob("runs/evaluate/cells/*/conversations.jsonl"))
+    )
+    assert first == second
+    assert len(set(first)) > 1  # repeats differ
 
 
 def test_names_of_cells_are_different_also_where_case_is_ignored() -> None:

@@ -34,7 +34,7 @@ PAPER: Mapping[str, tuple[str, ...]] = {
 NOTE = (
     "Paper: 65 tasks, 10 conversations each, GPT-4o as the assistant, without intervals; a judge "
     "labelled what users said. Ours: other tasks of the same sets, in brackets 95 % intervals over "
-    "tasks; what users said is matched by words, added demands by a judge if there was one. So "
+    "tasks; coverage is by a judge if there was one, repeats and skips are by a rule of words. So "
     "compare the order of rows rather than figures. A lower score of the assistant is no better "
     "estimate of how it does with people: nobody has measured that here."
 )
@@ -54,7 +54,8 @@ def measured(folder: Path) -> list[str]:
             known = [f"{end:.1f}" for end in ends if end is not None]
             lines.append("–".join(known) or "–")
         else:
-            lines.append(shown(found.get(name)))
+            judged = found.get(f"{name} (judge)", found.get(name))
+            lines.append(shown(judged))
     return lines
 
 

@@ -350,6 +350,10 @@ def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
         loading.chat_model(judge, options.models.settings)
         price = read_price("judge", options.grading.judge_price)
         check_price(caps, "judge", judge, price, "--judge-price")
+    elif options.grading.judge_price:
+        raise InputError(
+            "--judge-price is for the judge; give one with --judge, or leave it out"
+        )
     is_called = options.grading.judge or any(cell.calls_models for cell in cells)
     if caps != Caps() and not is_called:
         raise InputError(
@@ -388,7 +392,13 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
                 failed = str(error)
                 console.print(f"failed: {error}", style="yellow", markup=False)
         found.append(_result(run, cell, failed))
-    results = {"cells": found}
+    used = _spent(options, cells)
+    spent_in_all = {
+        "calls": used.calls,
+        "tokens": used.tokens,
+        "dollars": float(used.dollars),
+    }
+    results = {"cells": found, "spent": spent_in_all}
     return finish(run, options, results, _is_unfinished(results))
 
 
@@ -450,6 +460,11 @@ def _is_stale(place: Path, path: Path) -> bool:
 
 def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
     """Return the limits of one run: what all others leave of those of the whole."""
+    return options.limits.less(_spent(options, cells, place))
+
+
+def _spent(options: Evaluate, cells: Sequence[Cell], but: Path | None = None) -> Amount:
+    """Return what all calls used, but for those of one run."""
     used = Amount()
     for cell in cells:
         prices = {
@@ -458,9 +473,9 @@ def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
             "judge": read_price("judge", options.grading.judge_price),
         }
         for folder in (cell.folder, cell.folder / SCORE):
-            if folder != place:
+            if folder != but:
                 used += spent(folder / "usage.jsonl", prices)
-    return options.limits.less(used)
+    return used
 
 
 def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:

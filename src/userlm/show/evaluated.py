@@ -15,11 +15,12 @@ from userlm.show.blocks import (
     Section,
     Small,
     Table,
+    Text,
 )
 from userlm.show.data import by_count
 from userlm.show.finished import Finished
 from userlm.show.measures import measured, value_alone
-from userlm.show.results import CellResult, Measured
+from userlm.show.results import CellResult, Measured, Spent
 
 SCORE, COVERAGE = "assistant score", "intent coverage"
 TURNS = "turns per conversation"
@@ -44,6 +45,16 @@ def _tables(run: Finished) -> Iterator[Block]:
     rows = [_row(cell) for cell in run.results["cells"]]
     head = ("assistant", "user", "score", "coverage", "turns", "stops")
     yield Table(head, rows, "table")
+    if shown := _spent(run.results["spent"]):
+        yield Text(shown)
+
+
+def _spent(found: Spent) -> str:
+    """Say what calls of models used; nothing if none was counted."""
+    if not found["calls"]:
+        return ""
+    cost = f", ${found['dollars']:,.2f}" if found["dollars"] else ""
+    return f"{found['calls']:,} calls of models, {found['tokens']:,} tokens{cost}."
 
 
 def _row(cell: CellResult) -> Row:

@@ -300,10 +300,19 @@ class CellResult(TypedDict):
     failed: Text
 
 
+class Spent(TypedDict):
+    """What calls of models used; dollars at the prices that were given."""
+
+    calls: Count
+    tokens: Count
+    dollars: Amount
+
+
 class Evaluations(TypedDict):
     """Of `evaluate`."""
 
     cells: list[CellResult]
+    spent: Spent
 
 
 class CellMeasured(TypedDict):
