@@ -209,6 +209,7 @@ def test_the_hardest_tasks_come_first_with_conversations_to_read(compared) -> No
     ]
     talks = list(read_conversations(compared / "failed.jsonl"))
     assert talks[0].id == "t1#1"
+    assert talks[1].meta["verdict"] == "22, not 33"
     page = html.render(describe([read_run(compared)]))
     assert "Where conversations went wrong" in page
     assert "Apples cost 11 dollars." in page
@@ -268,6 +269,20 @@ def test_the_same_bot_before_and_after_a_change_is_named_by_its_folders(
     assert names == [f"{PATIENT} (before)", f"{PATIENT} (after)"]
     assert results["assistants"][0]["value"] == 0
     assert "cannot be told apart" in text(tmp_path / "out")
+
+
+def test_two_grids_before_and_after_a_change_are_compared_with_all_of_their_users(
+    grid, tmp_path
+) -> None:
+    for name in ("before", "after"):
+        shutil.copytree(grid, tmp_path / name)
+    grids = [tmp_path / "before", tmp_path / "after"]
+    results = commands.compare(Compare(grids, out=tmp_path / "out"))
+    first = results["assistants"][0]
+    assert {first["a"], first["b"]} == {f"{PATIENT} (before)", f"{PATIENT} (after)"}
+    assert (first["value"], first["with"]) == (0, [AT_ONCE, ONE_BY_ONE])
+    last = results["assistants"][-1]
+    assert last["b"].startswith("clarifier (")
 
 
 def test_one_assistant_with_two_users_is_compared_by_its_users(tmp_path) -> None:
@@ -388,6 +403,15 @@ def test_each_user_is_measured_by_scores_with_people(grid, tmp_path) -> None:
     assert found[ONE_BY_ONE, "Kendall's tau"]["value"] == 1
     assert found[AT_ONCE, "Kendall's tau"]["value"] is None, "both are at 100 %"
     assert found["single", "mean difference"]["value"] == 45
+    # Of all assistants together, controls left out, t0 has 50 % with OneByOne, and t1 25 %.
+    write_lines(
+        tmp_path / "tasks.jsonl", [{"task": f"t{i}", "score": 20} for i in (0, 1)]
+    )
+    compare = Compare([grid], tmp_path / "tasks.jsonl", out=tmp_path / "by-task")
+    found = {
+        (one["user"], one["measure"]): one for one in commands.compare(compare)["human"]
+    }
+    assert found[ONE_BY_ONE, "mean difference"]["value"] == 17.5
     assert "Lower is not better" not in text(tmp_path / "out")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.evaluate import AGAIN, CELLS, KEPT, REPLAYED
+from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
 from userlm.manifest import file_hash
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
@@ -39,21 +39,25 @@ class Cell:
 
     Attributes:
         assistant, user: their names in this comparison.
+        is_control: whether the assistant is one of `CONTROLS`.
         folder: the run of `simulate`.
         files: what it was read from.
         shared: what must be the same in all cells, by name.
         intents: what users wanted, by task.
         families: the family of each task; empty if there is none.
+        reasons: why each conversation has its grade.
         rows: those of each of `MEASURES`, by name; their clusters are tasks.
     """
 
     assistant: str
     user: str
+    is_control: bool
     folder: Path
     files: Sequence[Path]
     shared: Mapping[str, Any]
     intents: Mapping[str, str]
     families: Mapping[str, str]
+    reasons: Mapping[str, str]
     rows: Mapping[str, Sequence[MeasureRow]]
 
 
@@ -64,21 +68,19 @@ def read_cells(folders: Sequence[Path]) -> list[Cell]:
     Raises:
         InputError: if a folder is none of these, or the cells cannot be compared.
     """
-    found = []
+    found: list[tuple[FinishedRun, FinishedRun, str]] = []
+    places = []
     for folder in folders:
         for scored in _scored(folder):
-            found += [(run, scored, name) for name, run in _columns(scored)]
+            for column, run in _columns(scored):
+                found.append((run, scored, column))
+                places.append(folder if (folder / CELLS).is_dir() else run.folder)
     options = [run.options for run, _, _ in found]
-    assistants = _names(options, ASSISTANT)
     users = _with_replayed([run for run, _, _ in found], _names(options, USER))
-    seen = Counter(zip(assistants, users, strict=True))
+    assistants = _apart(_names(options, ASSISTANT), users, places)
     cells = []
-    for (run, scored, column), assistant, user in zip(
-        found, assistants, users, strict=True
-    ):
-        if seen[assistant, user] > 1:  # such as a bot before and after a change
-            assistant = f"{assistant} ({run.folder.resolve().name})"
-        cells.append(_read(run, scored, column, assistant, user))
+    for one, assistant, user in zip(found, assistants, users, strict=True):
+        cells.append(_read(*one, assistant, user))
     _check(cells)
     return cells
 
@@ -150,6 +152,22 @@ def _names(options: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> lis
     return names
 
 
+def _apart(
+    assistants: Sequence[str], users: Sequence[str], places: Sequence[Path]
+) -> list[str]:
+    """Return the names of assistants. One that talks with the same user in several places, such as
+    a bot before and after a change, is named after these."""
+    cells = Counter(zip(assistants, users, strict=True))
+    several = {assistant for (assistant, _), count in cells.items() if count > 1}
+    paths = [place.resolve() for place in places]
+    is_short = len({path.name for path in paths}) == len(set(paths))
+    names = []
+    for assistant, path in zip(assistants, paths, strict=True):
+        place = path.name if is_short else f"{path.parent.name}/{path.name}"
+        names.append(f"{assistant} ({place})" if assistant in several else assistant)
+    return names
+
+
 def _with_replayed(runs: Sequence[FinishedRun], users: Sequence[str]) -> list[str]:
     """Return the names of users. One that says another one's turns again is named after that."""
     folders = [str(run.folder.resolve()) for run in runs]
@@ -188,14 +206,20 @@ def _read(
             f"{scored.folder} has no {SCORE} of {column!r}; run `score` with --tasks"
         )
     families = {}
+    reasons = {}
     for line in _lines(grades):
         families[str(line.get("task"))] = str(line.get("family") or "")
+        if line.get("run") == column:
+            reasons[str(line.get("conversation"))] = str(line.get("reason") or "")
     graded = {name: scored.options.get(name) for name in GRADED}
     graded["tasks"] = _hashes(scored)
     settings = {name: run.options.get(name) for name in SHARED}
     shared = {**settings, **graded}
     files = (talks, scores, grades)
-    return Cell(assistant, user, run.folder, files, shared, intents, families, rows)
+    is_control = run.options.get("assistant") in CONTROLS
+    names = (assistant, user, is_control)
+    about = (intents, families, reasons)
+    return Cell(*names, run.folder, files, shared, *about, rows)
 
 
 def _task(conversation: Conversation) -> str:

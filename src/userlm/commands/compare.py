@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from userlm.commands.cells import MEASURES, SCORE, Cell, read_cells
-from userlm.commands.evaluate import CONTROLS, REPLAYED, SINGLE
+from userlm.commands.evaluate import REPLAYED, SINGLE
 from userlm.commands.options import Output, argument, option, out_folder
 from userlm.commands.steps import Results, finish, finished, open_run
 from userlm.json_files import take
@@ -104,12 +104,19 @@ class Grid:
     def assistants(self) -> list[str]:
         """Their names, the one with the highest score first, and the controls last."""
         names = dict.fromkeys(cell.assistant for cell in self.cells)
-        return sorted(names, key=lambda name: (name in CONTROLS, -self.score(name)))
+        controls = self.controls
+        return sorted(names, key=lambda name: (name in controls, -self.score(name)))
+
+    @property
+    def controls(self) -> set[str]:
+        """The assistants without a model: the most and the least that a user allows."""
+        return {cell.assistant for cell in self.cells if cell.is_control}
 
     @property
     def real(self) -> list[str]:
         """The assistants that are no controls."""
-        return [name for name in self.assistants if name not in CONTROLS]
+        controls = self.controls
+        return [name for name in self.assistants if name not in controls]
 
     @property
     def users(self) -> list[str]:
@@ -362,8 +369,9 @@ def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> list[Conversatio
         for talk in read_conversations(cell.files[0]):
             place = (str(cell.folder), talk.id)
             if place in first.values():
-                about = {"assistant": cell.assistant, "user": cell.user}
-                talks[place] = replace(talk, meta={**talk.meta, **about})
+                why = {"verdict": cell.reasons.get(talk.id, "")}
+                names = {"assistant": cell.assistant, "user": cell.user}
+                talks[place] = replace(talk, meta={**talk.meta, **names, **why})
     return [talks[place] for place in first.values()]
 
 
@@ -439,7 +447,8 @@ def _rows_of(
     one: HumanScore, cells: Mapping[str, Cell], path: Path | None
 ) -> tuple[str, list[MeasureRow]]:
     """Return the name of the cluster of a human score, and the rows that it is compared with."""
-    names = [one.assistant] if one.assistant else list(cells)
+    real = [name for name, cell in cells.items() if not cell.is_control]
+    names = [one.assistant] if one.assistant else real
     if missing := [name for name in names if name not in cells]:
         known = ", ".join(cells)
         raise InputError(f"{path}: no assistant is {missing[0]!r}; there are {known}")

@@ -16,6 +16,7 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
+    Transcript,
     Transcripts,
     Value,
     interval,
@@ -68,11 +69,16 @@ def failed(runs: Sequence[Finished]) -> Section:
     """Return the section with conversations in which the worst tasks were not solved."""
     groups = []
     for run in runs:
-        if run.verb == "compare" and run.transcripts:
-            shown = [transcript(talk, run) for talk in run.transcripts]
-            path = f"{run.folder}/failed.jsonl"
-            talks = Transcripts(shown, run.total, path)
-            groups.append(Group([talks], Quote(run.name, NAME)))
+        if run.verb == "compare":
+            of_cells: dict[tuple[str, str], list[Transcript]] = {}
+            for talk in run.transcripts:
+                names = (str(talk.meta.get("assistant")), str(talk.meta.get("user")))
+                of_cells.setdefault(names, []).append(transcript(talk, run))
+            for (assistant, user), shown in of_cells.items():
+                path = f"{run.folder}/failed.jsonl"
+                talks = Transcripts(shown, len(shown), path)
+                names_shown = (Quote(assistant, NAME), " with ", Quote(user, NAME))
+                groups.append(Group([talks], names_shown))
     title = "Where conversations went wrong"
     return Section("failed", title, title, groups, search=True, where="details")
 
@@ -274,7 +280,7 @@ SAID = {
 
 
 def _within(one: Within) -> Row:
-    did = SAID.get(one["measure"]) or Quote(one["measure"], NAME)
+    did = Quote(SAID.get(one["measure"], one["measure"]), NAME)
     share = f"{one['with']:,} of {one['of']:,}"
     tasks = plural(one["clusters"], "task")
     return (Quote(one["assistant"], NAME), did, _estimate(one), share, tasks)
