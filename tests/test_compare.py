@@ -255,6 +255,33 @@ def test_a_grid_that_was_moved_can_still_be_compared(grid, tmp_path) -> None:
     assert str(tmp_path) in results["cells"][0]["folder"]
 
 
+def test_a_cell_that_failed_is_named_and_not_left_out(grid, tmp_path) -> None:
+    shutil.copytree(grid, tmp_path / "grid")
+    shutil.rmtree(next((tmp_path / "grid" / "cells").glob("*hasty--*AtOnce")) / "score")
+    with pytest.raises(InputError, match="hasty--py-test-compare-AtOnce has no scores"):
+        commands.compare(Compare([tmp_path / "grid"], out=tmp_path / "out"))
+
+
+def test_single_prompts_alone_are_compared_as_any_user_is(tmp_path) -> None:
+    runs = [
+        run(tmp_path, one, name=one[-5:], user="single") for one in (PATIENT, HASTY)
+    ]
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert results["assistants"][0]["with"] == ["single"]
+    assert results["single"] == []
+
+
+def test_what_was_not_graded_is_not_measured_and_not_zero(tmp_path) -> None:
+    rows = [{**task(i), "check": {"rubric": "It is right."}} for i in range(6)]
+    write_lines(tmp_path / "tasks.jsonl", rows)
+    runs = [run(tmp_path, one, name=one[-5:]) for one in (PATIENT, HASTY)]
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert SCORE not in {one["measure"] for one in results["assistants"]}
+    found = text(tmp_path / "out")
+    assert "Nothing can be compared" in found
+    assert "not measured: `not graded: needs a judge` (6 missing)" in found
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 

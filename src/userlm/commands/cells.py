@@ -94,13 +94,19 @@ def _scored(folder: Path) -> Iterator[FinishedRun]:
     if run.verb == "score":
         yield run
         return
-    is_grid = (folder / CELLS).is_dir()
-    inside = sorted(folder.glob(f"{CELLS}/*/score")) if is_grid else [folder / "score"]
-    if not is_grid and (run.verb != "simulate" or not inside[0].is_dir()):
-        advice = "give the folder of `score --tasks`, or of a grid of `evaluate`"
-        if run.verb == "simulate":
-            advice = f"run `userlm score {folder} --tasks FILE` and give its folder"
-        raise InputError(f"{folder} has no scores to compare; {advice}")
+    if (folder / CELLS).is_dir():
+        inside = [cell / "score" for cell in sorted((folder / CELLS).iterdir())]
+        advice = "run `userlm evaluate` again, or give the score/ of each other cell"
+    elif run.verb == "simulate":
+        inside = [folder / "score"]
+        advice = f"run `userlm score {folder} --tasks FILE` and give its folder"
+    else:
+        raise InputError(
+            f"{folder} is no run of `score --tasks`, and no grid of `evaluate`; give one of these"
+        )
+    for scored in inside:
+        if not scored.is_dir():
+            raise InputError(f"{scored.parent} has no scores to compare; {advice}")
     yield from map(Run.read, inside)
 
 

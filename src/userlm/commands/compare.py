@@ -120,17 +120,18 @@ class Grid:
 
     @property
     def users(self) -> list[str]:
-        """Their names, without the single prompt, and without those who say turns again."""
+        """Their names, without those who say turns again and, if there are others, the single
+        prompt."""
         names = dict.fromkeys(cell.user for cell in self.cells)
-        return [
-            name for name in names if name != SINGLE and not name.endswith(REPLAYED)
-        ]
+        own = [name for name in names if not name.endswith(REPLAYED)]
+        return [name for name in own if name != SINGLE] or own
 
     @property
     def in_order(self) -> list[Cell]:
         """The cells, by assistant and user."""
         again = [f"{user}{REPLAYED}" for user in self.users]
-        places = product(self.assistants, [*self.users, *again, SINGLE])
+        users = dict.fromkeys([*self.users, *again, SINGLE])
+        places = product(self.assistants, users)
         return list(filter(None, (self.cell(*place) for place in places)))
 
     def cell(self, assistant: str, user: str) -> Cell | None:
@@ -243,7 +244,7 @@ def _single(grid: Grid) -> Iterator[Results]:
     for assistant in grid.real:
         alone = grid.cell(assistant, SINGLE)
         for user, rows in grid.rows(assistant).items():
-            if alone:
+            if alone and user != SINGLE:
                 at_once = measure(alone.rows[SCORE], PERCENT)
                 cost = difference(at_once, measure(rows, PERCENT), PERCENT)
                 yield {
@@ -426,7 +427,7 @@ def _beside_people(grid: Grid, path: Path | None) -> Iterator[Results]:
     """Yield how far the scores with each user, and with a single prompt, agree with those with
     people."""
     scores = read_human_scores(path) if path else []
-    for user in [*grid.users, SINGLE] if path else ():
+    for user in dict.fromkeys([*grid.users, SINGLE] if path else ()):
         cells = {cell.assistant: cell for cell in grid.cells if cell.user == user}
         if not cells:
             continue

@@ -115,7 +115,7 @@ def _answer(found: Mapping[str, Any]) -> Line:
                 sizes = f"; {_sizes(found)})"
                 told = (many, _listed(one["with"]), sizes, _unpaired(one), _unsure(one))
                 return (_difference(one, key == "users"), *told, ".")
-    return "No two runs have the same user or the same assistant."
+    return "Nothing can be compared: no user or assistant has graded conversations in two runs."
 
 
 def _difference(one: Difference, is_of_users: bool) -> Line:
@@ -184,10 +184,10 @@ def _scores(found: Mapping[str, Any]) -> Iterator[Block]:
 
 
 def _score(one: Measured) -> Line:
-    if one["value"] is None:
+    if not one["n"] and not one["missing"]:
         return NOTHING
     missing = f"{one['missing']:,} missing" if one["missing"] else ""
-    return (measured(one, 1), Small(missing) if missing else "")
+    return (measured(one, 1), Small(missing))
 
 
 def _matrix(
