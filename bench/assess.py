@@ -27,7 +27,7 @@ from typing import Any
 from dialogues import made
 from measuring import machine, table, verdict
 
-from userlm.commands import Assess, User, assess
+from userlm.commands import Assess, User, UserSettings, assess
 from userlm.rows import write_conversations
 
 LINES = (
@@ -89,7 +89,7 @@ def prompts(arguments: argparse.Namespace) -> None:
     """Print each measure under each prompt."""
     found: dict[str, Any] = {}
     for name, (form, prompt) in PROMPTS.items():
-        user = User(f"{form}:{arguments.model}", prompt=prompt)
+        user = User(f"{form}:{arguments.model}", UserSettings(prompt=prompt))
         found[name] = assess(
             Assess(
                 user,

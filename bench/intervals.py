@@ -4,7 +4,8 @@
 
 A sample is a number of clusters (people, intents, tasks), drawn with replacement from a finite
 population whose value is known. Populations are made (clusters of unequal size that differ, with an
-intra-cluster correlation of 0.2), or are the people of real logs: with `--data`, how many words
+intra-cluster correlation of 0.2; tasks with ten conversations each, and a correlation of 0.5), or
+are the people of real logs: with `--data`, how many words
 each said a turn, how often they asked, and perplexities made for turns of these lengths. A row says
 how many of the intervals held the true value, and the median ratio of their ends (of differences,
 shares and ranks: their median length); `-` where fewer than half of the samples had an interval.
@@ -28,9 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 from userlm.metrics.agreement import KAPPA
+from userlm.metrics.comparison import (
+    GAIN,
+    Pair,
+    kendall,
+    ranks,
+    spearman,
+)
 from userlm.metrics.intrinsic import diversity_estimate
 from userlm.stats import (
     F1,
+    FRACTION,
     MEAN,
     PERCENT,
     PERPLEXITY,
@@ -51,6 +60,11 @@ PEOPLE = 4000
 """The number of clusters in a population that is made."""
 
 ICC = 0.2
+REPEATS = 10
+"""Conversations about a task."""
+TASK_ICC = 0.5
+"""The intra-cluster correlation of what is solved: most tasks are solved nearly always or nearly
+never."""
 LOGS = ("halie", "realhumaneval", "oasst1_en_val", "star")
 """Logs that name their people."""
 
@@ -133,6 +147,41 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
         yield _of_labels(f"Cohen's kappa, {same:.0%} alike", rng.spawn(1)[0], same)
 
 
+def of_tasks(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what is measured of conversations about tasks, and differences between assistants."""
+    task = np.repeat(np.arange(PEOPLE), REPEATS)
+    level = rng.normal(size=PEOPLE)[task]
+    ones = np.ones(len(task))
+    for a_share, b_share in ((0.05, 0.05), (0.5, 0.6), (0.9, 0.95)):
+        sides = []
+        for share in (a_share, b_share):
+            # An assistant finds other tasks hard than the other one does, to some extent.
+            own = 0.9 * level + math.sqrt(1 - 0.9**2) * rng.normal(size=PEOPLE)[task]
+            solved = _coins(rng, task, share, own, TASK_ICC)
+            sides.append(_sums(task, solved, ones))
+        yield of_sums(f"score of tasks near {a_share}", sides[0], PERCENT)
+        yield _of_two(f"difference of scores of tasks near {a_share}", *sides, PERCENT)
+    # The cells of tests/scripted_speakers.py: a user who forgets a fact in 20 to 80 % of the
+    # conversations about a task; an assistant that then cannot solve it, and one that guesses.
+    forgets = rng.choice([0.2, 0.4, 0.6, 0.8], PEOPLE)[task]
+    waits = _sums(task, (rng.random(len(task)) >= forgets).astype(float), ones)
+    guesses = _sums(task, (rng.random(len(task)) < 0.25).astype(float), ones)
+    yield of_sums("scripted grid of tasks: score", waits, PERCENT)
+    yield _of_two("scripted grid of tasks: difference", waits, guesses, PERCENT)
+    one = np.ones(PEOPLE)
+    length = np.exp(0.8 + 0.5 * rng.normal(size=PEOPLE))
+    turns = np.clip(rng.poisson(length[:, None], (PEOPLE, REPEATS)), 1, 8)
+    for name, value in (
+        ("turn variance of tasks", turns.var(axis=1)),
+        ("most turns of tasks", turns.max(axis=1)),
+    ):
+        yield of_sums(name, np.stack([value, one], axis=1), MEAN)
+    unlike = rng.beta(4, 3, PEOPLE)
+    yield of_sums(
+        "unigram difference of tasks", np.stack([unlike, one], axis=1), FRACTION
+    )
+
+
 def _sizes(rng: np.random.Generator) -> Indices:
     """How many items each cluster has: few have many."""
     return np.maximum(1, np.round(rng.lognormal(1.2, 0.9, PEOPLE))).astype(int)
@@ -150,19 +199,84 @@ def _coins(
     person: Indices,
     share: float,
     level: Array | None = None,
+    icc: float = ICC,
 ) -> Array:
     """1 for about this share of the items, else 0; by their cluster's own share (beta), or by their
     cluster's level and own noise."""
     if level is None:
-        weight = 1 / ICC - 1
+        weight = 1 / icc - 1
         own = rng.beta(share * weight, (1 - share) * weight, PEOPLE)
         return (rng.random(len(person)) < own[person]).astype(float)
-    shown = math.sqrt(ICC) * level + math.sqrt(1 - ICC) * rng.normal(size=len(person))
+    shown = math.sqrt(icc) * level + math.sqrt(1 - icc) * rng.normal(size=len(person))
     return (shown < np.quantile(shown, share)).astype(float)
 
 
 def _sums(person: Indices, *columns: Array) -> Array:
     return np.stack([np.bincount(person, column) for column in columns], axis=1)
+
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+
+def of_comparisons(rng: np.random.Generator) -> Iterator[Kind]:
+    """Yield what `userlm compare` says of conversations about tasks, which differ in how often they
+    are solved."""
+    for repeats in (1, 10):
+        for score in (0.5, 0.9):
+            yield _of_scores(rng.spawn(1)[0], repeats, score)
+    yield _of_failures(rng.spawn(1)[0])
+    for name, agreement in (("Kendall's tau", kendall), ("Spearman's rho", spearman)):
+        yield _of_human_scores(rng.spawn(1)[0], name, agreement)
+
+
+def _solved(rng: np.random.Generator, chance: Array, repeats: int) -> Array:
+    """1 for each conversation that is solved: (tasks, repeats)."""
+    return (rng.random((len(chance), repeats)) < chance[:, None]).astype(float)
+
+
+def _of_scores(rng: np.random.Generator, repeats: int, score: float) -> Kind:
+    """Two assistants, the second one about 10 points worse; each finds other tasks hard, too."""
+    level = rng.normal(size=PEOPLE)
+    sides = []
+    for share in (score, score - 0.1):
+        own = level + rng.normal(size=PEOPLE) + 1.5 * math.log(share / (1 - share))
+        solved = _solved(rng, 1 / (1 + np.exp(-own)), repeats).sum(axis=1)
+        sides.append(np.stack([solved, np.full(PEOPLE, repeats)], axis=1))
+    name = f"difference of scores near {score}, {repeats} repeats"
+    return _of_two(name, *sides, PERCENT)
+
+
+def _of_failures(rng: np.random.Generator) -> Kind:
+    """What about half of ten conversations have, which are solved 20 points less often."""
+    has = _solved(rng, rng.beta(2, 2, PEOPLE), 10)
+    chance = 0.25 + 0.7 * rng.beta(2, 2, PEOPLE)[:, None] - 0.2 * has
+    solved = (rng.random(has.shape) < chance).astype(float)
+    with_it, without = has.sum(axis=1), (1 - has).sum(axis=1)
+    apart = (solved * has).sum(axis=1) * without - (solved * (1 - has)).sum(
+        axis=1
+    ) * with_it
+    sums = np.stack([apart, with_it * without], axis=1) / 10
+    return of_sums("gain within tasks", sums, GAIN)
+
+
+def _of_human_scores(
+    rng: np.random.Generator, name: str, agreement: Callable[[Array, Array], float]
+) -> Kind:
+    """Scores of tasks with people and with a user, ten conversations each."""
+    tasks = PEOPLE // 4
+    level = rng.normal(size=tasks)
+    scores = []
+    for _ in range(2):
+        chance = 1 / (1 + np.exp(-level - 0.7 * rng.normal(size=tasks)))
+        scores.append(100 * _solved(rng, chance, 10).mean(axis=1))
+    human, simulated = scores
+
+    def of_sample(sample: Indices) -> Estimate:
+        pairs = [Pair(str(i), human[i], simulated[i]) for i in sample]
+        return ranks(pairs)[name]
+
+    truth = agreement(human, simulated)
+    return Kind(name, tasks, truth, of_sample, is_unique=True)
 
 
 # --- kinds of statistics --------------------------------------------------------------------------
@@ -329,7 +443,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(arguments.seed)
-    kinds = list(made(rng))
+    kinds = [*made(rng), *of_tasks(np.random.default_rng(arguments.seed))]
+    kinds += of_comparisons(rng)
     if arguments.data:
         kinds += real(arguments.data, rng)
     head = ("kind", "value", *(f"{n} clusters" for n in CLUSTERS), "without, %")

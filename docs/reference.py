@@ -58,6 +58,8 @@ def _row(option: Described) -> str:
         shown = "required"
     elif default is None or default is False:
         shown = ""
+    elif isinstance(default, tuple):
+        shown = " ".join(f"`{one}`" for one in default)
     elif default is True:
         shown = f"on; `--no-{option.name.replace('_', '-')}`"
     help_text = option.shown.help.replace("\\[", "[").replace("|", "\\|")

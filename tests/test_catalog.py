@@ -68,3 +68,7 @@ def test_a_metric_is_added_in_one_place(monkeypatch, tmp_path, capsys):
     for page in ("report.html", "report.md"):
         assert "questions asked" in (tmp_path / "report" / page).read_text()
     assert toy.about in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_what_a_judge_says_of_tasks_stands_with_the_other_measures_of_tasks():
+    assert catalog.family_of("intent coverage (judge)") == catalog.TASKS

@@ -328,7 +328,7 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
         user = f"prompted:{server.url}#user"
         results = commands.respond(
             commands.Respond(
-                commands.User(user, guard="words=3-9,tries=2"),
+                commands.User(user, commands.UserSettings(guard="words=3-9,tries=2")),
                 tmp_path / "logs.jsonl",
                 out=tmp_path / "out",
                 user_price="1/1",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from userlm.facts import said
+from userlm.facts import said, stems, told_in
 from userlm.types import Fact
 
 
@@ -91,3 +91,55 @@ def test_all_shards_say_every_shard_and_the_first_one_few_others(data: Path) -> 
         others += len(shards) - 1
         told += sum(said(shard, shards[:1]) for shard in shards[1:])
     assert told / others < 0.2  # some first shards hold the whole question
+
+
+# --- which turns ----------------------------------------------------------------------------------
+
+CAKES = "She bakes 25 cakes"
+
+
+@pytest.mark.parametrize(
+    ("texts", "turns"),
+    [
+        (["she bakes 25 cakes"], [0]),
+        (["hi", "25 cakes, she bakes them", "as i said: 25 cakes, baked"], [1, 2]),
+        # in two parts, of which neither tells it; the second one completes it
+        (["she bakes cakes", "how many?", "25 of them"], [2]),
+        (["she bakes cakes", "25 of them", "so she bakes"], [1]),
+        # parts count only where no turn has it whole: other facts have parts of it, too
+        (["she bakes cakes", "25 of them", "25 baked cakes"], [2]),
+        # what completes a fact once does not tell it again
+        (["she bakes 25 cakes", "25!", "cakes!"], [0]),
+        (["she bakes cakes"], []),
+        ([], []),
+    ],
+)
+def test_turns_tell_a_fact_alone_or_complete_it_once(
+    texts: list[str], turns: list[int]
+) -> None:
+    assert told_in([CAKES], texts) == [turns]
+
+
+def test_a_turn_that_tells_another_fact_with_the_same_words_is_no_repeat() -> None:
+    facts = [
+        "Olaf's dad gave Olaf 10 red toy cars.",
+        "Olaf's dad gave Olaf red toy buses.",
+    ]
+    first, second = (
+        "my dad gave olaf 10 red toy cars",
+        "olaf's dad gave olaf red toy buses",
+    )
+    assert told_in(facts, [first, second]) == [[0], [1]]
+    assert told_in(facts, [second, first]) == [[1], [0]]
+    assert told_in(facts, [f"{first}; {second}"]) == [[0], [0]]
+    assert told_in(facts, [first, second, first]) == [[0, 2], [1]]
+
+
+def test_stems_keep_stop_words_and_numbers() -> None:
+    assert stems(["The baked cakes!", "baking 25 of the cakes"]) == {
+        "the",
+        "bak",
+        "cak",
+        "25",
+        "of",
+    }

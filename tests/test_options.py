@@ -76,13 +76,19 @@ def test_only_what_identifies_a_run_is_recorded():
         (Paint("green"), "--colour green: give red or blue"),
         (Paint(coats=0), "--coats 0: give a number, 1 to 5"),
         (Paint(coats=float("nan")), "--coats nan: give a number, 1 to 5"),
-        (commands.User("u", temperature=math.inf), "--temperature inf: give a number"),
-        (commands.User("u", temperature=math.nan), "--temperature nan: give a number"),
         (
-            commands.User("u", temperature=-1.0),
+            commands.UserSettings(temperature=math.inf),
+            "--temperature inf: give a number",
+        ),
+        (
+            commands.UserSettings(temperature=math.nan),
+            "--temperature nan: give a number",
+        ),
+        (
+            commands.UserSettings(temperature=-1.0),
             "--temperature -1.0: give a number, 0 to",
         ),
-        (commands.User("u", top_p=1.5), "--top-p 1.5: give a number, 0 to 1"),
+        (commands.UserSettings(top_p=1.5), "--top-p 1.5: give a number, 0 to 1"),
         (
             commands.Train(Path("d"), base="b", watts=math.inf),
             "--watts inf: give a number",

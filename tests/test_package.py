@@ -53,6 +53,7 @@ ROOMS = [
     "loading",
     "inputs",
     "commands",
+    "evaluation",
     "demo",
     "cli",
     "__init__",

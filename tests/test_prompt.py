@@ -6,7 +6,7 @@ import pytest
 
 from userlm import commands, inputs, loading
 from userlm.address import parse
-from userlm.commands.options import User
+from userlm.commands.options import User, UserSettings
 from userlm.rows import write_conversations
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Conversation, InputError, Turn
@@ -86,7 +86,7 @@ def test_what_is_no_prompt_for_a_user_is_refused(tmp_path):
 def test_every_verb_with_a_user_takes_a_prompt(tmp_path):
     script = tmp_path / "answers.txt"
     script.write_text("hello")
-    user = User(f"prompted:script:{script}", prompt=saved(tmp_path, OWN))
+    user = User(f"prompted:script:{script}", UserSettings(prompt=saved(tmp_path, OWN)))
     speaker = user.load()
     assert isinstance(speaker, PromptedUser) and speaker.prompt == OWN
     assert user.files == [script, tmp_path / "mine.md"]
@@ -98,7 +98,9 @@ def test_a_changed_prompt_is_noticed_when_a_run_is_resumed(tmp_path):
     write_conversations(tmp_path / "logs.jsonl", [log])
     (tmp_path / "answers.txt").write_text("hello")
     path = saved(tmp_path, OWN)
-    user = User(f"prompted:script:{tmp_path / 'answers.txt'}", prompt=path)
+    user = User(
+        f"prompted:script:{tmp_path / 'answers.txt'}", UserSettings(prompt=path)
+    )
     asked = commands.Respond(user, tmp_path / "logs.jsonl", tmp_path / "run")
     assert commands.respond(asked)["conversations"] == 1
     saved(tmp_path, f"{OWN} Be kind.")

@@ -386,6 +386,73 @@ def test_the_papers_table_of_six_measures_is_made_of_any_users_and_a_judge(tmp_p
     assert table["humans"][0] == "94.01" and table["humans"][1] != "–"
 
 
+@pytest.mark.slow
+def test_users_on_tasks_stand_beside_the_figures_of_the_paper(tmp_path):
+    """The 65 ids in small files of three public forms, two scripted users, and the oracle."""
+    ids = (RECIPES / "table3_extrinsic/ids.txt").read_text().split()
+    assert len(ids) == len(set(ids)) == 65
+    assert sum(id.startswith("GSM8K/") for id in ids) == 20
+    math = []
+    code = []
+    for number, id in enumerate(ids, 20):
+        if id.startswith("GSM8K/"):
+            shards = [{"shard": "how many apples?"}, {"shard": f"there are {number}"}]
+            row = {"task_id": f"sharded-{id}", "task": "math", "shards": shards}
+            question = f"There are {number} apples. How many?"
+            math.append({**row, "question": question, "answer": f"#### {number}"})
+        else:
+            prompt = 'def f(a):\n    """Return a.\n    >>> f(1)\n    1\n    """\n'
+            row = {"task_id": id, "prompt": prompt, "entry_point": "f"}
+            tests = "def check(candidate):\n    assert candidate(1) == 1\n"
+            row["canonical_solution"] = "    return a\n"
+            code.append({**row, "test": tests})
+    math.append({**math[0], "task_id": "sharded-GSM8K/1", "shards": []})  # of no use
+    for name, rows in (("math", math), ("code", code)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    (tmp_path / "users_of_a_table.py").write_text(
+        "import userlm\n"
+        "def all_at_once(conversation: userlm.Conversation):\n"
+        "    return conversation.intent\n"
+        "def nothing(text):\n"
+        "    return 'please help'\n"
+    )
+    users = "UserLM-8b=py:users_of_a_table:all_at_once mine=py:users_of_a_table:nothing"
+    users += " single=single"
+    env = os.environ | {
+        "USERLM": str(Path(sys.executable).with_name("userlm")),
+        "OUT": str(tmp_path / "runs"),
+        "SOURCES": f"{tmp_path}/math.jsonl {tmp_path}/code.jsonl",
+        "ROWS": users,
+        "ASSISTANT": "oracle",
+        "REPEATS": "2",
+    }
+    done = subprocess.run(
+        ["bash", RECIPES / "table3_extrinsic/run.sh", "--unsafe-local"],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    table = {}
+    for line in done.stdout[done.stdout.index("| GPT-4o-mini") :].splitlines():
+        if line.startswith("| "):
+            name, *cells = line[2:-2].split(" | ")
+            table[name] = cells
+    theirs = "76.7 54.3 37.7 43.8 2.8 2.1–6.7 0.71 57.4".split()
+    assert table["UserLM-8b"][::2] == theirs
+    ours = table["UserLM-8b"][1::2]
+    assert ours[0].startswith("100.0 [") and ours[7].startswith("100.0 [")
+    assert (ours[3], ours[5]) == ("–", "1.0–1.0")  # no judge; all are solved at once
+    assert set(table["GPT-4o"][1::2]) == {"–"}
+    # Eight turns, and none says anything.
+    assert table["mine"][1].startswith("0.0 [") and table["mine"][11] == "8.0–8.0"
+    assert table["mine"][15].startswith("0.0 [")
+    assert table["single"][15].startswith("100.0 [")
+
+
 # --- the small models -----------------------------------------------------------------------------
 
 TALK = [

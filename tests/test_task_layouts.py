@@ -98,6 +98,35 @@ def test_a_prompt_of_humaneval_stands_before_the_code_and_its_solution_is_whole(
     assert task.meta["solution"] == "import re\n\ndef f(x):\n    return x\n"
 
 
+def test_the_sentences_and_examples_of_a_docstring_are_the_facts_of_humaneval() -> None:
+    prompt = '''
+def other():
+    """Not this."""
+
+def f(x):
+    """Double each
+    number. Keep  the order.
+
+    >>> f([1,
+    ...    2])
+    [2, 4]
+    >>> f([])
+    []
+
+    Note: none is lost.
+    """
+'''
+    row = {"task_id": "a", "test": "assert f", "entry_point": "f"}
+    assert [fact.text for fact in task_of(prompt=prompt, **row).facts] == [
+        "Double each number.",
+        "Keep the order.",
+        "Note: none is lost.",
+        ">>> f([1, ... 2]) [2, 4]",
+        ">>> f([]) []",
+    ]
+    assert task_of(prompt="def f(x):\n  x = (", **row).facts == ()
+
+
 def test_the_user_of_mbpp_knows_the_name_that_the_tests_call() -> None:
     code = "def helper(x):\n    return x\ndef cost(x):\n    return helper(x)"
     row = {"task_id": 3, "code": code, "test_list": ["assert set(cost(1)) == set()"]}

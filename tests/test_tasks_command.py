@@ -112,7 +112,11 @@ def judging(body: dict[str, object], n: int) -> Said:
         label = "SAID"
     if "ATTEMPT, TALK" in asked:
         label = "ATTEMPT"
-    return completion(json.dumps({"reason": "so", "label": label}))
+    if "ADDS, KEEPS" in asked:
+        label = "KEEPS"
+        if "and?" in asked.rpartition("The message to judge:")[2]:
+            label = "ADDS"
+    return completion(json.dumps({"reason": "[and?] is more", "label": label}))
 
 
 def test_a_judge_marks_once_which_facts_are_required_and_keeps_marks_of_the_file(
@@ -232,7 +236,9 @@ def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
     assert not (here / "sim").exists()
 
 
-def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) -> None:
+def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         row("a", family="x", check={"rubric": "It is kind."}),
         row("b", family="y", check={"number": 4}),
@@ -251,6 +257,8 @@ def test_a_judge_grades_rubrics_and_is_not_asked_again_after_a_kill(here: Path) 
     assert (found["value"], found["missing"]) == (50, 0)
     families = {one["name"]: one["value"] for one in found["families"]}  # type: ignore[attr-defined]
     assert families == {"x": 100, "y": 0}
+    by_family = flat(capfd.readouterr().out).rpartition("By family of tasks")[2]
+    assert "assistant score x 100.00% (n 1) assistant score y 0.00% (n 1)" in by_family
 
 
 def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
@@ -266,11 +274,36 @@ def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
     assert found["intent coverage"]["value"] == 50
     assert found["intent coverage (judge)"]["value"] == 100
     lines = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
-    assert [(one["fact"], one["judge"], one["words"]) for one in lines] == [
-        ("It costs 3 coins.", "SAID", "NOT SAID"),
-        ("Hi!", "SAID", "SAID"),
+    assert [(one["fact"], one["judge"], one["user"]) for one in lines] == [
+        ("It costs 3 coins.", "SAID", []),
+        ("Hi!", "SAID", [0]),
     ]
     assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
+
+
+def test_it_is_kept_who_told_which_fact_when_and_which_turn_adds_a_demand(
+    here: Path,
+) -> None:
+    facts = ["Hi!", {"text": "It is 3.", "required": False}]
+    write_lines(here / "t.jsonl", [row("a", facts=facts, check={"number": 4})])
+    folder = run(here)  # the user says "hi" and "and?", the assistant "It is 3."
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        score(Score([folder], tasks="t.jsonl", out=here / "scored", grading=grading))
+    told = [line.row for line in read_rows(here / "scored" / "facts.jsonl")]
+    assert [(one["fact"], one["user"], one["assistant"]) for one in told] == [
+        ("Hi!", [0], []),
+        ("It is 3.", [], [0, 1]),
+    ]
+    added = [line.row for line in read_rows(here / "scored" / "added.jsonl")]
+    assert [(one["turn"], one["label"], one["demand"]) for one in added] == [
+        (0, "KEEPS", None),
+        (1, "ADDS", "and?"),
+    ]
+    found = measured(here / "scored")
+    assert found["adds demands"]["value"] == 100
+    assert found["skips other facts"]["value"] == 100
+    assert found["turn variance"]["value"] is None
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
@@ -288,8 +321,6 @@ def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
 def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     section = page.partition("\n## Your tasks")[2]
-    for name, text in FILE.findall(section):
-        (tmp_path / name).write_text(text)
     said = {
         "parcel": ["where is my parcel?", "4471, it should have come on monday"],
         "refund": ["my lamp arrived broken, order 5820"],
@@ -306,11 +337,16 @@ def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> Non
         people.append({"id": id, "turns": turns, "ended": True})
     write_lines(tmp_path / "people.jsonl", people)
     tour = "\n".join(SHELL.findall(section))
-    tour = tour.replace("trained:userlm-small", "replay:people.jsonl")
     with serving(judging) as server:
-        tour = tour.replace("openai:gpt-4o", f"{server.url}/v1#judge")
+
+        def offline(text: str) -> str:
+            text = text.replace("trained:userlm-small", "replay:people.jsonl")
+            return text.replace("openai:gpt-4o", f"{server.url}/v1#judge")
+
+        for name, text in FILE.findall(section):
+            (tmp_path / name).write_text(offline(text))
         done = subprocess.run(
-            ["bash", "-e", "-c", tour],
+            ["bash", "-e", "-c", offline(tour)],
             cwd=tmp_path,
             env=processes.on_path(tmp_path / "bin"),
             capture_output=True,

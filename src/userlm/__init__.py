@@ -7,6 +7,7 @@
 Importing this package loads no torch, opens no socket and reads no key.
 """
 
+from userlm.evaluation import evaluate
 from userlm.flip import Template, render, samples
 from userlm.guard import PAPER, Guard
 from userlm.loading import assistant, chat_model, user
@@ -50,6 +51,7 @@ __all__ = [
     "assistant",
     "chat_model",
     "converse",
+    "evaluate",
     "read_conversations",
     "render",
     "respond",

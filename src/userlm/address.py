@@ -1,7 +1,7 @@
 """Addresses: the names of users, assistants and models on the command line.
 
     users       trained:MODEL  profile:MODEL  prompted:MODEL  swapped:MODEL
-                replay:FILE  script:FILE  human  py:MODULE:NAME
+                replay:FILE  script:FILE  human  single  py:MODULE:NAME
     assistants  MODEL  oracle  clarifier  replay:FILE  script:FILE  human
                 py:MODULE:NAME  cmd:COMMAND  bot:FILE.toml
     models      a folder or hub id  userlm-small, userlm-tiny, assistant-tiny (embedded)
@@ -26,7 +26,10 @@ from urllib.parse import urlsplit
 
 from userlm.types import InputError
 
-USERS = ("trained", "profile", "prompted", "swapped", "replay", "script", "human", "py")
+USERS = (
+    *("trained", "profile", "prompted", "swapped"),
+    *("replay", "script", "human", "single", "py"),
+)
 BOTS = ("py", "cmd", "bot")
 """Code of others: a Python function or object, a command, a server with JSON of its own."""
 ASSISTANTS = (
@@ -37,7 +40,7 @@ MODELS = ("openai", "http", "https", "script")
 SCORED = ("trained", "profile", "base", "prompted")
 DETECTORS = ("pangram", "classifier", "judge")
 FORMS = (*SCORED, "swapped", "classifier", "judge")
-WITHOUT_NAME = ("human", "oracle", "clarifier", "pangram")
+WITHOUT_NAME = ("human", "single", "oracle", "clarifier", "pangram")
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+_-]+):(.+)", re.DOTALL)
 HUB_ID = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")

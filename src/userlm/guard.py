@@ -53,8 +53,9 @@ class Guard:
     @classmethod
     def parse(cls, text: str) -> Guard:
         """Read a guard from comma-separated parts: `paper`, `first=I/You/Here`, `no-end`,
-        `words=3-25`, `no-repeat`, `no-echo`, `no-roles`, `tries=8`, `exhausted=stop`. Later parts
-        override earlier ones.
+        `may-end`, `words=3-25`, `no-repeat`, `no-echo`, `no-roles`, `tries=8`, `exhausted=stop`.
+        Later parts override earlier ones: `paper,may-end` is the guard of the paper, but the user
+        may end the conversation.
 
         Raises:
             InputError: for an unknown part; the message lists the known ones.
@@ -225,7 +226,7 @@ _FLAGS = {
     "no-echo": "no_echo",
     "no-roles": "no_roles",
 }
-_KNOWN = ("paper", *_FLAGS, "first=I/You/Here", "words=3-25", "tries=8")
+_KNOWN = ("paper", *_FLAGS, "may-end", "first=I/You/Here", "words=3-25", "tries=8")
 
 
 def _bound(text: str) -> int | None:
@@ -236,6 +237,8 @@ def _with_part(guard: Guard, part: str) -> Guard:
     """Return the guard with one more part of the specification."""
     if part == "paper":
         return replace(PAPER, tries=guard.tries, exhausted=guard.exhausted)
+    if part == "may-end":
+        return replace(guard, no_end=False)
     if part in _FLAGS:
         return replace(guard, **{_FLAGS[part]: True})  # type: ignore[arg-type]
     name, _, value = part.partition("=")

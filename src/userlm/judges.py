@@ -87,7 +87,7 @@ PARTS: Mapping[str, tuple[str, Callable[[Sample], str]]] = {
 """What a judge of a user's turn may see, in this order: its title, and its text (empty if there is
 none)."""
 
-FOR_GRADING = ("rubric", "attempt", "fact", "required")
+FOR_GRADING = ("rubric", "attempt", "fact", "required", "added")
 """The prompts in the box of which `ask` is for: they are not about a user's turn."""
 TITLES: Mapping[str, str] = {
     "task": "The task",
@@ -97,6 +97,8 @@ TITLES: Mapping[str, str] = {
     "said": "What the person said",
     "talk": "The conversation before the answer",
     "given": "The answer to judge",
+    "before": "The conversation before the message",
+    "message": "The message to judge",
 }
 """What they see, in this order, and its title."""
 

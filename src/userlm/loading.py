@@ -61,6 +61,7 @@ from userlm.users import (
     Human,
     PromptedUser,
     ReplayUser,
+    SinglePrompt,
     TrainedUser,
     typed,
     with_sampling,
@@ -140,6 +141,8 @@ def user(
             speaker = PromptedUser(model, swapped=is_swapped, prompt=instructions)
         case "replay":
             speaker = ReplayUser(_log(parts.name))
+        case "single":
+            speaker = SinglePrompt()
         case _:
             speaker = _speaker(parts)
     speaker = _as_sampled_by_default(speaker, parts)

@@ -318,10 +318,12 @@ _WRITTEN = {
     + _HUB,
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
-    "score": "scores.jsonl",
+    "score": "scores.jsonl grades.jsonl facts.jsonl",
+    "compare": "failed.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
     "judge-intent detect score report.html report.md report.tex",
+    "evaluate": "cells",
     "ppl": "scores.jsonl rows.jsonl usage.jsonl",
     "detect": "scores.jsonl detections.jsonl usage.jsonl",
     "train": f"log.jsonl rows rows-valid tokenizer {_SAVED}",

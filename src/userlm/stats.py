@@ -103,6 +103,7 @@ def quotient(top: Array, bottom: Array) -> Array:
 MEAN = Statistic(ratio, 0, inf)
 """A mean of what is never negative: words, turns, bits."""
 PERCENT = Statistic(percent, 0, 100)
+FRACTION = Statistic(ratio, 0, 1)
 SIGNED_PERCENT = Statistic(percent, -inf, inf)
 PERPLEXITY = Statistic(exp_ratio, 0, inf)
 F1 = Statistic(f1_percent, 0, 100)

@@ -6,6 +6,7 @@ calls of functions, a text to compare with) gives tasks without one.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +113,30 @@ def _humaneval(row: Row, number: int) -> Task:
     check = TestsCheck(take(row, "test", str), name, prompt)
     goal = f"get this Python function completed:\n{prompt.strip()}"
     solution = prompt + take(row, "canonical_solution", str, default="")
-    return _task(take(row, "task_id", str), goal, (), check, "python", solution)
+    facts = _docstring_facts(prompt, name)
+    return _task(take(row, "task_id", str), goal, facts, check, "python", solution)
+
+
+_EXAMPLE = re.compile(r"^[ \t]*>>>.*(?:\n(?![ \t]*(?:>>>|$)).*)*", re.MULTILINE)
+"""A call in a docstring, and what it returns."""
+
+
+def _docstring_facts(prompt: str, name: str) -> list[str]:
+    """The sentences and the examples of the docstring of a function."""
+    try:
+        defined = ast.walk(ast.parse(prompt))
+    except SyntaxError:
+        return []
+    texts = [
+        ast.get_docstring(one) or ""
+        for one in defined
+        if isinstance(one, ast.FunctionDef) and one.name == name
+    ]
+    text = "\n".join(texts)
+    # Lines are wrapped within sentences.
+    parts = re.split(r"(?<=[.!?])\s+|\n\s*\n", _EXAMPLE.sub("\n\n", text))
+    parts += _EXAMPLE.findall(text)
+    return [" ".join(part.split()) for part in parts if has_words(part)]
 
 
 def _mbpp(row: Row, number: int) -> Task:

@@ -155,10 +155,7 @@ class PromptedUser:
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the next user turn; text before an end marker is said, then the user ends."""
         _check_users_turn(conversation)
-        if conversation.intent is None:
-            raise InputError(
-                f"conversation {conversation.id!r} has no intent, and a prompted user needs one"
-            )
+        _intent_of(conversation)
         messages = self._messages(conversation)
 
         def draft(n: int) -> Reply:
@@ -308,6 +305,18 @@ class ReplayUser:
 
 
 @dataclass(frozen=True)
+class SinglePrompt:
+    """A user without a model that says all it wants in one turn, and then ends: how an assistant
+    does without a conversation."""
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return the intent without its fixed opening words, or the end."""
+        if conversation.user_turns:
+            return Reply(stop="end")
+        return Reply(intent_goal(_intent_of(conversation)))
+
+
+@dataclass(frozen=True)
 class Human:
     """A person at the keyboard, on either side.
 
@@ -335,6 +344,14 @@ def typed(conversation: Conversation) -> str | None:
     except EOFError:
         return None
     return text if has_words(text) else None
+
+
+def _intent_of(conversation: Conversation) -> str:
+    if conversation.intent is None:
+        raise InputError(
+            f"conversation {conversation.id!r} has no intent, and this user needs one"
+        )
+    return conversation.intent
 
 
 def _check_users_turn(conversation: Conversation) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
 from userlm.commands.clean import Clean, clean
+from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
+from userlm.commands.evaluate import Evaluate, evaluate
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.judge import Judge, judge
-from userlm.commands.options import LocalModels, Output, User
+from userlm.commands.options import LocalModels, Output, User, UserSettings
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
@@ -40,6 +42,8 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "tasks": (Tasks, tasks),
     "simulate": (Simulate, simulate),
     "score": (Score, score),
+    "evaluate": (Evaluate, evaluate),
+    "compare": (Compare, compare),
     "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
@@ -55,7 +59,9 @@ __all__ = [
     "Assess",
     "Chat",
     "Clean",
+    "Compare",
     "Detect",
+    "Evaluate",
     "Fetch",
     "Import",
     "Intents",
@@ -74,10 +80,13 @@ __all__ = [
     "Tasks",
     "Train",
     "User",
+    "UserSettings",
     "assess",
     "chat",
     "clean",
+    "compare",
     "detect",
+    "evaluate",
     "fetch",
     "import_",
     "intents",

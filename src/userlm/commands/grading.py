@@ -3,13 +3,14 @@ grader."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from userlm import address, inputs, judges, loading
 from userlm.commands.costs import (
@@ -23,13 +24,14 @@ from userlm.commands.costs import (
 )
 from userlm.commands.options import LocalModels, option
 from userlm.commands.steps import in_parallel
-from userlm.facts import said
+from userlm.data.intents import transcript
+from userlm.facts import said, told_in
 from userlm.grading import Grader, Sandbox
 from userlm.imports import find_object
 from userlm.json_files import write_lines
 from userlm.judges import GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
-from userlm.metrics.extrinsic import SAID, Graded
+from userlm.metrics.extrinsic import ADDS, SAID, Graded
 from userlm.models.budget import Budget
 from userlm.models.call_cache import CachedChat, CallCache
 from userlm.rows import read_conversations
@@ -47,15 +49,24 @@ from userlm.types import (
     InputError,
     NumberCheck,
     RubricCheck,
+    Sample,
     Task,
     TestsCheck,
     Verdict,
 )
 
-T = TypeVar("T")
-
 GRADING = "How answers are graded"
 TASKS_HELP = "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), or a public set, also hf://..."
+
+
+def unsafe_local_option() -> Any:
+    """Return the field of `--unsafe-local`."""
+    return option(
+        False,
+        "Run the code of answers without a sandbox, with all of your rights.",
+        flag="--unsafe-local",
+        panel=GRADING,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +80,7 @@ class Grading:
         panel=GRADING,
     )
     judge_price: str | None = price_option("--judge-price", "the judge")
-    unsafe_local: bool = option(
-        False,
-        "Run the code of answers without a sandbox, with all of your rights.",
-        flag="--unsafe-local",
-        panel=GRADING,
-    )
+    unsafe_local: bool = unsafe_local_option()
     upstream_grading: bool = option(
         False,
         "Read numbers as Lost in Conversation does, with its errors.",
@@ -161,7 +167,8 @@ def grade_all(
     tasks: Mapping[str, Task],
 ) -> dict[str, Graded]:
     """Return the grades of all conversations about tasks, by the names of their runs, and write
-    them to grades.jsonl. With a judge, also its verdicts on facts, in facts.jsonl.
+    them to grades.jsonl; which turns tell which facts, to facts.jsonl; and with a judge, which
+    turns of the user add demands, to added.jsonl.
 
     Args:
         inputs: the files of conversations, by the names of their runs.
@@ -173,45 +180,122 @@ def grade_all(
             task = task_of(conversation, tasks)
             if task and conversation.stop != "error":
                 about.append(About(name, task, conversation))
-    grades: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
-    judged: dict[str, dict[str, list[Verdict]]] = {name: {} for name in inputs}
     with _grader(run, options, about) as grader:
-        job = partial(_graded, grader)
+        job = partial(_judged, grader)
         found = in_parallel(job, about, options.workers)
-        for one, (grade, verdicts) in track(found, "grading", len(about)):
-            grades[one.run][one.conversation.id] = grade
-            judged[one.run][one.conversation.id] = verdicts
+        judged = [one for _, one in track(found, "grading", len(about))]
     if tasks:
-        rows = [_row(one) | asdict(_of(grades, one)) for one in about]
-        write_lines(run.path("grades.jsonl"), rows)
-        _show_ungraded([_of(grades, one) for one in about])
+        _write(run, about, judged)
+        _show_ungraded([one.grade for one in judged])
     if grader.judge:
-        _compare_facts(run, about, judged)
-    return {name: Graded(tasks, grades[name], judged[name]) for name in inputs}
+        _show_agreement(about, judged)
+    graded = {}
+    for name in inputs:
+        own = {
+            one.conversation.id: verdicts
+            for one, verdicts in zip(about, judged, strict=True)
+            if one.run == name
+        }
+        graded[name] = Graded(
+            tasks,
+            {id: one.grade for id, one in own.items()},
+            {id: one.said for id, one in own.items()},
+            {id: one.added for id, one in own.items()} if grader.judge else {},
+        )
+    return graded
 
 
-def _of(found: Mapping[str, Mapping[str, T]], one: About) -> T:
-    return found[one.run][one.conversation.id]
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The verdicts on a conversation.
+
+    Attributes:
+        said: the judge's on each required fact; empty without a judge.
+        added: the judge's on each turn of the user; empty without a judge.
+    """
+
+    grade: Grade
+    said: Sequence[Verdict]
+    added: Sequence[Verdict]
 
 
-def _row(one: About) -> dict[str, Any]:
-    ids = {"run": one.run, "conversation": one.conversation.id, "task": one.task.id}
-    return {**ids, "family": one.task.family}
-
-
-def _graded(grader: Grader, one: About) -> tuple[Grade, list[Verdict]]:
-    """Return the grade of a conversation, and the judge's verdicts on its required facts."""
+def _judged(grader: Grader, one: About) -> Judged:
     grade = grader.grade(one.task, one.conversation)
-    verdicts: list[Verdict] = []
-    if grader.judge:
+    of_facts: list[Verdict] = []
+    of_turns: list[Verdict] = []
+    if judge := grader.judge:
         told = "\n\n".join(one.conversation.user_turns)
         for fact in one.required:
             verdict = Verdict(f"NOT {SAID}", "the user said nothing")
             if has_words(told):
-                shown = {"fact": fact.text, "said": told}
-                verdict = grader.judge.ask("fact", shown)
-            verdicts.append(verdict)
-    return grade, verdicts
+                verdict = judge.ask("fact", {"fact": fact.text, "said": told})
+            of_facts.append(verdict)
+        of_turns += [judge.ask("added", shown) for shown in _messages(one)]
+    return Judged(grade, of_facts, of_turns)
+
+
+def _messages(one: About) -> Iterator[dict[str, str]]:
+    """Yield what the judge sees of each turn of the user, to say whether it adds a demand."""
+    facts = [fact.text for fact in one.task.facts if fact.text not in one.task.intent]
+    for k, text in enumerate(one.conversation.user_turns):
+        yield {
+            "task": "\n".join([one.task.intent, *facts]),
+            "before": transcript(Sample(one.conversation, k).prefix) or "Nothing yet.",
+            "message": text,
+        }
+
+
+def _write(run: Run, about: Sequence[About], judged: Sequence[Judged]) -> None:
+    """Write the grades; which turns tell which facts; and which turns add demands."""
+    grades = []
+    facts = []
+    added = []
+    for one, found in zip(about, judged, strict=True):
+        row = {
+            "run": one.run,
+            "conversation": one.conversation.id,
+            "task": one.task.id,
+            "family": one.task.family,
+        }
+        grades.append({**row, **asdict(found.grade)})
+        facts += [{**row, **fact} for fact in _told(one, found)]
+        turns = one.conversation.user_turns
+        for k, verdict in enumerate(found.added):
+            demand = (
+                _demand(verdict.reason, turns[k]) if verdict.label == ADDS else None
+            )
+            label = {"label": verdict.label, "demand": demand, "reason": verdict.reason}
+            added.append({**row, "turn": k, **label})
+    write_lines(run.path("grades.jsonl"), grades)
+    write_lines(run.path("facts.jsonl"), facts)
+    if added:
+        write_lines(run.path("added.jsonl"), added)
+
+
+def _told(one: About, found: Judged) -> Iterator[dict[str, Any]]:
+    """Yield for each fact the numbers, from 0, of the turns of each side that tell it by their
+    words, and what a judge says of the user's."""
+    facts = one.task.facts
+    turns = one.conversation.turns
+    answers = [turn.text for turn in turns if turn.role == "assistant"]
+    by_user = told_in(facts, one.conversation.user_turns)
+    by_assistant = told_in(facts, answers)
+    verdicts = iter(found.said)
+    for fact, user, assistant in zip(facts, by_user, by_assistant, strict=True):
+        row: dict[str, Any] = {"fact": fact.text, "required": fact.required}
+        row |= {"user": user, "assistant": assistant}
+        if found.said and fact.required:
+            verdict = next(verdicts)
+            row |= {"judge": verdict.label, "reason": verdict.reason}
+        yield row
+
+
+def _demand(reason: str, turn: str) -> str | None:
+    """Return the words of the turn that stand in brackets in the judge's reason."""
+    for quoted in re.findall(r"\[(.+?)\]", reason):
+        if quoted in turn:
+            return str(quoted)
+    return None
 
 
 @contextmanager
@@ -253,18 +337,21 @@ PROMPT_TOKENS = 400
 
 
 def _expected(about: Iterable[About]) -> Counter[str]:
-    """How much the judge is asked at most: once for each answer, with all that was said before, and
-    once for each required fact, with all that the user said."""
+    """How much the judge is asked at most: once for each answer and once for each turn of the user,
+    with all that was said before, and once for each required fact, with all that the user said.
+    """
     expected: Counter[str] = Counter()
     for one in about:
         before = 0
         sizes = []
+        is_graded = isinstance(one.task.check, NumberCheck | RubricCheck)
+        about_task = estimate_tokens([one.task.intent])
         for turn in one.conversation.turns:
             before += estimate_tokens([turn.text])
-            if turn.role == "assistant":
+            if turn.role == "user":
+                sizes.append(before + about_task)
+            elif is_graded:
                 sizes.append(before)
-        if not isinstance(one.task.check, NumberCheck | RubricCheck):
-            sizes.clear()
         sizes += [estimate_tokens(one.conversation.user_turns)] * len(one.required)
         expected.update(
             calls=len(sizes),
@@ -289,25 +376,16 @@ def _show_ungraded(grades: Sequence[Grade]) -> None:
         )
 
 
-def _compare_facts(
-    run: Run,
-    about: Sequence[About],
-    judged: Mapping[str, Mapping[str, Sequence[Verdict]]],
-) -> None:
-    """Write what the judge and the comparison of words say of each required fact, and print how far
-    they agree."""
+def _show_agreement(about: Sequence[About], judged: Sequence[Judged]) -> None:
+    """Print how far the judge and the comparison of words agree on which facts were said."""
     items = []
-    rows = []
-    for one in about:
+    for one, found in zip(about, judged, strict=True):
         turns = one.conversation.user_turns
-        for fact, verdict in zip(one.required, _of(judged, one), strict=True):
+        for fact, verdict in zip(one.required, found.said, strict=True):
             rule = SAID if said(fact, turns, one.task.facts) else f"NOT {SAID}"
             key = f"{one.run} {one.conversation.id}"
             why = verdict.reason
             items.append(Labelled(key, one.task.id, verdict.label, rule, why))
-            told = {"judge": verdict.label, "words": rule, "reason": why}
-            rows.append({**_row(one), "fact": fact.text, **told})
-    write_lines(run.path("facts.jsonl"), rows)
     raw, kappa = agreement(items)
     if raw.value is not None:
         beyond = "" if kappa.value is None else f", Cohen's kappa {kappa.value:.2f}"

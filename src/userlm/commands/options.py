@@ -417,14 +417,9 @@ class LocalModels:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
-    """Which user, and how it is sampled; see `loading.user`."""
+class UserSettings:
+    """How users are sampled; see `loading.user`."""
 
-    user: str = option(
-        ...,
-        "trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or "
-        "py:MODULE:NAME.",
-    )
     temperature: float | None = _sampling(
         "Temperature of the user; 0 is greedy. Default: depends on the user.",
         min=0,
@@ -441,13 +436,12 @@ class User:
     )
     guard: str | None = _sampling(
         "Rules for drafts; a draft that breaks one is resampled. Either paper, or comma-separated: "
-        "no-end, words=3-25, no-repeat, ..."
+        "no-end, words=3-25, no-repeat, ...; paper,may-end lets the user end."
     )
     tokenizer: str | None = option(
         None,
         "Tokenizer of a trained user on a server. Default: the model's name as hub id.",
     )
-
     prompt: str | None = option(
         None,
         "Prompt of a prompted user: plain, or a file with the places {goal}, {transcript} and "
@@ -455,18 +449,31 @@ class User:
         panel=SAMPLING,
     )
 
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Which user, and how it is sampled."""
+
+    user: str = option(
+        ...,
+        "trained:MODEL, profile:, prompted: or swapped:MODEL, replay:FILE, script:FILE or "
+        "py:MODULE:NAME.",
+    )
+    settings: UserSettings = UserSettings()
+
     def load(self, seed: int = 0, local: LocalModels | None = None) -> Speaker:
         """The user."""
+        given = self.settings
         return loading.user(
             self.user,
             seed=seed,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            end_threshold=self.end_threshold,
-            guard=self.guard,
+            temperature=given.temperature,
+            top_p=given.top_p,
+            end_threshold=given.end_threshold,
+            guard=given.guard,
             local=(local or LocalModels()).settings,
-            tokenizer=self.tokenizer,
-            prompt=self.prompt,
+            tokenizer=given.tokenizer,
+            prompt=given.prompt,
         )
 
     def with_embedded_defaults(self) -> User:
@@ -475,12 +482,13 @@ class User:
         if self.user != EMBEDDED_USER:
             return self
         name = loading.small_or_tiny("userlm")
-        return replace(self, user=f"trained:{name}", guard=self.guard or EMBEDDED_GUARD)
+        guard = self.settings.guard or EMBEDDED_GUARD
+        return User(f"trained:{name}", replace(self.settings, guard=guard))
 
     @property
     def files(self) -> list[Path]:
         """The local files that it rests on."""
-        return inputs.files(self.parsed, self.tokenizer, self.prompt)
+        return inputs.files(self.parsed, self.settings.tokenizer, self.settings.prompt)
 
     @property
     def parsed(self) -> address.Address:

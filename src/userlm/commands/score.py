@@ -48,6 +48,7 @@ from userlm.metrics.two_sample import compare as compare_crowds
 from userlm.rows import read_conversations
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
+from userlm.stats import PERCENT
 from userlm.tasks import read_tasks, task_of
 from userlm.types import (
     Conversation,
@@ -225,8 +226,9 @@ def _add_families(
         return
     for column, measures in columns.items():
         for record, found in zip(results[column], measures, strict=True):
-            if catalog.metric_of(found.name).needs in TASK_NEEDS:
-                families = by_family(found, known)
+            metric = catalog.metric_of(found.name)
+            if metric.needs in TASK_NEEDS:
+                families = by_family(found, known, metric.statistic or PERCENT)
                 record["families"] = [
                     measure_record(replace(one, name=family or "none"))
                     for family, one in families.items()

@@ -18,7 +18,13 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
-from userlm.commands.grading import TASKS_HELP, by_id, find_sandbox, tasks_inputs
+from userlm.commands.grading import (
+    TASKS_HELP,
+    by_id,
+    find_sandbox,
+    tasks_inputs,
+    unsafe_local_option,
+)
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -102,6 +108,7 @@ class Simulate:
         min=0.1,
         recorded=False,
     )
+    unsafe_local: bool = unsafe_local_option()
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option(
@@ -139,7 +146,7 @@ def simulate(options: Simulate) -> Results:
 
     def ungreeted() -> Iterator[Conversation]:
         if options.tasks:
-            return _from_tasks(tasks, options.repeats)
+            return from_tasks(tasks, options.repeats)
         logs = islice(read_starts(path), options.limit)
         return _from_logs(logs, options.repeats, options.keep_turns)
 
@@ -179,7 +186,7 @@ def simulate(options: Simulate) -> Results:
         Recorded(speakers["assistant"], answers),
         starts(),
         options.max_turns,
-        _until_solved(tasks),
+        _until_solved(tasks, options.unsafe_local),
         at_once,
     )
     return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
@@ -202,11 +209,11 @@ def _greeted(start: Conversation, greeting: str | None) -> Conversation:
     return replace(start, turns=(Turn("assistant", greeting),))
 
 
-def _until_solved(tasks: Sequence[Task]) -> Until:
+def _until_solved(tasks: Sequence[Task], unsafe_local: bool) -> Until:
     """Return the function that stops a conversation when its task is solved, where that can be told
     without a judge."""
     known = by_id(tasks)
-    grader = Grader(sandbox=find_sandbox(tasks))
+    grader = Grader(sandbox=find_sandbox(tasks, unsafe_local))
 
     def until(conversation: Conversation) -> str | None:
         task = task_of(conversation, known)
@@ -215,7 +222,8 @@ def _until_solved(tasks: Sequence[Task]) -> Until:
     return until
 
 
-def _from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
+def from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
+    """Yield the conversations about tasks, before the first turn."""
     for task in tasks:
         for repeat in range(repeats):
             origin = Origin(repeat=repeat, task=task.id)

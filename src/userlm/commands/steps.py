@@ -48,7 +48,7 @@ def open_run(
     asked = recorded(options)
     run = Run.open(options.out, verb, asked, inputs, stamps, anew=force, reads=reads)
     kept = [path.name for path in run.path(REPLACED).glob("*")]
-    if kept and kept != ["run.json"]:
+    if kept and kept != ["run.json"] and _IS_SHOWN.get():
         console.print(
             f"the run that this one replaces is kept in {run.path(REPLACED)} until this one is "
             "complete",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from userlm.metrics import (
@@ -17,6 +18,7 @@ from userlm.metrics import (
 )
 from userlm.stats import (
     F1,
+    FRACTION,
     MEAN,
     PERCENT,
     SIGNED_PERCENT,
@@ -131,6 +133,19 @@ def _crowd(
 ) -> Metric:
     """Return a property of turns, in percent."""
     return Metric(name, about, "any", "neither", "%", function, statistic, family)
+
+
+def _outcome(
+    name: str,
+    about: str,
+    needs: Needs,
+    function: Callable[..., Measure],
+    statistic: Statistic = PERCENT,
+    better: Literal["higher", "neither"] = "neither",
+    unit: str = "%",
+) -> Metric:
+    """Return a measure of conversations about tasks."""
+    return Metric(name, about, needs, better, unit, function, statistic, TASKS)
 
 
 METRICS = (
@@ -300,32 +315,103 @@ METRICS = (
         intrinsic.goal_consistency,
         SIGNED_PERCENT,
     ),
-    Metric(
+    _outcome(
         "intent coverage",
         "Share of the required facts that the user said (matched by words, without a judge).",
         "tasks",
-        "higher",
-        "%",
         extrinsic.intent_coverage,
-        family=TASKS,
+        better="higher",
     ),
-    Metric(
+    _outcome(
+        "intent coverage, all facts",
+        "Share of all facts that the user said, required or not (matched by words).",
+        "tasks",
+        partial(extrinsic.intent_coverage, required_only=False),
+    ),
+    _outcome(
         f"intent coverage{JUDGED}",
         "Share of the required facts that the user said, by a judge.",
         "judged facts",
-        "higher",
-        "%",
         extrinsic.judged_coverage,
-        family=TASKS,
+        better="higher",
     ),
-    Metric(
+    _outcome(
+        "repeats required facts",
+        "Share of the conversations in which several turns of the user tell the same required fact "
+        "(matched by words).",
+        "tasks",
+        extrinsic.repeats_required,
+    ),
+    _outcome(
+        "spreads required facts",
+        "Share of the conversations in which the user tells the required facts in several turns "
+        "(matched by words).",
+        "tasks",
+        extrinsic.spreads_required,
+    ),
+    _outcome(
+        "skips other facts",
+        "Share of the conversations in which the user does not say one of the facts that are not "
+        "required (matched by words).",
+        "tasks",
+        extrinsic.skips_not_required,
+    ),
+    _outcome(
+        "adds demands",
+        "Share of the conversations in which the user demands something that is not in the task, "
+        "by a judge.",
+        "grades",
+        extrinsic.adds_demands,
+    ),
+    _outcome(
+        "turn variance",
+        "Variance of the number of user turns between conversations about one task (divided by n); "
+        "mean over tasks.",
+        "tasks",
+        extrinsic.turn_variance,
+        MEAN,
+        unit="",
+    ),
+    _outcome(
+        "turn variance, of a sample",
+        "The same divided by n - 1, which does not depend on the number of conversations.",
+        "tasks",
+        extrinsic.sample_turn_variance,
+        MEAN,
+        unit="",
+    ),
+    _outcome(
+        "fewest turns",
+        "User turns in the shortest conversation about a task, mean over tasks: where the turn "
+        "range begins.",
+        "tasks",
+        extrinsic.fewest_turns,
+        MEAN,
+        unit="turns",
+    ),
+    _outcome(
+        "most turns",
+        "User turns in the longest conversation about a task, mean over tasks: where it ends.",
+        "tasks",
+        extrinsic.most_turns,
+        MEAN,
+        unit="turns",
+    ),
+    _outcome(
+        "unigram difference",
+        "How different the words are that users say in conversations about one task: mean Jaccard "
+        "distance of their stems, from 0 to 1; mean over tasks.",
+        "tasks",
+        extrinsic.unigram_difference,
+        FRACTION,
+        unit="",
+    ),
+    _outcome(
         "assistant score",
         "Share of the conversations in which the assistant solved the task.",
         "grades",
-        "higher",
-        "%",
         extrinsic.assistant_score,
-        family=TASKS,
+        better="higher",
     ),
     Metric(
         "turns per conversation",
@@ -445,10 +531,8 @@ def about(name: str) -> str:
 def family_of(name: str) -> Family:
     """Return what a measure is about; only `userlm ppl` and `judge` have measures that are not
     listed here."""
-    if name.endswith(JUDGED):
-        return SAYS
     families = (metric.family for metric in METRICS if metric.name == name)
-    return next(families, PREDICTS)
+    return next(families, SAYS if name.endswith(JUDGED) else PREDICTS)
 
 
 def metric_of(name: str) -> Metric:

@@ -84,12 +84,12 @@ def diversity_estimate(
     """Return for each set the sum of its Jaccard distances to all others, and their mean in percent
     with its interval over clusters."""
     names, cluster_of = numbered(clusters)
-    to_all = _distances(word_sets)
+    to_all = jaccard_distances(word_sets)
     members: list[list[set[str]]] = [[] for _ in names]
     for word_set, cluster in zip(word_sets, cluster_of, strict=True):
         members[cluster].append(word_set)
     # The sums count each pair twice.
-    inside = np.array([_distances(own).sum() / 2 for own in members])
+    inside = np.array([jaccard_distances(own).sum() / 2 for own in members])
     sets = len(word_sets)
     left = sets - np.bincount(cluster_of, minlength=len(names))
     pairs = np.array([sets * (sets - 1), *(left * (left - 1))]) / 2
@@ -105,7 +105,7 @@ def _first_words(conversation: Conversation) -> set[str] | str:
     return "no user turn"
 
 
-def _distances(word_sets: Sequence[set[str]]) -> Array:
+def jaccard_distances(word_sets: Sequence[set[str]]) -> Array:
     """Return for each set the sum of its Jaccard distances to all others."""
     total = np.full(len(word_sets), len(word_sets) - 1.0)
     if len(word_sets) < 2:

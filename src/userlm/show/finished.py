@@ -21,9 +21,11 @@ from userlm.show.blocks import Counts, Table
 from userlm.show.results import (
     Assessed,
     Columns,
+    Comparisons,
     Data,
     Detections,
     Endings,
+    Evaluations,
     Judged,
     Measured,
     Options,
@@ -176,6 +178,12 @@ def read_run(folder: str | Path) -> Finished:
         case "assess":
             assessed = _checked(run, Assessed, run.results)
             return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
+        case "evaluate":
+            return replace(run, results=_checked(run, Evaluations, run.results))
+        case "compare":
+            talks = list(_rows(folder / "failed.jsonl", from_record))
+            run = replace(run, transcripts=talks, total=len(talks))
+            return replace(run, results=_checked(run, Comparisons, run.results))
         case "simulate" | "respond":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")

@@ -27,7 +27,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, percent, plural
-from userlm.show.results import Distance, Measured, TellingNgram
+from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
 HUMAN = "human"
 COLOURS = 6
@@ -127,23 +127,34 @@ def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
 
 
 def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
-    """Yield a table for each measure that has families of tasks."""
-    rows: dict[str, list[Row]] = {}
+    """Yield a table of the measures that have families of tasks: a row for each measure and family,
+    a column for each run."""
+    rows: dict[tuple[str, str], dict[str, Line]] = {}
     for column in columns:
         for name, measure in column.measures.items():
+            unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
-                value = "" if one["value"] is None else Value(one["value"], 1)
-                between = interval(one["low"], one["high"], 1)
-                counted = f"{one['n']:,}"
-                if one["missing"]:
-                    counted += f" ({one['missing']:,} missing)"
-                run = Quote(column.label, 60)
-                family = Quote(one["name"], 60)
-                line = (family, run, (value, " ", between), counted)
-                rows.setdefault(name, []).append(line)
-    for name, lines in rows.items():
-        head = ("family", "run", "%", "conversations")
-        yield Group([Table(head, lines, "fixed")], (Quote(name, 60), " by family"))
+                cells = rows.setdefault((name, one["name"]), {})
+                cells[column.label] = _of_family(one, unit)
+    if not rows:
+        return
+    labels = [column.label for column in columns]
+    lines: list[Row] = []
+    for (name, family), cells in rows.items():
+        shown = [cells.get(label, "") for label in labels]
+        lines.append((Quote(name, 60), Quote(family, 60), *shown))
+    head: list[Line] = ["measure", "family", *(Quote(label, 60) for label in labels)]
+    yield Group([Table(head, lines, "fixed")], "By family of tasks")
+
+
+def _of_family(one: OfFamily, unit: str) -> Line:
+    if one["value"] is None:
+        return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 60))
+    counted = f"n {one['n']:,}"
+    if one["missing"]:
+        counted += f", {one['missing']:,} missing"
+    between = interval(one["low"], one["high"])
+    return (Value(one["value"]), unit, between, " ", Small(counted))
 
 
 def outcomes(measure: Measured, label: str) -> Group:

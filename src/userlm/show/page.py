@@ -11,8 +11,10 @@ from statistics import fmean
 from userlm.show import (
     assessed,
     claims,
+    compared,
     detected,
     differences,
+    evaluated,
     judged,
     measures,
     thresholds,
@@ -58,6 +60,8 @@ VERBS = (
     "judge",
     "detect",
     "assess",
+    "evaluate",
+    "compare",
 )
 CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
@@ -79,8 +83,10 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     sections = (
+        compared.section(runs),
         verdicts.section(runs),
         verdicts.published(runs),
+        evaluated.section(runs),
         assessed.section(runs),
         differences.section(runs),
         assessed.side_by_side(runs),
@@ -95,6 +101,7 @@ def describe(runs: Runs) -> Page:
         _usage(runs),
         thresholds.section(runs, colours),
         _guards(runs),
+        compared.failed(runs),
         _conversations(runs, colours),
         _missing(runs),
         _manifest(runs),

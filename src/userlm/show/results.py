@@ -193,6 +193,7 @@ class OfFamily(TypedDict):
     high: Loose
     n: Count
     missing: Count
+    why: NotRequired[Text | None]
 
 
 class Measured(TypedDict):
@@ -285,6 +286,158 @@ class Assessed(TypedDict):
     left_out: dict[Any, Text]
     failed: dict[Any, Text]
     incomplete: list[Text]
+
+
+class CellResult(TypedDict):
+    """An assistant with a user: how their conversations stopped, the measures of their tasks, and
+    why it failed, if it did."""
+
+    assistant: Text
+    user: Text
+    folder: Text
+    stops: Counts
+    measures: list[Measured]
+    failed: Text
+
+
+class Spent(TypedDict):
+    """What calls of models used; dollars at the prices that were given."""
+
+    calls: Count
+    tokens: Count
+    dollars: Amount
+
+
+class Evaluations(TypedDict):
+    """Of `evaluate`."""
+
+    cells: list[CellResult]
+    spent: Spent
+
+
+class CellMeasured(TypedDict):
+    """An assistant with a user: its measures, and its score where all required facts were said."""
+
+    assistant: Text
+    user: Text
+    folder: Text
+    tasks: Count
+    repeats: Count
+    measures: list[Measured]
+    covered: Measured
+
+
+Difference = TypedDict(
+    "Difference",
+    {
+        "a": Text,
+        "b": Text,
+        "with": list[Text],
+        "measure": Text,
+        "unit": Text,
+        "value": Loose,
+        "low": Loose,
+        "high": Loose,
+        "clusters": Count,
+        "unpaired": Count,
+    },
+)
+"""a - b in a measure, with the same users, or the same assistants."""
+
+
+class SinglePrompt(Distance):
+    """How much less an assistant solves when it is talked to than with a single prompt."""
+
+    assistant: Text
+    user: Text
+    single: Measured
+
+
+class AddedDemands(Distance):
+    """How much more an assistant solves without the demands that a user adds."""
+
+    assistant: Text
+    user: Text
+
+
+class Variance(TypedDict):
+    """Where the variance of a score comes from; see `metrics.comparison.Split`."""
+
+    assistant: Text
+    users: Count
+    task: Amount
+    user: Amount | None
+    both: Amount | None
+    repeat: Amount | None
+
+
+class Needed(TypedDict):
+    """How many tasks would show a difference; `None` if that is not known."""
+
+    a: Text
+    b: Text
+    points: Count
+    repeats: Count
+    tasks: Count | None
+
+
+Within = TypedDict(
+    "Within",
+    {
+        "assistant": Text,
+        "measure": Text,
+        "with": Count,
+        "of": Count,
+        "value": Loose,
+        "low": Loose,
+        "high": Loose,
+        "clusters": Count,
+    },
+)
+"""How many points more is solved where a conversation has something; in how many it has."""
+
+
+class Place(TypedDict):
+    """A conversation, and the run that it is in."""
+
+    assistant: Text
+    user: Text
+    folder: Text
+    id: Text
+
+
+class WorstTask(TypedDict):
+    """A task with the score of each assistant, and conversations in which it was not solved."""
+
+    task: Text
+    family: Text
+    scores: dict[Any, Percent]
+    failed: list[Place]
+
+
+class BesidePeople(Distance):
+    """How far the scores with a user agree with those with people."""
+
+    user: Text
+    measure: Text
+    of: Text
+    n: Count
+    missing: Count
+
+
+class Comparisons(TypedDict):
+    """Of `compare`."""
+
+    cells: list[CellMeasured]
+    assistants: list[Difference]
+    users: list[Difference]
+    single: list[SinglePrompt]
+    added: list[AddedDemands]
+    variance: list[Variance]
+    needed: list[Needed]
+    failure: list[Within]
+    worst: list[WorstTask]
+    human: list[BesidePeople]
 
 
 class Judged(TypedDict):

@@ -1,0 +1,550 @@
+"""`userlm evaluate`: which of several assistants does tasks better, with which users.
+
+    cells/ASSISTANT--USER/          a run of `simulate`
+    cells/ASSISTANT--USER/score/    the run of `score` on it
+    cells/ASSISTANT--single/        the same with all of a task said in one prompt
+    cells/ASSISTANT--USER--replay/  the user's turns again, without what the task does not demand
+
+The id of a conversation, `task#repeat`, and the seed decide all that is random, so conversations
+with the same id can be compared between cells. A cell that is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from userlm import address, inputs, loading
+from userlm.address import ASSISTANTS
+from userlm.bots import TIMEOUT
+from userlm.commands.conversing import has_errors
+from userlm.commands.costs import (
+    Limits,
+    check_price,
+    read_price,
+)
+from userlm.commands.grading import TASKS_HELP, Grading, tasks_inputs
+from userlm.commands.options import (
+    COSTS,
+    EMBEDDED_USER,
+    OUTPUT,
+    Failures,
+    LocalModels,
+    Output,
+    User,
+    UserSettings,
+    limit_option,
+    max_answer_tokens_option,
+    option,
+    out_folder,
+    read_system,
+    seed_option,
+    workers_option,
+)
+from userlm.commands.score import Score, score
+from userlm.commands.simulate import Simulate, simulate
+from userlm.commands.steps import Results, finish, finished, open_run, unshown
+from userlm.json_files import read_json
+from userlm.manifest import file_hash
+from userlm.metrics import catalog
+from userlm.metrics.extrinsic import ADDS
+from userlm.metrics.gate import GATED, Gate
+from userlm.models.budget import Amount, Caps, spent
+from userlm.rows import read_conversations, read_rows, write_conversations
+from userlm.runs import Run
+from userlm.show.formats import plural
+from userlm.show.terminal import console
+from userlm.tasks import read_tasks
+from userlm.text import has_words
+from userlm.types import Conversation, InputError, ModelError, Turn
+
+CELLS, SCORE = "cells", "score"
+"""The folders of cells in that of the run, and of the score in that of a cell."""
+SINGLE = "single"
+"""The address and the name of the user who says everything in one prompt."""
+TALKS = "conversations.jsonl"
+WITHOUT_ADDED = "without-added.jsonl"
+"""The conversations of a cell, and the same without added demands."""
+AGAIN = "--replay"
+REPLAYED = ", without added demands"
+"""End the folder and the name of a user whose turns are said again without these."""
+CONTROLS = ("oracle", "clarifier")
+"""The assistants of `--controls`: no gate holds for them."""
+KEPT = ("turns per conversation",)
+"""Measures that are kept of a cell, beside those of its tasks."""
+
+
+def _prices_option(flag: str, of: str) -> Any:
+    return option(
+        (),
+        f"US dollars per million input and output tokens of the {of}s' models, such as 2.50/10: "
+        f"one for all, or one for each {of} that is a model, in their order.",
+        flag=flag,
+        metavar="IN/OUT",
+        panel=COSTS,
+        recorded=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Have users talk with assistants about the same tasks, each assistant with each user, and say
+    how many tasks are solved.
+
+    Each assistant is also given every task in one prompt. The limits hold for all calls together.
+
+    $ userlm evaluate --assistant py:mybot:old --assistant py:mybot:new --tasks tasks.toml
+
+    $ userlm evaluate --assistant openai:gpt-4o --user trained:microsoft/UserLM-8b
+    --user prompted:openai:gpt-4o --tasks tasks.toml --repeats 10 --fail-under score=0.7
+    """
+
+    assistant: list[str] = option(
+        ...,
+        "A chat model, or your bot, as for `simulate`. Repeat it for each assistant.",
+    )
+    tasks: str = option(..., TASKS_HELP, recorded=False)
+    user: list[str] = option(
+        (EMBEDDED_USER,), "A user, as for `simulate`. Repeat it for each user."
+    )
+    settings: UserSettings = UserSettings()
+    out: Path = out_folder("runs/evaluate")
+    repeats: int = option(1, "Number of conversations about each task.", min=1)
+    single: bool = option(
+        True, "Also give each assistant the whole task in a single prompt."
+    )
+    replay: bool = option(
+        False,
+        "Also say the users' turns to the assistant again, without demands that are not in the "
+        "task, by the judge: what these cost. Needs --judge.",
+        flag="--replay",
+    )
+    controls: bool = option(
+        False,
+        "Also evaluate oracle, the most that a user allows, and clarifier, which solves nothing.",
+        flag="--controls",
+    )
+    max_turns: int = option(10, "Maximum number of user turns.", min=1)
+    system: str | None = option(
+        None, "System prompt for the assistants: a file, or a text of several words."
+    )
+    greeting: str | None = option(
+        None, "What the assistants say first, before the user."
+    )
+    max_answer_tokens: int = max_answer_tokens_option()
+    answer_timeout: float = option(
+        TIMEOUT,
+        "Seconds for an answer of cmd:, bot: or an async py:.",
+        min=0.1,
+        recorded=False,
+    )
+    limit: int | None = limit_option()
+    seed: int = seed_option()
+    workers: int = workers_option()
+    grading: Grading = Grading()
+    models: LocalModels = LocalModels()
+    user_price: list[str] = _prices_option("--user-price", "user")
+    price: list[str] = _prices_option("--price", "assistant")
+    limits: Limits = Limits()
+    fail_under: list[str] = option(
+        (),
+        "Fail (exit code 1) if an assistant's score is less with a user: score=0.7 for the lower "
+        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. Neither "
+        "controls nor single prompts count.",
+        panel=OUTPUT,
+        recorded=False,
+    )
+    failures: Failures = Failures(max_failed=0.0)
+    output: Output = Output()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """An assistant and a user, and the folder of their conversations.
+
+    Attributes:
+        price, user_price: those of their models, if known.
+        replayed: the cell whose turns are said again, if the user does that.
+    """
+
+    assistant: str
+    user: User
+    folder: Path
+    price: str | None = None
+    user_price: str | None = None
+    replayed: Cell | None = None
+
+    @property
+    def shown_user(self) -> str:
+        """The user in tables and messages."""
+        if self.replayed:
+            return f"{self.replayed.user.user}{REPLAYED}"
+        return self.user.user
+
+    @property
+    def calls_models(self) -> bool:
+        """Whether there are calls of models, which are counted."""
+        return _is_model_user(self.user.user) or _is_model(self.assistant)
+
+
+def evaluate(options: Evaluate) -> Results:
+    """Run all cells and show their scores; raise `ModelError` if conversations ended in an error,
+    which the same command tries again, or if a gate fails."""
+    gates = list(map(Gate.parse, options.fail_under))
+    if options.replay and not options.grading.judge:
+        raise InputError("--replay needs a --judge, who says what users demand")
+    tasks = read_tasks(options.tasks)[: options.limit]
+    cells = list(_cells(options))
+    files, stamps = tasks_inputs(options.tasks, tasks)
+    files += read_system(options.system).files
+    for cell in cells:
+        files += inputs.files(cell.assistant)
+        files += () if cell.replayed else cell.user.files
+        stamps |= inputs.stamps(cell.user.parsed, cell.assistant)
+    run = open_run("evaluate", options, dict.fromkeys(files), stamps)
+    results = finished(run, options, _is_unfinished)
+    if results is None:
+        _check_before_paying(options, cells)
+        run.unfinish()
+        results = _run_all(run, options, cells)
+    for cell in results["cells"]:
+        stops = Counter(cell["stops"])
+        where = f"{_named(cell)}: "
+        if cell["failed"]:
+            raise ModelError(f"{where}{cell['failed']}")
+        options.failures.check(stops["error"], stops.total(), where)
+    _check_gates(options, gates, results)
+    if len(cells) > 1:
+        console.print(f"which is better: userlm compare {run.folder}", style="dim")
+    return results
+
+
+def _check_gates(options: Evaluate, gates: Sequence[Gate], results: Results) -> None:
+    """Raise `ModelError` if a gate fails, or conversations have no grade; it names all that do."""
+    wrong = []
+    for cell in results["cells"]:
+        is_user = cell["user"] != SINGLE and not cell["user"].endswith(REPLAYED)
+        if cell["assistant"] in CONTROLS or not is_user:
+            continue
+        measured = {one["name"]: one for one in cell["measures"]}
+        for gate in gates:
+            one = measured[GATED[gate.name]]
+            if gate.name == "score":
+                total = one["n"] + one["missing"]
+                where = f"{_named(cell)}: "
+                options.failures.check(
+                    one["missing"], total, where, how=f"have no grade ({one['why']})"
+                )
+            if why := gate.failure(one["value"], one["low"], one["n"]):
+                wrong.append(f"{_named(cell)}: {why}")
+    if wrong:
+        raise ModelError("\n".join(wrong))
+
+
+def _named(cell: Results) -> str:
+    return f"{cell['assistant']} with {cell['user']}"
+
+
+def _is_unfinished(results: Results) -> bool:
+    """Whether the same command has something to try again."""
+    return any(cell["failed"] or has_errors(cell) for cell in results["cells"])
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def _cells(options: Evaluate) -> Iterator[Cell]:
+    """Yield the cells, those of an assistant one after the other."""
+    assistants = list(dict.fromkeys(options.assistant))
+    if options.controls:
+        assistants += [name for name in CONTROLS if name not in assistants]
+    users = [
+        User(name, options.settings).with_embedded_defaults()
+        for name in dict.fromkeys(options.user)
+    ]
+    if options.single and SINGLE not in options.user:
+        users.append(User(SINGLE))
+    folders = Path(options.out, CELLS)
+    assistant_names = slugs(assistants)
+    user_names = slugs([user.user for user in users])
+    models = list(filter(_is_model, assistants))
+    prices = _prices(options.price, models, "--price")
+    models = [user.user for user in users if _is_model_user(user.user)]
+    user_prices = _prices(options.user_price, models, "--user-price")
+    for assistant, first in zip(assistants, assistant_names, strict=True):
+        for user, second in zip(users, user_names, strict=True):
+            folder = folders / f"{first}--{second}"
+            price = prices.get(assistant)
+            cell = Cell(assistant, user, folder, price, user_prices.get(user.user))
+            yield cell
+            if options.replay and user.user != SINGLE:
+                again = User(f"replay:{folder / WITHOUT_ADDED}")
+                place = folders / f"{folder.name}{AGAIN}"
+                yield Cell(assistant, again, place, price, replayed=cell)
+
+
+def _prices(
+    given: Sequence[str], models: Sequence[str], flag: str
+) -> Mapping[str, str]:
+    """Return the price of each model."""
+    if not given:
+        return {}
+    if not models or len(given) not in (1, len(models)):
+        raise InputError(
+            f"{flag}: {plural(len(given), 'price')} and {plural(len(models), 'model')}; give one "
+            "price for all, or one for each in their order"
+        )
+    each = given if len(given) > 1 else list(given) * len(models)
+    return dict(zip(models, each, strict=True))
+
+
+def _is_model(assistant: str) -> bool:
+    return address.parse(assistant).kind not in ASSISTANTS
+
+
+def _is_model_user(user: str) -> bool:
+    return bool(address.parse(user).form)
+
+
+LONGEST_NAME = 60
+
+
+def slugs(addresses: Iterable[str]) -> list[str]:
+    """Return a name for a file for each address, each another one: letters, digits and dots with
+    single hyphens between them."""
+    taken: set[str] = set()
+    names = []
+    for text in addresses:
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", text)[-LONGEST_NAME:]
+        name = base = words.strip("-.") or "x"
+        number = 1
+        while name.lower() in taken:  # some file systems ignore case
+            number += 1
+            name = f"{base}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
+    """Raise `InputError` for what would only be found once conversations were paid for."""
+    caps = options.limits.caps
+    for cell in cells:
+        if cell.replayed:
+            continue
+        cell.user.load(options.seed, options.models)
+        if _is_model_user(cell.user.user):
+            price = read_price("user", cell.user_price)
+            check_price(caps, "user", cell.user.parsed, price)
+        parts = address.parse(cell.assistant)
+        if cell.assistant != "oracle":
+            _load(options, parts)
+        if _is_model(cell.assistant):
+            check_price(caps, "assistant", parts, read_price("assistant", cell.price))
+    if options.grading.judge:
+        judge = address.parse(options.grading.judge)
+        loading.chat_model(judge, options.models.settings)
+        price = read_price("judge", options.grading.judge_price)
+        check_price(caps, "judge", judge, price, "--judge-price")
+    elif options.grading.judge_price:
+        raise InputError(
+            "--judge-price is for the judge; give one with --judge, or leave it out"
+        )
+    is_called = options.grading.judge or any(cell.calls_models for cell in cells)
+    if caps != Caps() and not is_called:
+        raise InputError(
+            "--max-calls, --max-tokens-total and --budget are for models; none is called here"
+        )
+
+
+def _load(options: Evaluate, parts: address.Address) -> None:
+    system = read_system(options.system).text
+    local = options.models.settings
+    loading.assistant(parts, seed=options.seed, system=system, local=local)
+
+
+# --- running them ---------------------------------------------------------------------------------
+
+
+def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
+    """Run all cells. One that fails does not stop the others."""
+    found = []
+    for number, cell in enumerate(cells, 1):
+        console.print(
+            f"{cell.assistant} with {cell.shown_user} ({number} of {len(cells)})",
+            style="bold",
+            markup=False,
+            soft_wrap=True,
+        )
+        failed = ""
+        with unshown():
+            try:
+                if cell.replayed:
+                    write_without_added(cell.replayed.folder)
+                _simulate(options, cell, _limits_of(options, cells, cell.folder))
+                place = cell.folder / SCORE
+                _score(options, cell, _limits_of(options, cells, place))
+            except ModelError as error:
+                failed = str(error)
+                console.print(f"failed: {error}", style="yellow", markup=False)
+        found.append(_result(run, cell, failed))
+    used = _spent(options, cells)
+    spent_in_all = {
+        "calls": used.calls,
+        "tokens": used.tokens,
+        "dollars": float(used.dollars),
+    }
+    results = {"cells": found, "spent": spent_in_all}
+    return finish(run, options, results, _is_unfinished(results))
+
+
+def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
+    is_stale = False
+    if cell.replayed:
+        is_stale = _is_stale(cell.folder, cell.replayed.folder / WITHOUT_ADDED)
+    simulate(
+        Simulate(
+            cell.user,
+            cell.assistant,
+            tasks=options.tasks,
+            out=cell.folder,
+            repeats=options.repeats,
+            max_turns=options.max_turns,
+            system=options.system,
+            greeting=options.greeting,
+            max_answer_tokens=options.max_answer_tokens,
+            answer_timeout=options.answer_timeout,
+            unsafe_local=options.grading.unsafe_local,
+            limit=options.limit,
+            seed=options.seed,
+            workers=options.workers,
+            models=options.models,
+            user_price=cell.user_price,
+            price=cell.price,
+            limits=limits if cell.calls_models else Limits(),
+            output=Output(force=is_stale),
+        )
+    )
+
+
+def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
+    """Score a cell; anew if conversations were tried again since. The judge is not asked again what
+    it answered."""
+    place = cell.folder / SCORE
+    is_judged = options.grading.judge is not None
+    score(
+        Score(
+            [cell.folder],
+            tasks=options.tasks,
+            out=place,
+            grading=options.grading,
+            workers=options.workers,
+            models=options.models,
+            limits=limits if is_judged else Limits(),
+            output=Output(force=_is_stale(place, cell.folder / TALKS)),
+        )
+    )
+
+
+def _is_stale(place: Path, path: Path) -> bool:
+    """Whether the run in a folder is of a file that has changed since."""
+    if not (place / "run.json").is_file():
+        return False
+    used: Mapping[str, str] = read_json(place / "run.json")["inputs"]
+    return used.get(str(path)) != file_hash(path)
+
+
+def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
+    """Return the limits of one run: what all others leave of those of the whole."""
+    return options.limits.less(_spent(options, cells, place))
+
+
+def _spent(options: Evaluate, cells: Sequence[Cell], but: Path | None = None) -> Amount:
+    """Return what all calls used, but for those of one run."""
+    used = Amount()
+    for cell in cells:
+        prices = {
+            "user": read_price("user", cell.user_price),
+            "assistant": read_price("assistant", cell.price),
+            "judge": read_price("judge", options.grading.judge_price),
+        }
+        for folder in (cell.folder, cell.folder / SCORE):
+            if folder != but:
+                used += spent(folder / "usage.jsonl", prices)
+    return used
+
+
+def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:
+    """Return what a cell found: how its conversations stopped, and the measures of its tasks."""
+    talked = cell.folder / "results.json"
+    scored = cell.folder / SCORE / "results.json"
+    stops = read_json(talked)["stops"] if talked.is_file() else {}
+    measures = []
+    if scored.is_file():
+        measures = read_json(scored)[cell.folder.name]
+    return {
+        "assistant": cell.assistant,
+        "user": cell.shown_user,
+        "folder": str(cell.folder.relative_to(run.folder)),
+        "stops": stops,
+        "measures": [one for one in measures if _is_kept(one["name"])],
+        "failed": failed,
+    }
+
+
+def _is_kept(name: str) -> bool:
+    return name in KEPT or catalog.metric_of(name).family == catalog.TASKS
+
+
+# --- what added demands cost ----------------------------------------------------------------------
+
+
+def write_without_added(cell: Path) -> None:
+    """Write the conversations of a cell without the demands that the judge found to be added: the
+    words that it quotes, or the whole turn. A conversation of which nothing would be left stays as
+    it is.
+
+    Raises:
+        ModelError: if the judge did not score the cell.
+    """
+    judged = cell / SCORE / "added.jsonl"
+    if not judged.is_file():
+        raise ModelError(f"{cell} was not judged, so no demands are known")
+    demands: dict[tuple[str, int], str | None] = {}
+    for line in read_rows(judged):
+        row = line.row
+        if row["label"] == ADDS:
+            demands[row["conversation"], row["turn"]] = row["demand"]
+    talks = read_conversations(cell / TALKS)
+    write_conversations(
+        cell / WITHOUT_ADDED, (without_added(talk, demands) for talk in talks)
+    )
+
+
+def without_added(
+    conversation: Conversation, demands: Mapping[tuple[str, int], str | None]
+) -> Conversation:
+    """Return the conversation without demands.
+
+    Args:
+        demands: by the id of a conversation and the number of a user turn, its words that demand
+            something; `None` for all of them.
+    """
+    kept: list[Turn] = []
+    number = -1
+    is_dropped = False
+    for turn in conversation.turns:
+        if turn.role == "user":
+            number += 1
+            if (conversation.id, number) in demands:
+                words = demands[conversation.id, number] or turn.text
+                turn = replace(turn, text=turn.text.replace(words, "").strip())
+            is_dropped = not has_words(turn.text)
+        if not is_dropped:  # nor the answer to a turn that is
+            kept.append(turn)
+    has_user = any(turn.role == "user" for turn in kept)
+    return replace(conversation, turns=tuple(kept)) if has_user else conversation
