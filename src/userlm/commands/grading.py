@@ -27,12 +27,12 @@ from userlm.facts import said
 from userlm.grading import Grader, Sandbox
 from userlm.imports import find_object
 from userlm.json_files import write_lines
-from userlm.judges import GradingJudge
+from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.extrinsic import SAID, Graded
 from userlm.models.budget import Budget
 from userlm.models.call_cache import CachedChat, CallCache
-from userlm.rows import read_conversations
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
 from userlm.sandbox.finding import find
 from userlm.show.formats import plural
@@ -55,6 +55,10 @@ from userlm.types import (
 T = TypeVar("T")
 
 GRADING = "How answers are graded"
+GRADES, FACTS, CALLS = "grades.jsonl", "facts.jsonl", "asked.jsonl"
+"""The files of the grades, of the judge's verdicts on facts, and of its calls."""
+ASKED = ("attempt", "rubric", "fact")
+"""The prompts of a judge that grades."""
 TASKS_HELP = "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), or a public set, also hf://..."
 
 
@@ -100,6 +104,14 @@ def tasks_inputs(
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps
+
+
+def judge_inputs(judge: str | None) -> tuple[list[Path], dict[str, str]]:
+    """Return the files and the stamps of a judge and of what it is asked, for `open_run`."""
+    if judge is None:
+        return [], {}
+    prompts = {f"prompt {name}": judges.grading_prompt(name).hash for name in ASKED}
+    return inputs.files(judge), inputs.stamps(judge) | prompts
 
 
 def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox | None:
@@ -176,6 +188,7 @@ def grade_all(
     grades: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
     judged: dict[str, dict[str, list[Verdict]]] = {name: {} for name in inputs}
     with _grader(run, options, about) as grader:
+        run.unfinish()
         job = partial(_graded, grader)
         found = in_parallel(job, about, options.workers)
         for one, (grade, verdicts) in track(found, "grading", len(about)):
@@ -183,11 +196,27 @@ def grade_all(
             judged[one.run][one.conversation.id] = verdicts
     if tasks:
         rows = [_row(one) | asdict(_of(grades, one)) for one in about]
-        write_lines(run.path("grades.jsonl"), rows)
+        write_lines(run.path(GRADES), rows)
         _show_ungraded([_of(grades, one) for one in about])
     if grader.judge:
         _compare_facts(run, about, judged)
     return {name: Graded(tasks, grades[name], judged[name]) for name in inputs}
+
+
+def unanswered(run: Run) -> tuple[int, int]:
+    """Return how many grades and verdicts on facts are missing since the judge did not answer, and
+    that with its answers. The same command asks again."""
+    lines = [*_lines(run, GRADES), *_lines(run, FACTS)]
+    missing = sum(str(row.get("reason")).startswith(UNANSWERED) for row in lines)
+    answered = sum(not row.get("error") for row in _lines(run, CALLS))
+    return missing, missing + answered
+
+
+def _lines(run: Run, name: str) -> Iterator[Mapping[str, Any]]:
+    path = run.path(name)
+    if path.is_file():
+        for line in read_rows(path, may_be_empty=True):
+            yield line.row
 
 
 def _of(found: Mapping[str, Mapping[str, T]], one: About) -> T:
@@ -238,7 +267,7 @@ def _grader(
     with ExitStack() as at_end:
         at_end.callback(stop, budget)
         side = add_side(budget, "judge", parts, price)
-        cache = CallCache(run.path("asked.jsonl"), chat, side)
+        cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
         show_estimate(budget, {"judge": _expected(about)})
         judge = GradingJudge(CachedChat(cache))
@@ -307,7 +336,7 @@ def _compare_facts(
             items.append(Labelled(key, one.task.id, verdict.label, rule, why))
             told = {"judge": verdict.label, "words": rule, "reason": why}
             rows.append({**_row(one), "fact": fact.text, **told})
-    write_lines(run.path("facts.jsonl"), rows)
+    write_lines(run.path(FACTS), rows)
     raw, kappa = agreement(items)
     if raw.value is not None:
         beyond = "" if kappa.value is None else f", Cohen's kappa {kappa.value:.2f}"
