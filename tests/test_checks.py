@@ -95,6 +95,8 @@ def test_a_value_is_found_in_json(answer: str, holds: bool) -> None:
 def test_true_is_not_one_in_json() -> None:
     assert by_rule(JsonPath("n", 1), '{"n": 1.0}')
     assert not by_rule(JsonPath("n", 1), '{"n": true}')
+    assert by_rule(JsonPath("n", [{"a": 1}]), '{"n": [{"a": 1.0}]}')
+    assert not by_rule(JsonPath("n", [{"a": 1}]), '{"n": [{"a": true}]}')
 
 
 def test_a_tool_was_called_with_at_least_some_arguments() -> None:
@@ -214,10 +216,11 @@ def test_a_function_sees_the_answer_and_the_conversation_up_to_it(
 
 
 def test_a_function_that_raises_gives_no_grade(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = with_function(monkeypatch, lambda text, conversation: 1 / 0)
-    found = verdict(Grader(), check, "Tomorrow.")
-    assert found.label is None
-    assert "ZeroDivisionError" in found.reason
+    for function in (lambda text, conversation: 1 / 0, lambda *given: sys.exit(0)):
+        check = with_function(monkeypatch, function)
+        found = verdict(Grader(), check, "Tomorrow.")
+        assert found.label is None
+        assert "ZeroDivisionError" in found.reason or "SystemExit" in found.reason
 
 
 @pytest.mark.parametrize("name", ["nowhere_xyz:check", "json:nothing", "json", ":a"])
@@ -320,6 +323,26 @@ def test_a_function_of_another_name_is_called_by_the_tests_all_the_same() -> Non
     code = function_code(text, "f")
     assert code and code.endswith("\n\nf = double\n")
     assert "f = " not in (function_code(text, "double") or "")
+
+
+def test_tests_after_the_code_are_not_the_code() -> None:
+    code = "def f():\n    return 1\n"
+    for use in ("def test_f():\n    assert f() == 1", "def main():\n    print(f())"):
+        text = f"```python\n{code}```\nUse it:\n```python\n{use}\n```"
+        assert function_code(text, "f") == code
+    text = f"```python\n{code}```\n```python\ndef test():\n    f()\n```"
+    assert function_code(text) == code
+
+
+@pytest.mark.parametrize("code", ["f = helper", "class f:\n    pass"])
+def test_a_name_that_the_code_has_is_not_defined_again(code: str) -> None:
+    code = f"def helper():\n    return 1\n{code}\n"
+    assert function_code(f"```\n{code}```", "f") == code
+
+
+def test_marks_in_texts_that_python_takes_for_no_line_end_are_none() -> None:
+    text = "```\nMARK = 'a\x0cb\u2028c'\nprint(1)\ndef f():\n    return MARK\n```"
+    assert function_code(text) == "MARK = 'a\x0cb\u2028c'\ndef f():\n    return MARK\n"
 
 
 def test_json_that_is_none_is_skipped() -> None:

@@ -92,6 +92,9 @@ def test_tests_may_be_functions(unsafe):
     check = TestsCheck("def test_one():\n    assert f(1) == 1")
     assert unsafe.run(check, "f = abs").label == RIGHT
     assert unsafe.run(check, "f = str").label == WRONG
+    tests = "def test_of(a, *, b):\n    assert f(a) == b\ntest_of(-1, b=1)"
+    assert unsafe.run(TestsCheck(tests), "f = abs").label == RIGHT
+    assert unsafe.run(TestsCheck(tests), "f = str").label == WRONG
 
 
 def test_objects_of_the_code_stay_inside_and_can_be_used(unsafe):
@@ -561,6 +564,15 @@ def test_nothing_stays_of_what_was_stopped(impatient):
 
 
 # --- finding one ----------------------------------------------------------------------------------
+
+
+def test_a_process_is_stopped_however_soon(sandbox, monkeypatch):
+    # Bubblewrap tells the number of the process in parts.
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda fd, size: read(fd, min(size, 10)))
+    process = sandbox.start(["-c", "input()"], 0, (), subprocess.PIPE)
+    process.stop()
+    assert process.popen.returncode is not None
 
 
 def test_a_machine_without_bubblewrap_is_told_how_to_get_it(monkeypatch):

@@ -3,19 +3,21 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import processes
 import pytest
-from fake_server import Said, completion, serving
+from fake_server import Said, completion, error, serving
 
 from userlm.commands import Score, Simulate, User, score, simulate
 from userlm.commands.grading import Grading
+from userlm.commands.options import Output
 from userlm.commands.tasks import Tasks, tasks
 from userlm.json_files import read_json, write_lines
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import read_tasks
-from userlm.types import InputError
+from userlm.types import InputError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "test-my-chatbot.md"
@@ -154,9 +156,22 @@ def test_a_judge_that_cannot_be_read_marks_nothing_and_is_asked_again(
     write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
     (here / "judge.txt").write_text("perhaps\n")
     options = Tasks("facts", "t.jsonl", "script:judge.txt", out=here / "out")
-    assert tasks(options)["failed"] == 1
+    for _ in range(2):
+        with pytest.raises(ModelError, match="1 of 1 facts have no mark"):
+            tasks(options)
     [task] = read_tasks(here / "out")
     assert task.marked == "default"
+
+
+def test_another_judge_marks_anew_in_the_same_folder_with_force(here: Path) -> None:
+    write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
+    for label in ("REQUIRED", "perhaps"):
+        (here / f"{label}.txt").write_text(f"{label}\n")
+    options = Tasks("facts", "t.jsonl", "script:REQUIRED.txt", out=here / "out")
+    assert tasks(options)["marked"] == {"judge": 1}
+    again = replace(options, judge="script:perhaps.txt", output=Output(force=True))
+    with pytest.raises(ModelError, match="1 of 1 facts have no mark"):
+        tasks(again)
 
 
 def test_marking_without_a_judge_and_a_judge_without_marking_are_mistakes(
@@ -306,6 +321,42 @@ def test_it_is_kept_who_told_which_fact_when_and_which_turn_adds_a_demand(
     assert found["turn variance"]["value"] is None
 
 
+def test_another_judge_is_asked_anew_in_the_same_folder_with_force(here: Path) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"rubric": "It is kind."})])
+    for label in ("RIGHT", "WRONG"):
+        (here / f"{label}.txt").write_text(f"{label}\n")
+    options = Score([run(here)], tasks="t.jsonl", out=here / "scored")
+    for label, value in (("RIGHT", 100), ("WRONG", 0)):
+        grading = Grading(judge=f"script:{label}.txt")
+        score(replace(options, grading=grading, output=Output(force=True)))
+        assert measured(here / "scored")["assistant score"]["value"] == value
+    (here / "WRONG.txt").write_text("RIGHT\n")
+    with pytest.raises(InputError, match=r"WRONG\.txt"):
+        score(replace(options, grading=grading))
+
+
+def test_a_judge_that_did_not_answer_fails_the_score_and_is_asked_again(
+    here: Path,
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"rubric": "It is kind."})])
+    is_open = False
+
+    def opening(body: dict[str, object], n: int) -> Said:
+        return judging(body, n) if is_open else error(401)
+
+    with serving(opening) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        out = here / "scored"
+        options = Score([run(here)], tasks="t.jsonl", out=out, grading=grading)
+        for _ in range(2):
+            with pytest.raises(ModelError, match="3 of 3 verdicts are missing"):
+                score(options)
+        is_open = True
+        score(options)
+    found = measured(here / "scored")["assistant score"]
+    assert (found["value"], found["missing"]) == (100, 0)
+
+
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
     write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
     folder = run(here)
@@ -353,7 +404,7 @@ def test_the_tasks_of_the_page_are_checked_run_and_scored(tmp_path: Path) -> Non
             text=True,
             timeout=300,
         )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     marked = read_tasks(tmp_path / "runs" / "tasks")
     assert {task.id for task in marked if task.marked == "judge"} == {
         "parcel",

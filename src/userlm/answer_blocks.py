@@ -5,42 +5,69 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeGuard
 
 from userlm.json_files import loads
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
+_LINE_END = re.compile(r"\r\n?|\n")
+"""As Python counts lines, which may have other marks in their texts."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 _DEFINITIONS = (*_FUNCTIONS, *_ASSIGNMENTS, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 def function_code(text: str, entry_point: str | None = None) -> str | None:
-    """Return the code of the last block that has a complete function; `None` if no block has one.
+    """Return the code of the last block that has a complete function, preferably `entry_point`, and
+    not only tests of it; `None` if no block has one.
 
     A text without blocks may be code itself. Only definitions are left of it: examples of use and
     questions for input would run in the tests. A user may never say the name that the tests call,
     so the last function is also called `entry_point`, if nothing else is.
     """
-    blocks = list(_blocks(text)) or [text]
-    for block in map(textwrap.dedent, reversed(blocks)):
-        found = _definitions(block)
-        functions = [node for node in found if isinstance(node, _FUNCTIONS)]
-        complete = [node.name for node in functions if _is_complete(node)]
-        if complete:
-            code = _source(block, found)
-            if entry_point and entry_point not in {node.name for node in functions}:
-                code += f"\n\n{entry_point} = {complete[-1]}"
-            return code + "\n"
-    return None
+
+    def rank(found: tuple[str, Sequence[ast.stmt]]) -> tuple[bool, bool]:
+        names = _complete(found[1])
+        is_a_test = all(name.startswith("test") for name in names)
+        return entry_point not in names, is_a_test
+
+    blocks = map(textwrap.dedent, reversed(list(_blocks(text)) or [text]))
+    found = [(block, _definitions(block)) for block in blocks]
+    found = [(block, nodes) for block, nodes in found if _complete(nodes)]
+    if not found:
+        return None
+    block, nodes = min(found, key=rank)
+    code = _source(block, nodes)
+    if entry_point and entry_point not in set(_names(nodes)):
+        code += f"\n\n{entry_point} = {_complete(nodes)[-1]}"
+    return code + "\n"
+
+
+def _complete(nodes: Iterable[ast.stmt]) -> list[str]:
+    """Return the names of the complete functions."""
+    functions = (node for node in nodes if isinstance(node, _FUNCTIONS))
+    return [node.name for node in functions if _is_complete(node)]
+
+
+def _names(nodes: Iterable[ast.stmt]) -> Iterator[str]:
+    """Yield what definitions name."""
+    for node in nodes:
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, _ASSIGNMENTS):
+            yield from (each.id for each in ast.walk(node) if _is_assigned(each))
+
+
+def _is_assigned(node: ast.AST) -> TypeGuard[ast.Name]:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def _blocks(text: str) -> Iterator[str]:
     """Yield what stands between lines with fences; the last block may end with the text."""
     fence = ""
     inside: list[str] = []
-    for line in text.splitlines():
+    for line in _LINE_END.split(text):
         found = _FENCE.match(line)
         if not fence:
             fence = found[1] if found else ""
@@ -83,7 +110,7 @@ def _is_complete(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def _source(block: str, nodes: Iterable[ast.stmt]) -> str:
     """Return the lines of a block that some statements stand on."""
-    lines = block.splitlines()
+    lines = _LINE_END.split(block)
     kept: set[int] = set()
     for node in nodes:
         decorators = getattr(node, "decorator_list", [])

@@ -237,6 +237,12 @@ _MISSING = object()
 
 def _equal(value: Any, wanted: Any) -> bool:
     """Whether two values of JSON are equal: 1 is 1.0, but not true."""
+    if isinstance(value, list) and isinstance(wanted, list):
+        same_length = len(value) == len(wanted)
+        return same_length and all(map(_equal, value, wanted))
+    if isinstance(value, Mapping) and isinstance(wanted, Mapping):
+        same_names = value.keys() == wanted.keys()
+        return same_names and all(_equal(value[name], wanted[name]) for name in wanted)
     return isinstance(value, bool) == isinstance(wanted, bool) and value == wanted
 
 
@@ -257,7 +263,7 @@ def _function(check: FunctionCheck, text: str, conversation: Conversation) -> Ve
     function: Callable[[str, Conversation], Any] = find_object(check.name)
     try:
         found = function(text, conversation)
-    except Exception as error:  # whatever a function of others raises
+    except (Exception, SystemExit) as error:  # whatever a function of others raises
         return Verdict(None, f"{check.name}: {type(error).__name__}: {error}")
     reason = ""
     if isinstance(found, tuple) and len(found) == 2:

@@ -51,6 +51,8 @@ ENDED = "ended without a turn"
 """Why there is no verdict on a response with which the user ended the conversation."""
 NO_REPLY = (ENDED, "no turn (guard)", "no reply")
 """The same, if they said nothing, or nothing that their guard let pass."""
+UNANSWERED = "the judge did not answer: "
+"""Begins why there is no verdict if the judge may answer when it is asked again."""
 
 
 # --- what is judged -------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ class GradingJudge:
         try:
             return _verdict(self.chat, prompt, prompt.about(titled), sampling)[0]
         except ModelError as error:
-            return Verdict(None, f"the judge did not answer: {error}")
+            return Verdict(None, f"{UNANSWERED}{error}")
 
 
 def _sampling(prompt: JudgePrompt, max_tokens: int, seed: int) -> Sampling:

@@ -318,8 +318,9 @@ _WRITTEN = {
     + _HUB,
     "respond": "conversations.jsonl turns.jsonl usage.jsonl",
     "simulate": "conversations.jsonl turns.jsonl usage.jsonl",
-    "score": "scores.jsonl grades.jsonl facts.jsonl",
+    "score": "scores.jsonl grades.jsonl facts.jsonl added.jsonl asked.jsonl usage.jsonl",
     "compare": "failed.jsonl",
+    "tasks": "tasks.jsonl asked.jsonl usage.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
     "judge-intent detect score report.html report.md report.tex",

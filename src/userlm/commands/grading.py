@@ -29,12 +29,12 @@ from userlm.facts import said, told_in
 from userlm.grading import Grader, Sandbox
 from userlm.imports import find_object
 from userlm.json_files import write_lines
-from userlm.judges import GradingJudge
+from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.extrinsic import ADDS, SAID, Graded
 from userlm.models.budget import Budget
 from userlm.models.call_cache import CachedChat, CallCache
-from userlm.rows import read_conversations
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
 from userlm.sandbox.finding import find
 from userlm.show.formats import plural
@@ -56,6 +56,12 @@ from userlm.types import (
 )
 
 GRADING = "How answers are graded"
+GRADES, FACTS, ADDED = "grades.jsonl", "facts.jsonl", "added.jsonl"
+"""The files of the grades, of who told which fact, and of the user's turns that add demands."""
+CALLS = "asked.jsonl"
+"""The file of the judge's calls."""
+ASKED = ("attempt", "rubric", "fact", "added")
+"""The prompts of a judge that grades."""
 TASKS_HELP = "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), or a public set, also hf://..."
 
 
@@ -106,6 +112,14 @@ def tasks_inputs(
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps
+
+
+def judge_inputs(judge: str | None) -> tuple[list[Path], dict[str, str]]:
+    """Return the files and the stamps of a judge and of what it is asked, for `open_run`."""
+    if judge is None:
+        return [], {}
+    prompts = {f"prompt {name}": judges.grading_prompt(name).hash for name in ASKED}
+    return inputs.files(judge), inputs.stamps(judge) | prompts
 
 
 def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox | None:
@@ -181,6 +195,7 @@ def grade_all(
             if task and conversation.stop != "error":
                 about.append(About(name, task, conversation))
     with _grader(run, options, about) as grader:
+        run.unfinish()
         job = partial(_judged, grader)
         found = in_parallel(job, about, options.workers)
         judged = [one for _, one in track(found, "grading", len(about))]
@@ -203,6 +218,22 @@ def grade_all(
             {id: one.added for id, one in own.items()} if grader.judge else {},
         )
     return graded
+
+
+def unanswered(run: Run) -> tuple[int, int]:
+    """Return how many grades and verdicts are missing since the judge did not answer, and
+    that with its answers. The same command asks again."""
+    lines = [*_lines(run, GRADES), *_lines(run, FACTS), *_lines(run, ADDED)]
+    missing = sum(str(row.get("reason")).startswith(UNANSWERED) for row in lines)
+    answered = sum(not row.get("error") for row in _lines(run, CALLS))
+    return missing, missing + answered
+
+
+def _lines(run: Run, name: str) -> Iterator[Mapping[str, Any]]:
+    path = run.path(name)
+    if path.is_file():
+        for line in read_rows(path, may_be_empty=True):
+            yield line.row
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +297,10 @@ def _write(run: Run, about: Sequence[About], judged: Sequence[Judged]) -> None:
             )
             label = {"label": verdict.label, "demand": demand, "reason": verdict.reason}
             added.append({**row, "turn": k, **label})
-    write_lines(run.path("grades.jsonl"), grades)
-    write_lines(run.path("facts.jsonl"), facts)
+    write_lines(run.path(GRADES), grades)
+    write_lines(run.path(FACTS), facts)
     if added:
-        write_lines(run.path("added.jsonl"), added)
+        write_lines(run.path(ADDED), added)
 
 
 def _told(one: About, found: Judged) -> Iterator[dict[str, Any]]:
@@ -322,7 +353,7 @@ def _grader(
     with ExitStack() as at_end:
         at_end.callback(stop, budget)
         side = add_side(budget, "judge", parts, price)
-        cache = CallCache(run.path("asked.jsonl"), chat, side)
+        cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
         show_estimate(budget, {"judge": _expected(about)})
         judge = GradingJudge(CachedChat(cache))

@@ -14,7 +14,9 @@ from userlm.commands.grading import (
     Grading,
     by_id,
     grade_all,
+    judge_inputs,
     tasks_inputs,
+    unanswered,
 )
 from userlm.commands.options import (
     Failures,
@@ -114,15 +116,21 @@ def score(options: Score) -> Results:
     """Measure the runs and write the measures; raise `ModelError` if too much of a run failed."""
     tasks = by_id(read_tasks(options.tasks)) if options.tasks else {}
     paths, stamps = tasks_inputs(options.tasks, tasks.values())
+    judge_files, judge_stamps = judge_inputs(options.grading.judge)
     inputs = _inputs(options.runs, options.human)
     logs = conversations_file(options.human, "test") if options.human else None
     trained_on = options.trained_on
     training = conversations_file(trained_on, "train") if trained_on else None
-    others = [path for path in (logs, training, *paths) if path]
+    others = [path for path in (logs, training, *paths, *judge_files) if path]
     resolved = replace(options, human=logs, trained_on=training)
+    stamps |= judge_stamps
     run = open_run("score", resolved, [*inputs.values(), *others], stamps)
     failed = _show_failed(inputs)
-    results = finished(run, options) or _measure_all(run, resolved, inputs, tasks)
+    done = finished(run, options, lambda results: unanswered(run)[0])
+    results = done or _measure_all(run, resolved, inputs, tasks)
+    missing, asked = unanswered(run)
+    how = "are missing, since the judge did not answer"
+    options.failures.check(missing, asked, what="verdicts", how=how)
     for name, (errors, total) in failed.items():
         options.failures.check(errors, total, f"{name}: ")
     return results
@@ -213,7 +221,7 @@ def _measure_all(
         records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
     if endings:
         results[ENDINGS] = endings
-    return finish(run, options, results)
+    return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
 
 
 def _add_families(

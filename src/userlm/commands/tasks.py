@@ -22,6 +22,7 @@ from userlm.commands.costs import (
 )
 from userlm.commands.grading import PROMPT_TOKENS, tasks_inputs
 from userlm.commands.options import (
+    Failures,
     LocalModels,
     Output,
     argument,
@@ -81,6 +82,7 @@ class Tasks:
     workers: int = workers_option("tasks")
     models: LocalModels = LocalModels()
     limits: Limits = Limits()
+    failures: Failures = Failures()
     output: Output = Output()
 
 
@@ -222,16 +224,17 @@ def _mark_all(options: Tasks) -> Results:
     judge = GradingJudge(CachedChat(cache))
     show_estimate(budget, {"judge": _expected(found)})
     marked: list[Task] = []
-    unread: list[Verdict] = []
+    asked: list[Verdict] = []
     try:
         answers = in_parallel(partial(_marked, judge), found, options.workers)
         for _, (task, verdicts) in track(answers, "marking", len(found)):
             marked.append(task)
-            unread += [one for one in verdicts if one.label is None]
+            asked += verdicts
     finally:
         stop(budget)
         cache.close()
     write_lines(path, map(to_record, marked))
+    unread = [one for one in asked if one.label is None]
     counts = Counter(task.marked for task in marked if task.facts)
     facts = [fact for task in marked for fact in task.facts]
     results = {
@@ -242,10 +245,13 @@ def _mark_all(options: Tasks) -> Results:
         "failed": len(unread),
         **budget.finish(["judge"]),
     }
-    show_errors([one.reason for one in unread], len(facts), "facts")
+    reasons = [one.reason.removeprefix(judges.UNANSWERED) for one in unread]
+    show_errors(reasons, len(facts), "facts")
     run.finish(results, has_failures=bool(unread))
     print_blocks(describe(marked))
     console.print(f"{path}: give it with --tasks", markup=False, soft_wrap=True)
+    how = "have no mark of the judge"
+    options.failures.check(len(unread), len(asked), what="facts", how=how)
     return results
 
 

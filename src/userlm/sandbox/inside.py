@@ -412,8 +412,17 @@ def run_tests(remote: Remote, tests: str, entry_point: str | None, prompt: str) 
     if entry_point and isinstance(check, Function):
         check(names[entry_point])
     for name, test in list(names.items()):
-        if name.startswith("test") and isinstance(test, Function):
+        # One with parameters is a helper, which the tests call themselves.
+        if name.startswith("test") and isinstance(test, Function) and not _needs(test):
             test()
+
+
+def _needs(function: Any) -> bool:
+    """Whether a function cannot be called without arguments."""
+    code = function.__code__
+    given = len(function.__defaults__ or ()) + len(function.__kwdefaults__ or ())
+    wanted: int = code.co_argcount + code.co_kwonlyargcount
+    return wanted > given
 
 
 def verdict_of(remote: Remote, job: Job) -> tuple[bool | None, str]:

@@ -46,13 +46,18 @@ class Process:
             elif self.popen.poll() is None:
                 # Bubblewrap ends with the process inside. If it were killed first, the process
                 # inside would stay a zombie where nobody waits for orphans, as in many containers.
-                if told := os.read(self.told, 4096):
+                if told := _all_told(self.told):
                     os.kill(json.loads(told)["child-pid"], signal.SIGKILL)
                 self.popen.wait(STOP_SECONDS)
         self.popen.kill()  # does nothing to what has ended
         self.popen.wait()
         if self.told is not None:
             os.close(self.told)
+
+
+def _all_told(told: int) -> bytes:
+    """What bubblewrap tells, in several parts; it closes its end at once."""
+    return b"".join(iter(lambda: os.read(told, 4096), b""))
 
 
 class Start(Protocol):
