@@ -18,6 +18,11 @@
 - `attempt_labels.jsonl`: labels by hand of 100 answers of the other half, half of them talk in the
   eyes of that model, at most one of each conversation, labelled after the rule was done.
 - Facts: each wording of a fact (as a simulated user said it) with each fact of its task.
+- Conversations, 10 a task. Repeats: all facts, one a turn, as they stand in the file; and a turn
+  more, which says one of them again in other words. How often is that repeat found, and how often
+  is one found where there is none? By each turn alone, and by `facts.told_in`, which compares
+  turns. Left out: all facts in other words, and all but one. How often is that one found to be left
+  out, and how often is any where none is?
 - `--fit` fits the points of `final_answer.POINTS` to the half that was looked at.
 """
 
@@ -47,6 +52,7 @@ from userlm.text import numbers
 from userlm.types import NO_ATTEMPT, RIGHT, WRONG
 
 HERE = Path(__file__).parent
+SHARE = facts.SHARE
 HALVES = ("looked at", "other half")
 Read = Callable[[str], str | None]
 READERS: dict[str, Read] = {
@@ -227,6 +233,53 @@ def show_f1(
     print(f"{name:24}{wanted:6.2f}{precision:8.3f}{recall:8.3f}{f1:8.3f}")
 
 
+# --- conversations --------------------------------------------------------------------------------
+
+
+WAYS = ("each turn alone", "turns compared")
+LEFT_OUT = "left out"
+
+
+def show_conversations(path: Path, seed: int = 0) -> None:
+    print(f"\n{'conversations':24}{'':30}{'found of one':>24}{'found of none':>24}")
+    for half, name in enumerate(HALVES):
+        rng = np.random.default_rng(seed)
+        told: dict[tuple[str, ...], dict[int, list[str]]] = {}
+        for task, own, at, wording in read_wordings(path):
+            if half_of(task) == half:
+                told.setdefault(own, {}).setdefault(at, []).append(wording)
+        found: Counter[tuple[str, bool]] = Counter()
+        for own, wordings in told.items():
+            for _ in range(10):
+                one = int(rng.choice(list(wordings)))
+                said = {at: str(rng.choice(texts)) for at, texts in wordings.items()}
+                others = [text for at, text in said.items() if at != one]
+                for way in WAYS:
+                    twice = repeated(own, [*own, said[one]], way)
+                    found[way, True] += one in twice
+                    found[way, False] += bool(repeated(own, own, way))
+                found[LEFT_OUT, True] += not facts.said(own[one], others, own)
+                found[LEFT_OUT, False] += any(
+                    not facts.said(own[at], list(said.values()), own) for at in said
+                )
+        total = 10 * len(told)
+        for way in (*WAYS, LEFT_OUT):
+            what = way if way == LEFT_OUT else f"repeats, {way}"
+            shown = share(found[way, True], total) + share(found[way, False], total)
+            print(f"{name:24}{what:30}{shown}")
+
+
+def repeated(own: Sequence[str], turns: Sequence[str], way: str) -> set[int]:
+    """Return the places of the facts that several turns tell."""
+    told = facts.told_in(own, turns)
+    if way == "each turn alone":
+        told = [
+            [k for k, turn in enumerate(turns) if facts.said(fact, [turn], own)]
+            for fact in own
+        ]
+    return {at for at, found in enumerate(told) if len(found) >= 2}
+
+
 # --- the points -----------------------------------------------------------------------------------
 
 
@@ -287,6 +340,8 @@ def main() -> None:
             show_fit(answers)
     if options.shards:
         show_facts(options.shards)
+        facts.SHARE = SHARE
+        show_conversations(options.shards)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ CAKES = "She bakes 25 cakes"
         (["hi", "25 cakes, she bakes them", "as i said: 25 cakes, baked"], [1, 2]),
         # in two parts, of which neither tells it; the second one completes it
         (["she bakes cakes", "how many?", "25 of them"], [2]),
-        (["she bakes cakes", "25 of them", "25 baked cakes"], [1, 2]),
+        (["she bakes cakes", "25 of them", "so she bakes"], [1]),
+        # parts count only where no turn has it whole: other facts have parts of it, too
+        (["she bakes cakes", "25 of them", "25 baked cakes"], [2]),
         # what completes a fact once does not tell it again
         (["she bakes 25 cakes", "25!", "cakes!"], [0]),
         (["she bakes cakes"], []),
@@ -115,7 +117,22 @@ CAKES = "She bakes 25 cakes"
 def test_turns_tell_a_fact_alone_or_complete_it_once(
     texts: list[str], turns: list[int]
 ) -> None:
-    assert told_in(CAKES, texts) == turns
+    assert told_in([CAKES], texts) == [turns]
+
+
+def test_a_turn_that_tells_another_fact_with_the_same_words_is_no_repeat() -> None:
+    facts = [
+        "Olaf's dad gave Olaf 10 red toy cars.",
+        "Olaf's dad gave Olaf red toy buses.",
+    ]
+    first, second = (
+        "my dad gave olaf 10 red toy cars",
+        "olaf's dad gave olaf red toy buses",
+    )
+    assert told_in(facts, [first, second]) == [[0], [1]]
+    assert told_in(facts, [second, first]) == [[1], [0]]
+    assert told_in(facts, [f"{first}; {second}"]) == [[0], [0]]
+    assert told_in(facts, [first, second, first]) == [[0, 2], [1]]
 
 
 def test_stems_keep_stop_words_and_numbers() -> None:

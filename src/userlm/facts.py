@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from math import log
@@ -70,33 +70,51 @@ def said(
     Args:
         facts: all facts of the task.
     """
-    own = _tokens(_text(fact))
-    heard_words, heard_amounts = _heard(tuple(texts))
-    amounts = {token for token in own if isinstance(token, Fraction)}
-    if not amounts <= heard_amounts:
-        return False
     weights = _weights(tuple(map(_text, facts)))
-    rare = max(weights.values(), default=1.0)
-    weight = {token: weights.get(token, rare) for token in own}
-    found = sum(weight[token] for token in own & (heard_words | heard_amounts))
-    return found >= SHARE * sum(weight.values())
+    return _share(_tokens(_text(fact)), _heard(tuple(texts)), weights) >= SHARE
 
 
-def told_in(
-    fact: Fact | str, texts: Sequence[str], facts: Sequence[Fact | str] = ()
-) -> list[int]:
-    """Return the numbers of the turns that tell this fact: those that do so alone, and the one
-    before them, if there is one, that completes it with what was said until then.
+def told_in(facts: Sequence[Fact | str], texts: Sequence[str]) -> list[list[int]]:
+    """Return for each fact of a task the numbers of the turns that tell it.
 
-    Args:
-        facts: all facts of the task.
+    The first turn that says the most of a fact tells it. Any other turn tells it again if it says
+    enough of it without the words of the facts that it tells more of: facts of one task share
+    words, so a turn that tells one may have most words of another. A fact that no turn says alone
+    is told by the one that completes it.
     """
-    alone = [i for i, text in enumerate(texts) if said(fact, [text], facts)]
-    first = alone[0] if alone else len(texts)
-    for i in range(1, first):
-        if said(fact, texts[: i + 1], facts):
-            return [i, *alone]
-    return alone
+    weights = _weights(tuple(map(_text, facts)))
+    tokens = [_tokens(_text(fact)) for fact in facts]
+    heard = [_heard((text,)) for text in texts]
+    shares = [[_share(own, turn, weights) for turn in heard] for own in tokens]
+    best = list(map(_first_best, shares))
+    told: list[list[int]] = [[] for _ in facts]
+    for k, turn in enumerate(heard):
+        left = turn.difference(*(tokens[i] for i, at in enumerate(best) if at == k))
+        for i in sorted(range(len(facts)), key=lambda i: -shares[i][k]):
+            if best[i] == k:
+                told[i].append(k)
+            elif _share(tokens[i], left, weights) >= SHARE:
+                told[i].append(k)
+                left -= tokens[i]
+    for fact, turns in zip(facts, told, strict=True):
+        turns += [] if turns else _completed(fact, texts, facts)
+    return told
+
+
+def _first_best(shares: Sequence[float]) -> int | None:
+    """The number of the turn that says the most of a fact; `None` if no turn says enough."""
+    most = max(shares, default=0.0)
+    return shares.index(most) if most >= SHARE else None
+
+
+def _completed(
+    fact: Fact | str, texts: Sequence[str], facts: Sequence[Fact | str]
+) -> list[int]:
+    """The turn that completes a fact together with those before it, if there is one."""
+    for k in range(1, len(texts)):
+        if said(fact, texts[: k + 1], facts):
+            return [k]
+    return []
 
 
 def stems(texts: Iterable[str]) -> set[str]:
@@ -123,9 +141,21 @@ def _tokens(text: str) -> frozenset[_Token]:
 
 
 @lru_cache(1000)
-def _heard(texts: tuple[str, ...]) -> tuple[frozenset[_Token], frozenset[_Token]]:
+def _heard(texts: tuple[str, ...]) -> frozenset[_Token]:
     """The words and the amounts of what a user said."""
-    return frozenset(_stems(words(" ".join(texts)))), frozenset(_amounts(texts))
+    return frozenset({*_stems(words(" ".join(texts))), *_amounts(texts)})
+
+
+def _share(
+    own: frozenset[_Token], heard: frozenset[_Token], weights: Mapping[_Token, float]
+) -> float:
+    """The share of a fact, by weight, that was heard; none if a number of it was not."""
+    if any(isinstance(token, Fraction) for token in own - heard):
+        return 0.0
+    rare = max(weights.values(), default=1.0)
+    found = sum(weights.get(token, rare) for token in own & heard)
+    missing = sum(weights.get(token, rare) for token in own - heard)
+    return found / (found + missing) if own else 1.0
 
 
 @lru_cache(1000)

@@ -275,13 +275,15 @@ def _write(run: Run, about: Sequence[About], judged: Sequence[Judged]) -> None:
 def _told(one: About, found: Judged) -> Iterator[dict[str, Any]]:
     """Yield for each fact the numbers, from 0, of the turns of each side that tell it by their
     words, and what a judge says of the user's."""
+    facts = one.task.facts
     turns = one.conversation.turns
+    answers = [turn.text for turn in turns if turn.role == "assistant"]
+    by_user = told_in(facts, one.conversation.user_turns)
+    by_assistant = told_in(facts, answers)
     verdicts = iter(found.said)
-    for fact in one.task.facts:
+    for fact, user, assistant in zip(facts, by_user, by_assistant, strict=True):
         row: dict[str, Any] = {"fact": fact.text, "required": fact.required}
-        for role in ("user", "assistant"):
-            texts = [turn.text for turn in turns if turn.role == role]
-            row[role] = told_in(fact, texts, one.task.facts)
+        row |= {"user": user, "assistant": assistant}
         if found.said and fact.required:
             verdict = next(verdicts)
             row |= {"judge": verdict.label, "reason": verdict.reason}

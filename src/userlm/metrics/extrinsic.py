@@ -53,10 +53,8 @@ def repeats_required(conversations: Conversations, tasks: Tasks) -> Measure:
     def stats(task: Task, conversation: Conversation) -> Found:
         if not task.facts:
             return NO_FACTS
-        turns = conversation.user_turns
-        required = (fact for fact in task.facts if fact.required)
-        repeated = any(len(told_in(fact, turns, task.facts)) >= 2 for fact in required)
-        return float(repeated), 1.0
+        told = _required_told(task, conversation)
+        return float(any(len(turns) >= 2 for turns in told)), 1.0
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
@@ -83,16 +81,21 @@ def spreads_required(conversations: Conversations, tasks: Tasks) -> Measure:
     def stats(task: Task, conversation: Conversation) -> Found:
         if not task.facts:
             return NO_FACTS
-        turns = conversation.user_turns
-        required = [fact for fact in task.facts if fact.required]
-        told = (told_in(fact, turns, task.facts) for fact in required)
-        first = {places[0] for places in told if places}
+        first = {turns[0] for turns in _required_told(task, conversation) if turns}
         return float(len(first) > 1), 1.0
 
     return measure(_rows(conversations, tasks, stats), PERCENT)
 
 
 NO_FACTS = "the task has no facts"
+
+
+def _required_told(task: Task, conversation: Conversation) -> list[list[int]]:
+    """For each required fact, the user turns that tell it."""
+    told = told_in(task.facts, conversation.user_turns)
+    return [
+        turns for fact, turns in zip(task.facts, told, strict=True) if fact.required
+    ]
 
 
 # --- how much conversations about one task differ -------------------------------------------------

@@ -13,7 +13,6 @@ from userlm.show.blocks import (
     Reasons,
     Row,
     Section,
-    Small,
     Table,
     Text,
 )
@@ -42,11 +41,24 @@ def section(runs: Sequence[Finished]) -> Section:
 
 
 def _tables(run: Finished) -> Iterator[Block]:
-    rows = [_row(cell) for cell in run.results["cells"]]
+    cells: Sequence[CellResult] = run.results["cells"]
+    rows = [_row(cell) for cell in cells]
     head = ("assistant", "user", "score", "coverage", "turns", "stops")
     yield Table(head, rows, "table")
+    if reasons := _reasons(cells):
+        yield Text(("Missing, since there is no grade: ", Quote(reasons, 300)))
     if shown := _spent(run.results["spent"]):
         yield Text(shown)
+
+
+def _reasons(cells: Sequence[CellResult]) -> str:
+    """Return why conversations have no grade, the commonest reason of each cell."""
+    found: dict[str, None] = {}
+    for cell in cells:
+        for one in cell["measures"]:
+            if one["name"] == SCORE and one["missing"]:
+                found[one.get("why") or "no reason"] = None
+    return "; ".join(found)
 
 
 def _spent(found: Spent) -> str:
@@ -64,16 +76,12 @@ def _row(cell: CellResult) -> Row:
         if name not in found:
             shown.append((NOT_MEASURED, Quote(cell["failed"] or "no such facts", 200)))
         elif name == SCORE:
-            shown.append((measured(found[name], 1), _ungraded(found[name])))
+            shown.append((measured(found[name], 1), _missing(found[name])))
         else:
             shown.append(value_alone(found[name], 1))
     stops = Reasons(by_count(cell["stops"].items()))
     return (Quote(cell["assistant"], 60), Quote(cell["user"], 60), *shown, stops)
 
 
-def _ungraded(score: Measured) -> Line:
-    """Say how many conversations have no grade, and most often why."""
-    if not score["missing"]:
-        return ""
-    why = Quote(score.get("why") or "no reason", 90)
-    return Small((f"{score['missing']:,} without a grade: ", why))
+def _missing(score: Measured) -> str:
+    return f" ({score['missing']:,} missing)" if score["missing"] else ""
