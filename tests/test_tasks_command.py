@@ -223,6 +223,30 @@ def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is
     assert grades["none"]["reason"] == "not graded: the task has no check"
 
 
+def test_a_run_whose_tasks_need_calls_of_tools_and_has_none_says_so_and_where_to_look(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check=[{"tool": "refund"}]), row("b")])
+    folder = run(here)
+    line = "sim: the checks of 1 task need a call of a tool, and no answer about them"
+    assert line in flat(capfd.readouterr().err)
+    score(Score([folder], tasks="t.jsonl", out=here / "scored"))
+    assert line in flat(capfd.readouterr().err)
+    (here / "bot_with_calls.py").write_text(
+        "def answer(text):\n"
+        "    return {'text': 'so', 'tool_calls': [{'name': 'other', 'arguments': {}}]}\n"
+    )
+    options = Simulate(
+        User("script:lines.txt"),
+        "py:bot_with_calls:answer",
+        tasks="t.jsonl",
+        out=here / "calls",
+    )
+    simulate(options)
+    score(Score([here / "calls"], tasks="t.jsonl", out=here / "scored2"))
+    assert "need a call of a tool" not in flat(capfd.readouterr().err)
+
+
 def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
     here: Path,
 ) -> None:

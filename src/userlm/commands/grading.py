@@ -47,8 +47,10 @@ from userlm.types import (
     InputError,
     NumberCheck,
     RubricCheck,
+    RulesCheck,
     Task,
     TestsCheck,
+    ToolCalled,
     Verdict,
 )
 
@@ -124,6 +126,33 @@ def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox |
         return None
 
 
+def show_uncalled(name: str, about: Iterable[tuple[Task | None, Conversation]]) -> None:
+    """Print a line if tasks check for calls of tools and no answer about them has any: then calls
+    were rather not found than not made, and the bot would look like a bad one."""
+    silent = set()
+    for task, conversation in about:
+        answers = [turn for turn in conversation.turns if turn.role == "assistant"]
+        if not task or not answers or not _checks_calls(task):
+            continue
+        if any("tool_calls" in turn.meta for turn in answers):
+            return
+        silent.add(task.id)
+    if silent:
+        console.print(
+            f"{name}: the checks of {plural(len(silent), 'task')} need a call of a tool, and no "
+            "answer about them has one. If the bot calls tools, its calls are not found: they "
+            "belong into `tool_calls` of the answer, or to where `tool_calls` of bot:FILE.toml "
+            "points (docs/test-my-chatbot.md, “What a bot may answer”)",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def _checks_calls(task: Task) -> bool:
+    rules = task.check.rules if isinstance(task.check, RulesCheck) else ()
+    return any(isinstance(rule, ToolCalled) for rule in rules)
+
+
 # --- grading all conversations of several runs ----------------------------------------------------
 
 
@@ -185,6 +214,9 @@ def grade_all(
         rows = [_row(one) | asdict(_of(grades, one)) for one in about]
         write_lines(run.path("grades.jsonl"), rows)
         _show_ungraded([_of(grades, one) for one in about])
+        for name in inputs:
+            own = [(one.task, one.conversation) for one in about if one.run == name]
+            show_uncalled(name, own)
     if grader.judge:
         _compare_facts(run, about, judged)
     return {name: Graded(tasks, grades[name], judged[name]) for name in inputs}

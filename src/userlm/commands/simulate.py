@@ -18,7 +18,13 @@ from userlm.commands.costs import (
     price_option,
     read_price,
 )
-from userlm.commands.grading import TASKS_HELP, by_id, find_sandbox, tasks_inputs
+from userlm.commands.grading import (
+    TASKS_HELP,
+    by_id,
+    find_sandbox,
+    show_uncalled,
+    tasks_inputs,
+)
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -36,7 +42,7 @@ from userlm.commands.steps import Results, finished, open_run
 from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
-from userlm.rows import read_starts
+from userlm.rows import read_conversations, read_starts
 from userlm.runs import conversations_file
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
@@ -182,7 +188,13 @@ def simulate(options: Simulate) -> Results:
         _until_solved(tasks),
         at_once,
     )
-    return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
+    results = collect(
+        run, options, places, stopped, turns, budget, speakers, "simulating"
+    )
+    known = by_id(tasks)
+    made = read_conversations(run.path("conversations.jsonl"))
+    show_uncalled(str(run.folder), ((task_of(one, known), one) for one in made))
+    return results
 
 
 def _starts_file(intents: Path | None, tasks: str | None) -> Path:
