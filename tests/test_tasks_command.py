@@ -247,6 +247,25 @@ def test_a_run_whose_tasks_need_calls_of_tools_and_has_none_says_so_and_where_to
     assert "need a call of a tool" not in flat(capfd.readouterr().err)
 
 
+def test_a_run_of_the_oracle_says_how_many_tasks_it_has_no_answer_to(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        row("a", check={"matches": "z{3}"}),
+        row("b", check={"contains": "It is 3."}),
+        row("c"),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    (here / "lines.txt").write_text("hi\n")
+    user = User("script:lines.txt")
+    simulate(Simulate(user, "oracle", tasks="t.jsonl", out=here / "sim"))
+    assert "oracle: it has no answer to 1 of 3 tasks" in flat(capfd.readouterr().err)
+    stops = [
+        one.stop for one in read_conversations(here / "sim" / "conversations.jsonl")
+    ]
+    assert stops == ["end", "solved", "end"]
+
+
 def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
     here: Path,
 ) -> None:
