@@ -266,6 +266,19 @@ def test_a_run_of_the_oracle_says_how_many_tasks_it_has_no_answer_to(
     assert stops == ["end", "solved", "end"]
 
 
+def test_a_score_of_a_run_with_tasks_says_what_is_missing_without_them(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    score(Score([folder], out=here / "scored"))
+    shown = flat(capfd.readouterr().err)
+    assert "sim has conversations about tasks: for the assistant score, give" in shown
+    assert "with --tasks (inputs of the run: t.jsonl, " in shown
+    score(Score([folder], tasks="t.jsonl", out=here / "scored2"))
+    assert "has conversations about tasks" not in flat(capfd.readouterr().err)
+
+
 def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
     here: Path,
 ) -> None:
