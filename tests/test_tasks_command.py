@@ -15,7 +15,7 @@ from userlm.commands.tasks import Tasks, tasks
 from userlm.json_files import read_json, write_lines
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import read_tasks
-from userlm.types import InputError
+from userlm.types import InputError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "test-my-chatbot.md"
@@ -96,6 +96,30 @@ def test_check_lists_every_mistake_and_fails(
         assert line in shown
 
 
+def test_check_asks_a_bot_once_and_shows_what_is_found_in_its_answer_or_why_nothing_is(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", facts=["It is red."]), row("b")])
+    (here / "bot_to_check.py").write_text(
+        "def calls(text):\n"
+        "    call = {'name': 'look', 'arguments': {'n': 1}}\n"
+        "    return {'text': text.upper(), 'tool_calls': [call]}\n"
+        "def talks(text):\n    return 'so'\n"
+        "def fails(text):\n    raise ValueError('no way')\n"
+    )
+    tasks(Tasks("check", "t.jsonl", "py:bot_to_check:calls"))
+    shown = flat(capfd.readouterr().out)
+    assert "py:bot_to_check:calls is asked: know it. It is red." in shown
+    assert "Its text: KNOW IT. IT IS RED." in shown
+    assert 'Its tool calls: [{"name":"look","arguments":{"n":1}}]' in shown
+    tasks(Tasks("check", "t.jsonl", "py:bot_to_check:talks"))
+    assert "Its text: so Its tool calls: none" in flat(capfd.readouterr().out)
+    with pytest.raises(ModelError, match="line 7: ValueError: no way"):
+        tasks(Tasks("check", "t.jsonl", "py:bot_to_check:fails"))
+    with pytest.raises(InputError, match="--assistant is for userlm tasks check"):
+        tasks(Tasks("facts", "t.jsonl", "py:bot_to_check:talks"))
+
+
 # --- facts ----------------------------------------------------------------------------------------
 
 
@@ -127,7 +151,9 @@ def test_a_judge_marks_once_which_facts_are_required_and_keeps_marks_of_the_file
     ]
     write_lines(here / "t.jsonl", rows)
     with serving(judging) as server:
-        options = Tasks("facts", "t.jsonl", f"{server.url}/v1#judge", out=here / "out")
+        options = Tasks(
+            "facts", "t.jsonl", judge=f"{server.url}/v1#judge", out=here / "out"
+        )
         results = tasks(options)
         asked = len(server.bodies)
         assert tasks(options) == results
@@ -149,7 +175,7 @@ def test_a_judge_that_cannot_be_read_marks_nothing_and_is_asked_again(
 ) -> None:
     write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
     (here / "judge.txt").write_text("perhaps\n")
-    options = Tasks("facts", "t.jsonl", "script:judge.txt", out=here / "out")
+    options = Tasks("facts", "t.jsonl", judge="script:judge.txt", out=here / "out")
     assert tasks(options)["failed"] == 1
     [task] = read_tasks(here / "out")
     assert task.marked == "default"
@@ -162,7 +188,7 @@ def test_marking_without_a_judge_and_a_judge_without_marking_are_mistakes(
     with pytest.raises(InputError, match="needs a --judge"):
         tasks(Tasks("facts", "t.jsonl"))
     with pytest.raises(InputError, match="userlm tasks facts"):
-        tasks(Tasks("check", "t.jsonl", "openai:gpt-4o"))
+        tasks(Tasks("check", "t.jsonl", judge="openai:gpt-4o"))
 
 
 # --- simulate and score ---------------------------------------------------------------------------

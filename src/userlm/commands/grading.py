@@ -142,7 +142,7 @@ def show_uncalled(name: str, about: Iterable[tuple[Task | None, Conversation]]) 
             f"{name}: the checks of {plural(len(silent), 'task')} need a call of a tool, and no "
             "answer about them has one. If the bot calls tools, its calls are not found: they "
             "belong into `tool_calls` of the answer, or to where `tool_calls` of bot:FILE.toml "
-            "points (docs/test-my-chatbot.md, “What a bot may answer”)",
+            "points. `userlm tasks check FILE --assistant ADDRESS` shows what is found",
             style="yellow",
             soft_wrap=True,
         )
