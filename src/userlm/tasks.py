@@ -332,7 +332,8 @@ def _kind(row: Any, kinds: Mapping[str, Sequence[str]], where: str) -> str:
     if len(named) != 1:
         has = ""
         if isinstance(row, dict):
-            has = f"; it has {' and '.join(map(str, named or row)) or 'nothing'}"
+            _check_names({} if named else row, kinds, f"field of {where}")
+            has = f"; it has {' and '.join(named) or 'nothing'}"
         raise ValueError(
             f"field {where!r} must be an object with one of {_or(kinds)}{has}"
         )
