@@ -73,7 +73,9 @@ def test_check_shows_each_family_and_the_first_task_and_what_the_tasks_need(
 def test_check_lists_every_mistake_and_fails(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "my_checks_of_tasks.py").write_text("right = 1\n")
+    (here / "my_checks_of_tasks.py").write_text(
+        "right = 1\ndef short(text):\n    return True\n"
+    )
     rows = [
         row("a", check={"number": "x"}),
         row("b", check={"py": "my_checks_of_tasks:gone"}),
@@ -81,9 +83,10 @@ def test_check_lists_every_mistake_and_fails(
         row("d", check={"py": "no_such_module_x:right"}),
         row("d2", check={"number": 1}),
         row("d2", check={"number": 1}),
+        row("e", check={"py": "my_checks_of_tasks:short"}),
     ]
     write_lines(here / "t.jsonl", rows)
-    with pytest.raises(InputError, match="5 of 6 tasks cannot be used"):
+    with pytest.raises(InputError, match="6 of 7 tasks cannot be used"):
         tasks(Tasks("check", "t.jsonl"))
     shown = flat("".join(capfd.readouterr()))
     for line in (
@@ -92,6 +95,7 @@ def test_check_lists_every_mistake_and_fails(
         "line 3: check.py: my_checks_of_tasks:right is no function",
         "line 4: check.py: no_such_module_x:right: cannot be imported",
         "line 6: id 'd2' is used twice; t.jsonl, line 5 has it",
+        "short is called with the text of the answer and the conversation: too many pos",
     ):
         assert line in shown
 

@@ -24,8 +24,7 @@ from userlm.commands.costs import (
 from userlm.commands.options import LocalModels, option
 from userlm.commands.steps import in_parallel
 from userlm.facts import said
-from userlm.grading import Grader, Sandbox
-from userlm.imports import find_object
+from userlm.grading import Grader, Sandbox, find_check
 from userlm.json_files import write_lines
 from userlm.judges import GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
@@ -92,13 +91,13 @@ def tasks_inputs(
     files, for `open_run`.
 
     Raises:
-        InputError: if a function that checks cannot be imported.
+        InputError: if a function that checks cannot be imported or called.
     """
     found = find_tasks(place) if place else []
     paths = [file.path for file in found if file.path]
     for task in tasks:
         if isinstance(task.check, FunctionCheck):
-            find_object(task.check.name)  # to fail before a run, and not in it
+            find_check(task.check.name)  # to fail before a run, and not in it
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps

@@ -30,7 +30,7 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, in_parallel, open_run
-from userlm.imports import find_object
+from userlm.grading import find_check
 from userlm.json_files import dumps, write_lines
 from userlm.judges import GradingJudge
 from userlm.models.budget import Budget
@@ -145,17 +145,14 @@ def _asked_once(assistant: str, task: Task, models: LocalModels) -> Iterator[Blo
 
 
 def _imported(found: Found) -> Found:
-    """The row, with an error if the function that checks it cannot be imported."""
+    """The row, with an error if the function that checks it cannot be imported or called."""
     task = found.task
     if task is None or not isinstance(task.check, FunctionCheck):
         return found
     try:
-        function = find_object(task.check.name)
+        find_check(task.check.name)
     except InputError as error:
         return replace(found, task=None, error=f"check.py: {error}")
-    if not callable(function):
-        why = f"check.py: {task.check.name} is no function"
-        return replace(found, task=None, error=why)
     return found
 
 
