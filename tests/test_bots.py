@@ -245,7 +245,7 @@ def test_a_refusal_is_an_answer():
     ("answer", "problem"),
     [
         (None, "it returned None; return a text"),
-        (7, "it returned a int; return a text"),
+        (7, "it returned an int; return a text"),
         (["hi"], "it returned a list"),
         ({"said": "hi"}, "the fields are said, and none of content, text"),
         (
@@ -257,7 +257,7 @@ def test_a_refusal_is_an_answer():
             {"text": "hi", "tool_calls": [{"name": "f", "arguments": "[1"}]},
             "the arguments of the tool f are no JSON object",
         ),
-        (Reply(7), "the text of its answer is a int"),
+        (Reply(7), "the text of its answer is an int"),
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
         (Reply("hi", meta={(1, 2): 3}), "keys must be str"),

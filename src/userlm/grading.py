@@ -19,6 +19,7 @@ from userlm.imports import find_object
 from userlm.json_files import at_path
 from userlm.judges import GradingJudge
 from userlm.simulate import Until
+from userlm.text import named_type
 from userlm.types import (
     NO_ATTEMPT,
     RIGHT,
@@ -287,6 +288,6 @@ def _function(check: FunctionCheck, text: str, conversation: Conversation) -> Ve
     if found is None:
         return Verdict(None, str(reason or f"{check.name} cannot say"))
     if not isinstance(found, bool):
-        kind = type(found).__name__
-        return Verdict(None, f"{check.name} returned a {kind}, not True, False or None")
+        kind = named_type(found)
+        return Verdict(None, f"{check.name} returned {kind}, not True, False or None")
     return Verdict(RIGHT if found else WRONG, str(reason or check.name))
