@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import processes
@@ -11,6 +12,7 @@ from fake_server import Said, completion, serving
 
 from userlm.commands import Score, Simulate, User, score, simulate
 from userlm.commands.grading import Grading
+from userlm.commands.options import Output
 from userlm.commands.tasks import Tasks, tasks
 from userlm.json_files import read_json, write_lines
 from userlm.rows import read_conversations, read_rows
@@ -357,6 +359,23 @@ def test_a_judge_also_says_which_facts_were_said_and_how_far_the_words_agree(
         ("Hi!", "SAID", "SAID"),
     ]
     assert "agree on 50.0 % of 2 facts" in flat(capfd.readouterr().err)
+
+
+def test_a_score_of_tasks_shows_these_and_of_the_rest_the_titles_but_with_details(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    capfd.readouterr()
+    options = Score([folder], tasks="t.jsonl", out=here / "scored")
+    score(options)
+    shown = flat(capfd.readouterr().out)
+    assert "assistant score" in shown and "MATTR" not in shown
+    assert "How it writes: --details" in shown
+    score(replace(options, output=Output(details=True)))
+    assert "MATTR" in capfd.readouterr().out
+    score(Score([folder], out=here / "scored2"))
+    assert "MATTR" in capfd.readouterr().out
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
