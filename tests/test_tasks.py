@@ -72,6 +72,14 @@ def test_a_bad_task_is_named_with_its_line_and_field(
         read_tasks(write(tmp_path / "t.jsonl", **changed))
 
 
+def test_a_goal_that_repeats_what_it_is_put_after_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    goal = INTENT_PREFIX + "cancel an order"
+    path.write_text(json.dumps({"id": "a", "goal": goal}) + "\n")
+    with pytest.raises(InputError, match="line 1: field 'goal' is only what the user"):
+        read_tasks(path)
+
+
 def test_ids_of_tasks_that_no_file_can_tell_apart_are_the_same(tmp_path: Path) -> None:
     line = write(tmp_path / "one.jsonl", id="a").read_text().strip()
     path = tmp_path / "two.jsonl"

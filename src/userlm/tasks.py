@@ -270,6 +270,11 @@ def _intent(row: Mapping[str, Any], facts: Sequence[Fact]) -> str:
     text: str = take(row, given[0], str).strip()
     if not has_words(text):
         raise ValueError(f"field {given[0]!r} has no words")
+    if "goal" in row and text.lower().startswith("you are a user"):
+        raise ValueError(
+            "field 'goal' is only what the user wants, such as 'cancel an order', since it is put "
+            f"after {INTENT_PREFIX.strip()!r}; a whole text is an 'intent'"
+        )
     if not text.lower().startswith("you are "):
         text = INTENT_PREFIX + text
     if "goal" in row and facts:
