@@ -158,7 +158,7 @@ def test_a_session_is_one_of_a_conversation_and_of_a_run():
 @pytest.mark.parametrize(
     ("bot", "problem"),
     [
-        (7, "is a int; give a function of a text"),
+        (7, "is an int; give a function of a text"),
         (None, "is None; give a function"),
         (lambda text, shop: text, "nobody gives its parameter 'shop'"),
         (lambda text, *, shop: text, "nobody gives its parameter 'shop'"),
