@@ -32,6 +32,8 @@ from userlm.users import ReplayUser
         ("trained:", "say which after the colon"),
         ("trained:./nowhere", "there is no such folder, and it is not a hub id"),
         ("trained:openai:gpt-4o", "a model on this machine is needed here"),
+        ("trained:userlm-smal", "no such model here; did you mean userlm-small?"),
+        ("prompted:asistant-tiny", "did you mean assistant-tiny?"),
         (
             "prompted:opnai:gpt-4o",
             "'opnai' is not a kind of model; did you mean openai:?",
@@ -304,7 +306,8 @@ def test_a_path_that_does_not_exist_fails_before_the_hub_is_asked(name):
         InputError, match="there is no such folder, and it is not a hub id"
     ):
         loading.checkpoint(name)
-    assert loading.checkpoint("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+    for on_the_hub in ("Qwen/Qwen2.5-0.5B", "t5-small"):
+        assert loading.checkpoint(on_the_hub) == on_the_hub
 
 
 def test_a_folder_may_have_the_name_of_a_user_that_needs_none():

@@ -6,21 +6,34 @@ from dataclasses import dataclass, field
 import pytest
 
 from userlm import loading
-from userlm.assistants import Clarifier, ModelAssistant, Oracle, ReplayAssistant, Script
+from userlm.assistants import (
+    Clarifier,
+    ModelAssistant,
+    Oracle,
+    ReplayAssistant,
+    Script,
+    solution,
+)
 from userlm.facts import said
 from userlm.grading import Grader
 from userlm.simulate import blind, converse
 from userlm.types import (
     Completion,
+    Contains,
     Conversation,
     Fact,
+    JsonPath,
+    Matches,
     Message,
     ModelError,
     NumberCheck,
     RubricCheck,
+    Rule,
+    RulesCheck,
     Sampling,
     Task,
     TestsCheck,
+    ToolCalled,
     Turn,
 )
 from userlm.users import TrainedUser
@@ -230,6 +243,35 @@ def test_the_oracle_gives_the_solution_of_a_task_that_is_not_about_code_as_it_is
 ):
     task = Task("p", "i", check=RubricCheck("x"), meta={"solution": "On Thursday."})
     assert Oracle({"p": task}).reply(talk("hi", id="p#0")).text == "On Thursday."
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (Contains("On Thursday."),),
+        (JsonPath("order.items.0.name", "lamp"), JsonPath("n", [1]), Contains("```")),
+        (ToolCalled("refund", {"order": 5820}), ToolCalled("mail")),
+        (ToolCalled("refund"), Contains("3 days"), JsonPath("a", None)),
+        (ToolCalled("refund"), Matches("^In [0-9] days$")),
+    ],
+)
+def test_the_oracle_makes_an_answer_that_the_rules_of_a_task_accept(
+    rules: tuple[Rule, ...],
+) -> None:
+    task = Task("p", "i", check=RulesCheck(rules), meta={"solution": "In 3 days"})
+    conversation = talk("hi", id="p#0")
+    reply = Oracle({"p": task}).reply(conversation)
+    answered = conversation.say(reply.text, reply.meta)
+    assert Grader().grade(task, answered).solved
+
+
+def test_a_task_has_no_solution_if_its_check_does_not_give_one_and_it_has_none() -> (
+    None
+):
+    for check in (RulesCheck((Matches("a+"),)), RubricCheck("x"), TestsCheck("x")):
+        assert solution(Task("p", "i", check=check)) is None
+        assert solution(Task("p", "i", check=check, meta={"solution": "a"}))
+    assert solution(Task("p", "i", check=NumberCheck("3")))
 
 
 def test_the_oracle_says_which_task_it_does_not_know() -> None:

@@ -158,7 +158,7 @@ def test_a_session_is_one_of_a_conversation_and_of_a_run():
 @pytest.mark.parametrize(
     ("bot", "problem"),
     [
-        (7, "is a int; give a function of a text"),
+        (7, "is an int; give a function of a text"),
         (None, "is None; give a function"),
         (lambda text, shop: text, "nobody gives its parameter 'shop'"),
         (lambda text, *, shop: text, "nobody gives its parameter 'shop'"),
@@ -245,7 +245,7 @@ def test_a_refusal_is_an_answer():
     ("answer", "problem"),
     [
         (None, "it returned None; return a text"),
-        (7, "it returned a int; return a text"),
+        (7, "it returned an int; return a text"),
         (["hi"], "it returned a list"),
         ({"said": "hi"}, "the fields are said, and none of content, text"),
         (
@@ -257,7 +257,7 @@ def test_a_refusal_is_an_answer():
             {"text": "hi", "tool_calls": [{"name": "f", "arguments": "[1"}]},
             "the arguments of the tool f are no JSON object",
         ),
-        (Reply(7), "the text of its answer is a int"),
+        (Reply(7), "the text of its answer is an int"),
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
         (Reply("hi", meta={(1, 2): 3}), "keys must be str"),
@@ -464,8 +464,9 @@ def test_a_temporary_failure_is_tried_again_but_not_in_a_session(
         (error(401), "refused the request; set its key"),
         (error(404), "has nothing to send messages to at this url"),
         (error(400, "a-secret-of-a-bot?"), r"this request: \[key\]\? \(HTTP 400\)"),
-        (Said(body={"data": []}), "there is no '0' of 'data.0.text'"),
-        (Said(body="<html>"), "there is no 'data' of 'data.0.text'"),
+        (Said(body={"data": []}), "no '0' of 'data.0.text', but a list of 0"),
+        (Said(body={"reply": {"a": 1}, "id": 7}), "no 'data' of 'd.*', but reply, id"),
+        (Said(body="<html>"), "there is no 'data' of 'data.0.text', but \"<html>\""),
         (Said(body={"data": [{"text": None}]}), "it returned None"),
         (Said(hang=2), r"did not answer in time \(0.2 seconds\)"),
     ],

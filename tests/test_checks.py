@@ -192,7 +192,7 @@ def with_function(
         ((False, "too late"), WRONG, "too late"),
         (None, None, "my_checks_xyz:check cannot say"),
         ((None, "no clock"), None, "no clock"),
-        (1, None, "my_checks_xyz:check returned a int, not True, False or None"),
+        (1, None, "my_checks_xyz:check returned an int, not True, False or None"),
     ],
 )
 def test_a_function_grades(

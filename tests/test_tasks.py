@@ -72,6 +72,14 @@ def test_a_bad_task_is_named_with_its_line_and_field(
         read_tasks(write(tmp_path / "t.jsonl", **changed))
 
 
+def test_a_goal_that_repeats_what_it_is_put_after_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    goal = INTENT_PREFIX + "cancel an order"
+    path.write_text(json.dumps({"id": "a", "goal": goal}) + "\n")
+    with pytest.raises(InputError, match="line 1: field 'goal' is only what the user"):
+        read_tasks(path)
+
+
 def test_ids_of_tasks_that_no_file_can_tell_apart_are_the_same(tmp_path: Path) -> None:
     line = write(tmp_path / "one.jsonl", id="a").read_text().strip()
     path = tmp_path / "two.jsonl"
@@ -140,12 +148,17 @@ TESTS = "def check(f):\n    assert f() == 1\n"
     ("check", "words"),
     [
         ("27", "must be an object with one of number, tests"),
-        ({"contain": "x"}, "one of .*contains.*; it has contain"),
+        ({}, "must be an object with one of number, .*; it has nothing"),
+        ({"contain": "a"}, "unknown field of check 'contain'; did you mean 'contains'"),
+        ([{"toll": "a"}], r"unknown field of check\[0\] 'toll'; did you mean 'tool'"),
         ({"number": "1", "rubric": "x"}, "one of .*; it has number and rubric"),
         ({"number": True}, "field 'check.number' must be a str, not bool"),
         ({"contains": "x", "equals": "y"}, "unknown field of check 'equals'"),
         ([], "'check' is an empty list"),
-        ([{"contains": "x"}, {"number": 1}], r"field 'check\[1\]' .*; it has number"),
+        (
+            [{"contains": "x"}, {"number": 1}],
+            r"unknown field of check\[1\] 'number'; it has contains, matches, json or tool",
+        ),
         ({"matches": "("}, "no regular expression"),
         ({"contains": " "}, "has no words"),
         ({"rubric": ""}, "check.rubric has no words"),

@@ -75,7 +75,9 @@ def test_check_shows_each_family_and_the_first_task_and_what_the_tasks_need(
 def test_check_lists_every_mistake_and_fails(
     here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "my_checks_of_tasks.py").write_text("right = 1\n")
+    (here / "my_checks_of_tasks.py").write_text(
+        "right = 1\ndef short(text):\n    return True\n"
+    )
     rows = [
         row("a", check={"number": "x"}),
         row("b", check={"py": "my_checks_of_tasks:gone"}),
@@ -83,9 +85,10 @@ def test_check_lists_every_mistake_and_fails(
         row("d", check={"py": "no_such_module_x:right"}),
         row("d2", check={"number": 1}),
         row("d2", check={"number": 1}),
+        row("e", check={"py": "my_checks_of_tasks:short"}),
     ]
     write_lines(here / "t.jsonl", rows)
-    with pytest.raises(InputError, match="5 of 6 tasks cannot be used"):
+    with pytest.raises(InputError, match="6 of 7 tasks cannot be used"):
         tasks(Tasks("check", "t.jsonl"))
     shown = flat("".join(capfd.readouterr()))
     for line in (
@@ -94,8 +97,33 @@ def test_check_lists_every_mistake_and_fails(
         "line 3: check.py: my_checks_of_tasks:right is no function",
         "line 4: check.py: no_such_module_x:right: cannot be imported",
         "line 6: id 'd2' is used twice; t.jsonl, line 5 has it",
+        "short is called with the text of the answer and the conversation: too many pos",
     ):
         assert line in shown
+
+
+def test_check_asks_a_bot_once_and_shows_what_is_found_in_its_answer_or_why_nothing_is(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", facts=["It is red."]), row("b")])
+    (here / "bot_to_check.py").write_text(
+        "def calls(text):\n"
+        "    call = {'name': 'look', 'arguments': {'n': 1}}\n"
+        "    return {'text': text.upper(), 'tool_calls': [call]}\n"
+        "def talks(text):\n    return 'so'\n"
+        "def fails(text):\n    raise ValueError('no way')\n"
+    )
+    tasks(Tasks("check", "t.jsonl", "py:bot_to_check:calls"))
+    shown = flat(capfd.readouterr().out)
+    assert "py:bot_to_check:calls is asked: know it. It is red." in shown
+    assert "Its text: KNOW IT. IT IS RED." in shown
+    assert 'Its tool calls: [{"name":"look","arguments":{"n":1}}]' in shown
+    tasks(Tasks("check", "t.jsonl", judge="py:bot_to_check:talks"))
+    assert "Its text: so Its tool calls: none" in flat(capfd.readouterr().out)
+    with pytest.raises(ModelError, match="line 7: ValueError: no way"):
+        tasks(Tasks("check", "t.jsonl", "py:bot_to_check:fails"))
+    with pytest.raises(InputError, match="--assistant is for userlm tasks check"):
+        tasks(Tasks("facts", "t.jsonl", judge="py:bot_to_check:talks"))
 
 
 # --- facts ----------------------------------------------------------------------------------------
@@ -133,7 +161,9 @@ def test_a_judge_marks_once_which_facts_are_required_and_keeps_marks_of_the_file
     ]
     write_lines(here / "t.jsonl", rows)
     with serving(judging) as server:
-        options = Tasks("facts", "t.jsonl", f"{server.url}/v1#judge", out=here / "out")
+        options = Tasks(
+            "facts", "t.jsonl", judge=f"{server.url}/v1#judge", out=here / "out"
+        )
         results = tasks(options)
         asked = len(server.bodies)
         assert tasks(options) == results
@@ -155,7 +185,7 @@ def test_a_judge_that_cannot_be_read_marks_nothing_and_is_asked_again(
 ) -> None:
     write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
     (here / "judge.txt").write_text("perhaps\n")
-    options = Tasks("facts", "t.jsonl", "script:judge.txt", out=here / "out")
+    options = Tasks("facts", "t.jsonl", judge="script:judge.txt", out=here / "out")
     for _ in range(2):
         with pytest.raises(ModelError, match="1 of 1 facts have no mark"):
             tasks(options)
@@ -167,7 +197,7 @@ def test_another_judge_marks_anew_in_the_same_folder_with_force(here: Path) -> N
     write_lines(here / "t.jsonl", [row("a", facts=["It costs 3 coins."])])
     for label in ("REQUIRED", "perhaps"):
         (here / f"{label}.txt").write_text(f"{label}\n")
-    options = Tasks("facts", "t.jsonl", "script:REQUIRED.txt", out=here / "out")
+    options = Tasks("facts", "t.jsonl", judge="script:REQUIRED.txt", out=here / "out")
     assert tasks(options)["marked"] == {"judge": 1}
     again = replace(options, judge="script:perhaps.txt", output=Output(force=True))
     with pytest.raises(ModelError, match="1 of 1 facts have no mark"):
@@ -181,7 +211,7 @@ def test_marking_without_a_judge_and_a_judge_without_marking_are_mistakes(
     with pytest.raises(InputError, match="needs a --judge"):
         tasks(Tasks("facts", "t.jsonl"))
     with pytest.raises(InputError, match="userlm tasks facts"):
-        tasks(Tasks("check", "t.jsonl", "openai:gpt-4o"))
+        tasks(Tasks("check", "t.jsonl", judge="openai:gpt-4o"))
 
 
 # --- simulate and score ---------------------------------------------------------------------------
@@ -240,6 +270,62 @@ def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is
     assert grades["other"]["reason"] == "3, not 4"
     assert grades["rubric"]["reason"] == "not graded: needs a judge"
     assert grades["none"]["reason"] == "not graded: the task has no check"
+
+
+def test_a_run_whose_tasks_need_calls_of_tools_and_has_none_says_so_and_where_to_look(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check=[{"tool": "refund"}]), row("b")])
+    folder = run(here)
+    line = "sim: the checks of 1 task need a call of a tool, and no answer about them"
+    assert line in flat(capfd.readouterr().err)
+    score(Score([folder], tasks="t.jsonl", out=here / "scored"))
+    assert line in flat(capfd.readouterr().err)
+    (here / "bot_with_calls.py").write_text(
+        "def answer(text):\n"
+        "    return {'text': 'so', 'tool_calls': [{'name': 'other', 'arguments': {}}]}\n"
+    )
+    options = Simulate(
+        User("script:lines.txt"),
+        "py:bot_with_calls:answer",
+        tasks="t.jsonl",
+        out=here / "calls",
+    )
+    simulate(options)
+    score(Score([here / "calls"], tasks="t.jsonl", out=here / "scored2"))
+    assert "need a call of a tool" not in flat(capfd.readouterr().err)
+
+
+def test_a_run_of_the_oracle_says_how_many_tasks_it_has_no_answer_to(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        row("a", check={"matches": "z{3}"}),
+        row("b", check={"contains": "It is 3."}),
+        row("c"),
+    ]
+    write_lines(here / "t.jsonl", rows)
+    (here / "lines.txt").write_text("hi\n")
+    user = User("script:lines.txt")
+    simulate(Simulate(user, "oracle", tasks="t.jsonl", out=here / "sim"))
+    assert "oracle: it has no answer to 1 of 3 tasks" in flat(capfd.readouterr().err)
+    stops = [
+        one.stop for one in read_conversations(here / "sim" / "conversations.jsonl")
+    ]
+    assert stops == ["end", "solved", "end"]
+
+
+def test_a_score_of_a_run_with_tasks_says_what_is_missing_without_them(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    score(Score([folder], out=here / "scored"))
+    shown = flat(capfd.readouterr().err)
+    assert "sim has conversations about tasks: for the assistant score, give" in shown
+    assert "with --tasks (inputs of the run: t.jsonl, " in shown
+    score(Score([folder], tasks="t.jsonl", out=here / "scored2"))
+    assert "has conversations about tasks" not in flat(capfd.readouterr().err)
 
 
 def test_a_function_that_cannot_be_imported_stops_a_run_before_it_begins(
@@ -355,6 +441,23 @@ def test_a_judge_that_did_not_answer_fails_the_score_and_is_asked_again(
         score(options)
     found = measured(here / "scored")["assistant score"]
     assert (found["value"], found["missing"]) == (100, 0)
+
+
+def test_a_score_of_tasks_shows_these_and_of_the_rest_the_titles_but_with_details(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    capfd.readouterr()
+    options = Score([folder], tasks="t.jsonl", out=here / "scored")
+    score(options)
+    shown = flat(capfd.readouterr().out)
+    assert "assistant score" in shown and "MATTR" not in shown
+    assert "How it writes: --details" in shown
+    score(replace(options, output=Output(details=True)))
+    assert "MATTR" in capfd.readouterr().out
+    score(Score([folder], out=here / "scored2"))
+    assert "MATTR" in capfd.readouterr().out
 
 
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:

@@ -6,30 +6,40 @@ The stubs mark every turn with `meta["stub"]`, so that their text is not mistake
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from userlm.facts import said
 from userlm.final_answer import final_number
+from userlm.json_files import dumps
 from userlm.tasks import task_of
 from userlm.text import has_words, stable_hash
 from userlm.thought import sample_speech, spoken
 from userlm.types import (
     Chat,
     Completion,
+    Contains,
     Conversation,
     InputError,
+    JsonPath,
+    Matches,
     Message,
     ModelError,
     NumberCheck,
     Reply,
+    Rule,
+    RulesCheck,
     Sampling,
     Task,
     TestsCheck,
+    ToolCalled,
 )
 
 MAX_ANSWER_TOKENS = 1000
+READY = "The solution is ready."
+"""What the oracle says if it has no other answer."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,8 @@ class Script:
 class Oracle:
     """A stub that solves a task as soon as all required facts were said, and never before.
 
-    It knows the answer and waits for the user, so its score is the ceiling that a user allows: no
-    assistant that depends on the user's facts can do better. `facts.said` decides what was said.
+    It knows the answer and waits for the user, so its score is the ceiling for an assistant that
+    needs every required fact. `facts.said` decides what was said.
     """
 
     tasks: Mapping[str, Task]
@@ -151,7 +161,8 @@ class Oracle:
             )
         turns = conversation.user_turns
         if all(said(fact, turns, task.facts) for fact in task.facts if fact.required):
-            return Reply(_solution(task), meta={"stub": "oracle"})
+            answer = solution(task) or Reply(READY)
+            return replace(answer, meta={**answer.meta, "stub": "oracle"})
         telling = [
             turn for i, turn in enumerate(turns) if _tells_a_fact(task, turns, i)
         ]
@@ -186,15 +197,42 @@ def _answers(conversation: Conversation) -> list[str]:
     return [turn.text for turn in conversation.turns[1:] if turn.role == "assistant"]
 
 
-def _solution(task: Task) -> str:
-    if isinstance(task.check, NumberCheck):
-        return f"The answer is {final_number(task.check.answer)}."
-    solution = task.meta.get("solution")
-    if solution is None:
-        return "The solution is ready."
-    if isinstance(task.check, TestsCheck):
-        return f"The solution is ready.\n\n```python\n{solution}\n```"
-    return str(solution)
+def solution(task: Task) -> Reply | None:
+    """Return an answer that the check of a task accepts: one that is made from the check, else
+    `meta.solution`; `None` if there is neither."""
+    given = task.meta.get("solution")
+    text = None if given is None else str(given)
+    meta: dict[str, Any] = {}
+    match task.check:
+        case NumberCheck(answer):
+            text = f"The answer is {final_number(answer)}."
+        case TestsCheck() if text is not None:
+            text = f"{READY}\n\n```python\n{text}\n```"
+        case RulesCheck(rules):
+            calls = [_call(rule) for rule in rules if isinstance(rule, ToolCalled)]
+            meta = {"tool_calls": calls} if calls else {}
+            # No text is made for a regular expression.
+            if not any(isinstance(rule, Matches) for rule in rules):
+                text = "\n\n".join(_fulfilling(rules)) or READY
+    return None if text is None else Reply(text, meta=meta)
+
+
+def _call(rule: ToolCalled) -> dict[str, Any]:
+    return {"name": rule.name, "arguments": dict(rule.arguments or {})}
+
+
+def _fulfilling(rules: Sequence[Rule]) -> Iterator[str]:
+    """Yield what an answer to rules must have; JSON first, since a text may look like the fence of
+    a block."""
+    for rule in rules:
+        if isinstance(rule, JsonPath):
+            value = rule.equals
+            for name in reversed(rule.path.split(".")):
+                value = {name: value}
+            yield f"```json\n{dumps(value)}\n```"
+    for rule in rules:
+        if isinstance(rule, Contains):
+            yield rule.text
 
 
 def _tells_a_fact(task: Task, turns: Sequence[str], i: int) -> bool:

@@ -19,6 +19,7 @@ from userlm.content import split_content
 from userlm.imports import describe_error
 from userlm.json_files import dumps
 from userlm.models.event_loops import event_loop, late
+from userlm.text import named_type
 from userlm.types import STOPS, Conversation, InputError, Message, ModelError, Reply
 
 TIMEOUT = 120.0
@@ -138,8 +139,8 @@ def python_bot(
     )
     if not method and not callable(found):
         raise InputError(
-            f"{name} is {_named(found)}; give a function of a text or of messages, or an object "
-            "with a method `reply` or `invoke`"
+            f"{name} is {named_type(found)}; give a function of a text or of messages, or an "
+            "object with a method `reply` or `invoke`"
         )
     function = getattr(found, method) if method else found
     wanted = METHODS.get(method, "text")
@@ -260,7 +261,7 @@ def read_answer(answer: object) -> Reply:
         return Reply(answer)
     message = _fields(answer)
     if message is None:
-        raise ModelError(f"it returned {_named(answer)}; {GIVE}")
+        raise ModelError(f"it returned {named_type(answer)}; {GIVE}")
     calls: list[dict[str, Any]] = []
     text, thought = _read(message, calls)
     if text is None:
@@ -382,7 +383,7 @@ def _arguments(given: list[Any], name: str) -> dict[str, Any]:
 def _checked(reply: Reply) -> Reply:
     """Return a reply that can be written; raise `ModelError` if it is none."""
     if not isinstance(reply.text, str):
-        raise ModelError(f"the text of its answer is {_named(reply.text)}; {GIVE}")
+        raise ModelError(f"the text of its answer is {named_type(reply.text)}; {GIVE}")
     if len(reply.text) > LONGEST_ANSWER:
         raise ModelError(
             f"its answer has {len(reply.text):,} characters; at most {LONGEST_ANSWER:,} are taken"
@@ -393,7 +394,3 @@ def _checked(reply: Reply) -> Reply:
         )
     meta = json.loads(dumps(dict(reply.meta)))
     return Reply(str(reply.text), reply.stop, meta)
-
-
-def _named(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

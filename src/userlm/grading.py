@@ -6,6 +6,7 @@ label and says why the answer could not be graded. The `check` of a task decides
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from userlm.imports import find_object
 from userlm.json_files import at_path
 from userlm.judges import GradingJudge
 from userlm.simulate import Until
+from userlm.text import named_type
 from userlm.types import (
     NO_ATTEMPT,
     RIGHT,
@@ -27,6 +29,7 @@ from userlm.types import (
     Conversation,
     FunctionCheck,
     Grade,
+    InputError,
     JsonPath,
     Matches,
     NumberCheck,
@@ -79,7 +82,7 @@ class Grader:
             conversation: everything before the answer, and the answer.
 
         Raises:
-            InputError: if the function of a check cannot be imported.
+            InputError: if the function of a check cannot be imported or called.
             ValueError: if the reference answer of a check has no number.
         """
         turn = Turn("assistant", text) if isinstance(text, str) else text
@@ -259,8 +262,28 @@ def _is_call(call: Any, rule: ToolCalled) -> bool:
 # --- a function of one's own ----------------------------------------------------------------------
 
 
+def find_check(name: str) -> Callable[[str, Conversation], Any]:
+    """Return the function of a check.
+
+    Raises:
+        InputError: if it cannot be imported, or not be called with an answer and a conversation.
+    """
+    function = find_object(name)
+    if not callable(function):
+        raise InputError(f"{name} is no function")
+    try:
+        inspect.signature(function).bind("", Conversation())
+    except TypeError as error:
+        raise InputError(
+            f"{name} is called with the text of the answer and the conversation: {error}"
+        ) from None
+    except ValueError:  # of some functions in C
+        pass
+    return function  # type: ignore[no-any-return]
+
+
 def _function(check: FunctionCheck, text: str, conversation: Conversation) -> Verdict:
-    function: Callable[[str, Conversation], Any] = find_object(check.name)
+    function = find_check(check.name)
     try:
         found = function(text, conversation)
     except (Exception, SystemExit) as error:  # whatever a function of others raises
@@ -271,6 +294,6 @@ def _function(check: FunctionCheck, text: str, conversation: Conversation) -> Ve
     if found is None:
         return Verdict(None, str(reason or f"{check.name} cannot say"))
     if not isinstance(found, bool):
-        kind = type(found).__name__
-        return Verdict(None, f"{check.name} returned a {kind}, not True, False or None")
+        kind = named_type(found)
+        return Verdict(None, f"{check.name} returned {kind}, not True, False or None")
     return Verdict(RIGHT if found else WRONG, str(reason or check.name))

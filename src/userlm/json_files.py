@@ -167,7 +167,8 @@ def at_path(value: Any, path: str, default: Any = _REQUIRED) -> Any:
     """Return the value at a path of names and indices, such as `choices.0.message.content`.
 
     Raises:
-        ValueError: if it is not there, and there is no default; it names the first that is missing.
+        ValueError: if it is not there, and there is no default; it names the first that is missing,
+            and what is there.
     """
     for step in path.split("."):
         is_index = isinstance(value, list) and step.isdecimal()
@@ -178,5 +179,15 @@ def at_path(value: Any, path: str, default: Any = _REQUIRED) -> Any:
         elif default is not _REQUIRED:
             return default
         else:
-            raise ValueError(f"there is no {step!r} of {path!r}")
+            raise ValueError(f"there is no {step!r} of {path!r}, but {_inside(value)}")
     return value
+
+
+def _inside(value: Any) -> str:
+    """Return in short what a path can lead to from here."""
+    match value:
+        case Mapping():
+            return ", ".join(map(str, value))[:200] or "an empty object"
+        case list():
+            return f"a list of {len(value)}"
+    return dumps(value)[:100]

@@ -77,6 +77,10 @@ PROMPTS = {"plain": "user_plain"}
 """The prompts in the box that a prompted user can have in place of that of its form, by their
 names."""
 
+CLOSE = 0.85
+"""How similar a name is to one of ours at least, if that is meant: `small` to `smal`, not to
+`t5-small`, which is on the hub."""
+
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 """The environment variable with the server of `openai:NAME`, as for every use of that client."""
 PANGRAM_URL = "PANGRAM_URL"
@@ -569,6 +573,11 @@ def checkpoint(name: str) -> str:
         return str(folder)
     if name in assets.SMALL:
         raise InputError(f"{name} is not here yet: run `userlm fetch small` first")
+    near = get_close_matches(name, assets.NAMES, 1, CLOSE)
+    if near:
+        raise InputError(
+            f"{name}: there is no such model here; did you mean {near[0]}?"
+        )
     # A name in a folder that is here is a path; asking a hub for it would take a minute.
     in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()
     if in_a_folder_here or not HUB_ID.fullmatch(name) or FILE.search(name):

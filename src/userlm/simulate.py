@@ -14,7 +14,7 @@ from concurrent.futures import (
 from dataclasses import replace
 from typing import TypeVar
 
-from userlm.text import has_words
+from userlm.text import has_words, named_type
 from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
 
 Item = TypeVar("Item")
@@ -105,7 +105,7 @@ def _take_turn(
         reply = speaker.reply(view)
         if not isinstance(reply, Reply):
             raise InputError(
-                f"{type(speaker).__name__}.reply returned a {type(reply).__name__}; return "
+                f"{type(speaker).__name__}.reply returned {named_type(reply)}; return "
                 "userlm.Reply(text)"
             )
         if reply.stop is not None and reply.stop not in STOPS:

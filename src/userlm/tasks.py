@@ -270,6 +270,11 @@ def _intent(row: Mapping[str, Any], facts: Sequence[Fact]) -> str:
     text: str = take(row, given[0], str).strip()
     if not has_words(text):
         raise ValueError(f"field {given[0]!r} has no words")
+    if "goal" in row and text.lower().startswith("you are a user"):
+        raise ValueError(
+            "field 'goal' is only what the user wants, such as 'cancel an order', since it is put "
+            f"after {INTENT_PREFIX.strip()!r}; a whole text is an 'intent'"
+        )
     if not text.lower().startswith("you are "):
         text = INTENT_PREFIX + text
     if "goal" in row and facts:
@@ -332,7 +337,8 @@ def _kind(row: Any, kinds: Mapping[str, Sequence[str]], where: str) -> str:
     if len(named) != 1:
         has = ""
         if isinstance(row, dict):
-            has = f"; it has {' and '.join(map(str, named or row)) or 'nothing'}"
+            _check_names({} if named else row, kinds, f"field of {where}")
+            has = f"; it has {' and '.join(named) or 'nothing'}"
         raise ValueError(
             f"field {where!r} must be an object with one of {_or(kinds)}{has}"
         )

@@ -167,6 +167,15 @@ def intent_goal(intent: str) -> str:
     return intent[opening.end() :] if opening else intent
 
 
+def named_type(value: object) -> str:
+    """Return what a value is, for a message: `a list`, `an int`, `None`."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    article = "an" if name[0] in "AEIOaeio" else "a"
+    return f"{article} {name}"
+
+
 def stable_hash(*parts: object) -> int:
     """Return a 64-bit hash that is the same in every process, for seeds and for splits."""
     joined = "\x1f".join(str(part) for part in parts)

@@ -20,7 +20,7 @@ STOPS = ("end", "max_turns", "context", "guard", "error", "solved")
     max_turns  it reached the limit on user turns
     context    it no longer fits the model's context length
     guard      no draft of the user passed the guard
-    error      a model could not answer
+    error      a model or a bot failed
     solved     the task was solved
 
 Texts about them for people stand in `show.transcripts` and `commands.chat`. A call that a spending

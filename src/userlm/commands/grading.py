@@ -26,8 +26,7 @@ from userlm.commands.options import LocalModels, option
 from userlm.commands.steps import in_parallel
 from userlm.data.intents import transcript
 from userlm.facts import said, told_in
-from userlm.grading import Grader, Sandbox
-from userlm.imports import find_object
+from userlm.grading import Grader, Sandbox, find_check
 from userlm.json_files import write_lines
 from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
@@ -49,9 +48,11 @@ from userlm.types import (
     InputError,
     NumberCheck,
     RubricCheck,
+    RulesCheck,
     Sample,
     Task,
     TestsCheck,
+    ToolCalled,
     Verdict,
 )
 
@@ -102,13 +103,13 @@ def tasks_inputs(
     files, for `open_run`.
 
     Raises:
-        InputError: if a function that checks cannot be imported.
+        InputError: if a function that checks cannot be imported or called.
     """
     found = find_tasks(place) if place else []
     paths = [file.path for file in found if file.path]
     for task in tasks:
         if isinstance(task.check, FunctionCheck):
-            find_object(task.check.name)  # to fail before a run, and not in it
+            find_check(task.check.name)  # to fail before a run, and not in it
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps
@@ -142,6 +143,33 @@ def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox |
             soft_wrap=True,
         )
         return None
+
+
+def show_uncalled(name: str, about: Iterable[tuple[Task | None, Conversation]]) -> None:
+    """Print a line if tasks check for calls of tools and no answer about them has any: then calls
+    were rather not found than not made, and the bot would look like a bad one."""
+    silent = set()
+    for task, conversation in about:
+        answers = [turn for turn in conversation.turns if turn.role == "assistant"]
+        if not task or not answers or not _checks_calls(task):
+            continue
+        if any("tool_calls" in turn.meta for turn in answers):
+            return
+        silent.add(task.id)
+    if silent:
+        console.print(
+            f"{name}: the checks of {plural(len(silent), 'task')} need a call of a tool, and no "
+            "answer about them has one. If the bot calls tools, its calls are not found: they "
+            "belong into `tool_calls` of the answer, or to where `tool_calls` of bot:FILE.toml "
+            "points. `userlm tasks check FILE --assistant ADDRESS` shows what is found",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def _checks_calls(task: Task) -> bool:
+    rules = task.check.rules if isinstance(task.check, RulesCheck) else ()
+    return any(isinstance(rule, ToolCalled) for rule in rules)
 
 
 # --- grading all conversations of several runs ----------------------------------------------------
@@ -202,6 +230,9 @@ def grade_all(
     if tasks:
         _write(run, about, judged)
         _show_ungraded([one.grade for one in judged])
+        for name in inputs:
+            talks = [(one.task, one.conversation) for one in about if one.run == name]
+            show_uncalled(name, talks)
     if grader.judge:
         _show_agreement(about, judged)
     graded = {}

@@ -189,6 +189,8 @@ def _measure_all(
             if not conversations:
                 continue
         made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
+        if not known and any(_has_task(one) for one in conversations):
+            _show_tasks_missing(name, made)
         needed = dict(beside)
         if people:
             limits[name] = people.limit(made)
@@ -222,6 +224,22 @@ def _measure_all(
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
+
+
+def _has_task(conversation: Conversation) -> bool:
+    """Return whether a run made it for a task."""
+    return conversation.origin is not None and conversation.origin.task is not None
+
+
+def _show_tasks_missing(name: str, made: FinishedRun | None) -> None:
+    inputs = ", ".join(made.manifest.get("inputs", {})) if made else ""
+    was = f" (inputs of the run: {inputs})" if inputs else ""
+    console.print(
+        f"{name} has conversations about tasks: for the assistant score, give their file with "
+        f"--tasks{was}",
+        style="yellow",
+        soft_wrap=True,
+    )
 
 
 def _add_families(

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import address, inputs, loading
+from userlm.assistants import solution
 from userlm.bots import TIMEOUT
 from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
 from userlm.commands.costs import (
@@ -22,6 +23,7 @@ from userlm.commands.grading import (
     TASKS_HELP,
     by_id,
     find_sandbox,
+    show_uncalled,
     tasks_inputs,
     unsafe_local_option,
 )
@@ -42,8 +44,10 @@ from userlm.commands.steps import Results, finished, open_run
 from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
-from userlm.rows import read_starts
+from userlm.rows import read_conversations, read_starts
 from userlm.runs import conversations_file
+from userlm.show.formats import plural
+from userlm.show.terminal import console
 from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
 from userlm.tasks import read_tasks, task_of
@@ -154,6 +158,8 @@ def simulate(options: Simulate) -> Results:
         return (_greeted(start, options.greeting) for start in ungreeted())
 
     places = find_places(options.user, starts(), path)
+    if assistant.kind == "oracle":
+        _show_unsolvable(tasks)
     user_side = options.user.load(options.seed, options.models)
     assistant_side = loading.assistant(
         assistant,
@@ -189,7 +195,13 @@ def simulate(options: Simulate) -> Results:
         _until_solved(tasks, options.unsafe_local),
         at_once,
     )
-    return collect(run, options, places, stopped, turns, budget, speakers, "simulating")
+    results = collect(
+        run, options, places, stopped, turns, budget, speakers, "simulating"
+    )
+    known = by_id(tasks)
+    made = read_conversations(run.path("conversations.jsonl"))
+    show_uncalled(str(run.folder), ((task_of(one, known), one) for one in made))
+    return results
 
 
 def _starts_file(intents: Path | None, tasks: str | None) -> Path:
@@ -207,6 +219,18 @@ def _greeted(start: Conversation, greeting: str | None) -> Conversation:
     if greeting is None or start.turns:
         return start
     return replace(start, turns=(Turn("assistant", greeting),))
+
+
+def _show_unsolvable(tasks: Sequence[Task]) -> None:
+    """Print how many tasks the oracle cannot solve, whatever the user says."""
+    unsolvable = sum(1 for task in tasks if task.check and not solution(task))
+    if unsolvable:
+        console.print(
+            f"oracle: it has no answer to {unsolvable:,} of {plural(len(tasks), 'task')}, which no "
+            'user can help; give them meta = { solution = "…" }, a right answer',
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _until_solved(tasks: Sequence[Task], unsafe_local: bool) -> Until:

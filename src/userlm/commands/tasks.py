@@ -31,8 +31,8 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, in_parallel, open_run
-from userlm.imports import find_object
-from userlm.json_files import write_lines
+from userlm.grading import find_check
+from userlm.json_files import dumps, write_lines
 from userlm.judges import GradingJudge
 from userlm.models.budget import Budget
 from userlm.models.call_cache import CachedChat, CallCache
@@ -41,7 +41,9 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.show.terminal import show as print_blocks
 from userlm.tasks import OWN_FILE, Found, read_tasks, scan, shown_check, to_record
+from userlm.text import intent_goal
 from userlm.types import (
+    Conversation,
     Fact,
     FunctionCheck,
     InputError,
@@ -74,6 +76,9 @@ class Tasks:
     tasks: str = argument(
         ..., "A .jsonl or .toml file (docs/test-my-chatbot.md), or a public set."
     )
+    assistant: str | None = option(
+        None, "check: a bot or model to ask once what the user of the first task wants."
+    )
     judge: str | None = option(
         None, "facts: the judge: openai:NAME, http://HOST:PORT/v1#NAME, a folder or id."
     )
@@ -89,17 +94,22 @@ class Tasks:
 def tasks(options: Tasks) -> Results:
     """Check the tasks, or write them with marks; return the counts."""
     if options.action == "facts":
+        if options.assistant:
+            raise InputError("--assistant is for userlm tasks check; leave it out")
         return _mark_all(options)
     if options.judge:
         raise InputError("--judge marks facts: userlm tasks facts FILE --judge MODEL")
-    return check(options.tasks)
+    good = check(options.tasks)
+    if options.assistant and good:
+        print_blocks(_asked_once(options.assistant, good[0], options.models))
+    return {"tasks": len(good)}
 
 
 # --- check ----------------------------------------------------------------------------------------
 
 
-def check(place: str) -> Results:
-    """Show the tasks of a place, and what is wrong with them.
+def check(place: str) -> list[Task]:
+    """Show the tasks of a place, and what is wrong with them; return them.
 
     Raises:
         InputError: if something is.
@@ -117,21 +127,34 @@ def check(place: str) -> Results:
         wrong = f"{len(errors):,} of {plural(len(found), 'task')}"
         raise InputError(f"{place}: {wrong} cannot be used (see above){also}")
     console.print(f"{place}: {plural(len(good), 'task')}, nothing wrong", markup=False)
-    return {"tasks": len(good)}
+    return good
+
+
+def _asked_once(assistant: str, task: Task, models: LocalModels) -> Iterator[Block]:
+    """Yield what an assistant answers if a user says all of the intent at once, and its tool calls.
+
+    Raises:
+        ModelError: if it does not answer.
+    """
+    bot = loading.assistant(assistant, tasks=[task], local=models.settings)
+    start = Conversation(f"{task.id}#0", intent=task.intent)
+    said = intent_goal(task.intent)
+    yield Text((Quote(assistant, 200), " is asked: ", Quote(said, 400)))
+    reply = bot.reply(start.say(said))
+    calls = reply.meta.get("tool_calls", [])
+    yield Text(("Its text: ", Quote(reply.text, 2000)), "")
+    yield Text(("Its tool calls: ", Quote(dumps(calls), 2000) if calls else "none"), "")
 
 
 def _imported(found: Found) -> Found:
-    """The row, with an error if the function that checks it cannot be imported."""
+    """The row, with an error if the function that checks it cannot be imported or called."""
     task = found.task
     if task is None or not isinstance(task.check, FunctionCheck):
         return found
     try:
-        function = find_object(task.check.name)
+        find_check(task.check.name)
     except InputError as error:
         return replace(found, task=None, error=f"check.py: {error}")
-    if not callable(function):
-        why = f"check.py: {task.check.name} is no function"
-        return replace(found, task=None, error=why)
     return found
 
 

@@ -18,7 +18,7 @@ from userlm.serving.schema import (
     Usage,
     too_long,
 )
-from userlm.text import stable_hash
+from userlm.text import named_type, stable_hash
 from userlm.types import ModelError, Reply, Speaker
 from userlm.users import with_sampling
 
@@ -40,7 +40,7 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
     reply = speaker.reply(turn.conversation)
     if not isinstance(reply, Reply):
         raise TypeError(
-            f"{type(user).__name__}.reply returned a {type(reply).__name__}; return "
+            f"{type(user).__name__}.reply returned {named_type(reply)}; return "
             f"userlm.Reply(text)"
         )
     if reply.stop == "context":

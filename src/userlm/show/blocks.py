@@ -319,12 +319,14 @@ class Group:
     Attributes:
         look: how they are laid out: `panels`, `plots`, `tables`, `pair`, collapsed under its title
             (`fold`; the terminal shows these with `--details` only), or one below the other.
+        details: whether the terminal shows only its title without `--details`.
     """
 
     blocks: Sequence[Block]
     title: Line = ""
     colour: str = ""
     look: str = ""
+    details: bool = False
 
 
 Block: TypeAlias = (

@@ -99,10 +99,16 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
     found = panels(columns)
     variants = [panel for panel in found if is_variant(panel)]
     shown = [panel for panel in found if panel not in variants]
-    for family in catalog.FAMILIES:
-        own = [one for one in shown if catalog.family_of(one.title.text) == family]
+    families: dict[str, list[Panel]] = {family: [] for family in catalog.FAMILIES}
+    for one in shown:
+        families[catalog.family_of(one.title.text)].append(one)
+    # Who scores tasks, and compares with no people, asks about the assistant.
+    has_people = any(column.colour == HUMAN for column in columns)
+    is_about_tasks = bool(families[catalog.TASKS]) and not has_people
+    for family, own in families.items():
         if own:
-            yield Group([Measures(own, tables(own))], family)
+            is_beside = is_about_tasks and family != catalog.TASKS
+            yield Group([Measures(own, tables(own))], family, details=is_beside)
     if variants:
         yield Group(tables(variants), "Variants of perplexity", look="fold")
     for column in columns:

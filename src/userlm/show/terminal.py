@@ -285,6 +285,8 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
                 yield _pair(one)
         case Tokens(tokens):
             yield _tokens(tokens)
+        case Group(title=title, details=True) if not details:
+            yield Styled.assemble(inline(title), ": --details", style="dim")
         case Group(parts, title, look=look) if details or look != "fold":
             if title and look != "tables":
                 yield inline(title)

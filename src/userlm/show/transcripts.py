@@ -19,7 +19,7 @@ STOPS = {
     "max_turns": "the limit on user turns",
     "context": "the conversation no longer fits the model",
     "guard": "no acceptable draft",
-    "error": "a model could not answer",
+    "error": "a model or a bot failed",
     "solved": "the task was solved",
     "answered": "the user said something",
 }
