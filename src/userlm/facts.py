@@ -73,7 +73,7 @@ def said(
     own = _tokens(_text(fact))
     heard_words, heard_amounts = _heard(tuple(texts))
     amounts = {token for token in own if isinstance(token, Fraction)}
-    if not amounts <= heard_amounts:
+    if not own or not amounts <= heard_amounts:
         return False
     weights = _weights(tuple(map(_text, facts)))
     rare = max(weights.values(), default=1.0)
@@ -95,8 +95,8 @@ def _tokens(text: str) -> frozenset[_Token]:
     """The amounts and content words of a fact."""
     amounts = _amounts([text])
     tokens: set[_Token] = {*amounts - {1}, *_stems(content_words(text))}
-    if not tokens and not amounts:
-        tokens |= _stems(words(text))  # "It is in there" still has words
+    if not tokens:  # "There is only one" still has a number, and "It is in there" words
+        tokens |= amounts or _stems(words(text))
     return frozenset(tokens)
 
 
