@@ -1,6 +1,7 @@
 """Files of tasks, and the task of a conversation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -86,6 +87,7 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     assert task_of(Conversation("t1#3"), tasks) is TASK
     assert task_of(Conversation("t1"), tasks) is TASK
     assert task_of(Conversation("x#1#0"), tasks) is TASK
+    assert task_of(Conversation("x#1"), tasks | {"x": replace(TASK, id="x")}) is TASK
     assert task_of(Conversation("anything", origin=Origin(task="t1")), tasks) is TASK
     assert task_of(Conversation("t2#0"), tasks) is None
 

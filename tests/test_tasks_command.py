@@ -324,6 +324,16 @@ def test_a_judge_that_did_not_answer_fails_the_score_and_is_asked_again(
     assert (found["value"], found["missing"]) == (100, 0)
 
 
+def test_tasks_that_no_conversation_is_about_are_said(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    write_lines(here / "other.jsonl", [row("b", check={"number": 3})])
+    score(Score([folder], tasks="other.jsonl", out=here / "scored"))
+    assert "no conversation is about one of these tasks" in flat(capfd.readouterr().err)
+
+
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
     write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
     folder = run(here)

@@ -528,10 +528,10 @@ def _rule_record(rule: Rule) -> dict[str, Any]:
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
-    """Return the task of a conversation: by its origin, else by its id without the number of the
-    repeat (`id#2`)."""
+    """Return the task of a conversation: by its origin, else by its id, also without the number of
+    the repeat (`id#2`)."""
     origin = conversation.origin
     if origin and origin.task is not None:
         return tasks.get(origin.task)
     without_repeat = conversation.id.rpartition("#")[0]
-    return tasks.get(without_repeat or conversation.id)
+    return tasks.get(conversation.id) or tasks.get(without_repeat)

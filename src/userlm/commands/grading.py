@@ -185,6 +185,11 @@ def grade_all(
             task = task_of(conversation, tasks)
             if task and conversation.stop != "error":
                 about.append(About(name, task, conversation))
+    if tasks and not about:
+        console.print(
+            "no conversation is about one of these tasks, so none is graded",
+            style="yellow",
+        )
     grades: dict[str, dict[str, Grade]] = {name: {} for name in inputs}
     judged: dict[str, dict[str, list[Verdict]]] = {name: {} for name in inputs}
     with _grader(run, options, about) as grader:
