@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
@@ -139,8 +140,9 @@ def test_a_bot_gets_what_it_takes(bot, said):
 def test_a_graph_that_remembers_is_told_only_what_is_new():
     graph = Graph()
     graph.checkpointer = object()
-    assert reply(graph).text == "more"
-    assert reply(graph, Conversation("c").say("hi")).text == "hi"
+    for kept, told in (({"messages": [1]}, "more"), ({}, "hi|hello|more")):
+        graph.get_state = lambda config, kept=kept: SimpleNamespace(values=kept)
+        assert reply(graph).text == told
 
 
 def test_a_session_is_one_of_a_conversation_and_of_a_run():
@@ -221,6 +223,7 @@ ANTHROPIC = [
         *(({field: "hi"}, None) for field in ("content", "answer", "output", "reply")),
         ({"message": {"role": "assistant", "content": "hi"}}, None),
         ({"answer": "hi", "output": 7, "context": ["long"]}, None),
+        ({"text": "hi", "choices": ["yes", "no"]}, None),
         ({"text": "hi", "tool_calls": [CALL]}, [CALL]),
         (ChatCompletionMessage.model_validate(MESSAGE), [CALL]),
         (ChatCompletion.model_validate({**ABOUT, "choices": [CHOICE]}), [CALL]),
@@ -488,6 +491,16 @@ def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
     assert found == Reply("your key is [key]")
 
 
+def test_a_short_value_in_a_header_is_no_secret_and_stays_in_answers(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BOT_KEY_XYZ", "data")
+    said = {"data": [{"text": "the data of 42"}]}
+    with serving([Said(body=said)]) as server:
+        found = loading.assistant(describe(tmp_path, server.url)).reply(SAID)
+    assert found == Reply("the data of 42")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -504,6 +517,7 @@ def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
             "set the environment variable",
         ),
         ("url = 'http://h'\nheaders = {a = '5 $'}", r"write \$NAME for a variable"),
+        ("url = 'http://h'\nheaders = {a = '{session}'}", "'a' has a place"),
         ("url = 'http://h'\nheaders = {a = 'é'}", "characters that are not allowed"),
     ],
 )

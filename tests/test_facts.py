@@ -29,6 +29,7 @@ from userlm.types import Fact
         ("One of the cats is black.", ["a cat is black"]),  # a one is not generated
         ("He used half of his $2.50", ["he used 1/2 of his 2.5 dollars"]),
         ("It is 5.", ["5"]),  # no content words: the number alone
+        ("There is only one.", ["one, i think"]),
     ],
 )
 def test_a_fact_was_said(fact: str, texts: list[str]) -> None:
@@ -51,6 +52,9 @@ def test_a_fact_was_said(fact: str, texts: list[str]) -> None:
             ["10 it is, for the cars"],
         ),  # 1 of 5: cars, but dad gave olaf toy
         ("Use a stack", []),
+        ("There is only one.", []),
+        ("There is only one.", ["there is only that"]),
+        ("?!", ["?!"]),  # nothing to find
         ("It was a sunny day in June", ["it was june"]),  # 1 of 3: june, but sunny day
     ],
 )
@@ -87,6 +91,7 @@ def test_all_shards_say_every_shard_and_the_first_one_few_others(data: Path) -> 
     others = told = 0
     for row in rows:
         shards = [str(shard["shard"]) for shard in row["shards"]]  # type: ignore[attr-defined]
+        shards = list(filter(None, shards))
         assert all(said(shard, shards) for shard in shards), row["id"]
         others += len(shards) - 1
         told += sum(said(shard, shards[:1]) for shard in shards[1:])

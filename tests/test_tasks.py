@@ -1,6 +1,7 @@
 """Files of tasks, and the task of a conversation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -60,7 +61,7 @@ def test_tasks_are_read_and_a_fact_is_required_unless_it_says_otherwise(
     ("changed", "words"),
     [
         ({"domain": "math"}, '"check": {"number": "42"}'),
-        ({"check": {"number": "many"}}, "must contain a number"),
+        ({"check": {"number": "many"}}, "must contain one number"),
         ({"facts": [4]}, r"facts\[0\] must be a text"),
         ({"facts": [{}]}, r"facts\[0\].text"),
     ],
@@ -94,6 +95,7 @@ def test_a_task_is_found_by_meta_or_by_id_without_the_repeat() -> None:
     assert task_of(Conversation("t1#3"), tasks) is TASK
     assert task_of(Conversation("t1"), tasks) is TASK
     assert task_of(Conversation("x#1#0"), tasks) is TASK
+    assert task_of(Conversation("x#1"), tasks | {"x": replace(TASK, id="x")}) is TASK
     assert task_of(Conversation("anything", origin=Origin(task="t1")), tasks) is TASK
     assert task_of(Conversation("t2#0"), tasks) is None
 
@@ -152,6 +154,12 @@ TESTS = "def check(f):\n    assert f() == 1\n"
         ({"contain": "a"}, "unknown field of check 'contain'; did you mean 'contains'"),
         ([{"toll": "a"}], r"unknown field of check\[0\] 'toll'; did you mean 'tool'"),
         ({"number": "1", "rubric": "x"}, "one of .*; it has number and rubric"),
+        *[
+            ({"number": text}, "must contain one number")
+            for text in ("1e6", "1,5", "1 000", "7/3", "10 to 12", "1_000", "many")
+        ],
+        ({"json": "", "equals": 1}, "is empty"),
+        ({"tool": ""}, "is empty"),
         ({"number": True}, "field 'check.number' must be a str, not bool"),
         ({"contains": "x", "equals": "y"}, "unknown field of check 'equals'"),
         ([], "'check' is an empty list"),
@@ -186,6 +194,7 @@ def test_a_check_that_cannot_be_made_is_named_before_a_run(
         ({"goal": "x"}, "give 'intent' .* or 'goal', one of them"),
         ({"intent": " "}, "field 'intent' has no words"),
         ({"id": " "}, "field 'id' has no words"),
+        ({"facts": ["?!"]}, r"facts\[0\] has no words"),
         ({"facts": [" "]}, r"facts\[0\] has no words"),
         ({"facts": [{"text": "a", "needed": True}]}, "unknown field .*'needed'"),
         ({"marked": "me"}, "'marked' is 'me'; it must be file, judge or default"),
@@ -239,6 +248,11 @@ def test_the_user_is_told_the_goal_and_all_facts_or_the_intent_as_it_is(
         ("[[task]\n", r"t\.toml is not TOML: .*line 1"),
         ("[[tasks]]\nid = 'a'\n", "'tasks' stands at the top; .*begins with .*task"),
         ("[task]\nid = 'a'\n", "no task stands at the top"),
+        ("task = [1]\n", "no task stands at the top"),
+        (
+            "[[task]]\nid = 'a'\ngoal = 'b'\ncheck = {json = 'a', equals = 2026-03-01}\n",
+            "'check.equals' is no value of JSON; put a date",
+        ),
     ],
 )
 def test_a_mistake_in_toml_is_named_with_the_number_of_the_task(
@@ -280,6 +294,11 @@ def test_tasks_are_read_from_remote_places_and_errors_name_these(
     memory.pipe("/sets/gsm8k.jsonl", json.dumps(row).encode() + b"\n")
     [task] = read_tasks("memory://sets/gsm8k.jsonl")
     assert (task.id, task.check) == ("GSM8K/0", NumberCheck("2"))
+    memory.pipe("/sets/own.jsonl", b'{"id":"a","goal":"g","check":{"py":"os:remove"}}')
+    with pytest.raises(
+        InputError, match=r"line 1: .*no function is called for a remot"
+    ):
+        read_tasks("memory://sets/own.jsonl")
     memory.rm("/sets", recursive=True)
 
 

@@ -460,6 +460,16 @@ def test_a_score_of_tasks_shows_these_and_of_the_rest_the_titles_but_with_detail
     assert "MATTR" in capfd.readouterr().out
 
 
+def test_tasks_that_no_conversation_is_about_are_said(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
+    folder = run(here)
+    write_lines(here / "other.jsonl", [row("b", check={"number": 3})])
+    score(Score([folder], tasks="other.jsonl", out=here / "scored"))
+    assert "no conversation is about one of these tasks" in flat(capfd.readouterr().err)
+
+
 def test_a_limit_for_a_judge_without_one_is_a_mistake(here: Path) -> None:
     write_lines(here / "t.jsonl", [row("a", check={"number": 3})])
     folder = run(here)

@@ -150,8 +150,7 @@ def python_bot(
             f"--system: {name} takes no messages, so it would not get the system prompt"
         )
     if wanted == "messages" and _takes_state(found):
-        remembers = bool(getattr(found, "checkpointer", None))
-        return partial(_ask_graph, function, remembers)
+        return partial(_ask_graph, found)
     return partial(_ask, function, takes)
 
 
@@ -237,12 +236,20 @@ def _takes_state(found: Any) -> bool:
         return False
 
 
-def _ask_graph(invoke: Callable[..., object], remembers: bool, asked: Asked) -> object:
+def _ask_graph(graph: Any, asked: Asked) -> object:
     config = {"configurable": {"thread_id": asked.session}}
     messages = list(asked.messages)
-    if remembers and len(asked.conversation.user_turns) > 1:
+    if _remembers(graph, config):
         messages = messages[-1:]
-    return invoke({"messages": messages}, config)
+    return graph.invoke({"messages": messages}, config)
+
+
+def _remembers(graph: Any, config: Mapping[str, Any]) -> bool:
+    """Return whether a graph has heard what was said before: not at the first turn of its own, and
+    not if it kept that in memory and the run was interrupted."""
+    if not getattr(graph, "checkpointer", None):
+        return False
+    return bool(graph.get_state(config).values)
 
 
 # --- what a bot answers ---------------------------------------------------------------------------
@@ -316,8 +323,8 @@ def _read(
     """Return the text in an answer, `None` if it has none, and the thought; add its tool calls."""
     choices = message.get("choices")
     if isinstance(choices, Sequence) and choices:
-        message = (_fields(choices[0]) or {}).get("message") or {}
-        message = _fields(message) or {}
+        first = _fields(choices[0]) or {}  # else these are for the user to choose from
+        message = _fields(first.get("message")) or message
     if isinstance(message.get("messages"), Sequence):
         return _read_last(message["messages"], calls)
     calls += _calls(message)

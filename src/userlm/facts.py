@@ -135,8 +135,8 @@ def _tokens(text: str) -> frozenset[_Token]:
     """The amounts and content words of a fact."""
     amounts = _amounts([text])
     tokens: set[_Token] = {*amounts - {1}, *_stems(content_words(text))}
-    if not tokens and not amounts:
-        tokens |= _stems(words(text))  # "It is in there" still has words
+    if not tokens:  # "There is only one" still has a number, and "It is in there" words
+        tokens |= amounts or _stems(words(text))
     return frozenset(tokens)
 
 
@@ -155,7 +155,7 @@ def _share(
     rare = max(weights.values(), default=1.0)
     found = sum(weights.get(token, rare) for token in own & heard)
     missing = sum(weights.get(token, rare) for token in own - heard)
-    return found / (found + missing) if own else 1.0
+    return found / (found + missing) if own else 0.0
 
 
 @lru_cache(1000)

@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 from userlm.data import files
 from userlm.data.files import LogFile
 from userlm.final_answer import final_number
-from userlm.json_files import take
+from userlm.json_files import dump, loads, take
 from userlm.rows import read_rows
 from userlm.task_layouts import LAYOUTS, as_sentence, layout_of
-from userlm.text import INTENT_PREFIX, has_words
+from userlm.text import INTENT_PREFIX, has_words, number_spans, words
 from userlm.types import (
     Check,
     Contains,
@@ -130,6 +130,8 @@ def scan(place: str | Path) -> Iterator[Found]:
             scratch = Path(open_files.enter_context(TemporaryDirectory()))
             path = open_files.enter_context(files.local(file, scratch))
             for found in _rows(path, file.name):
+                if not file.path:
+                    found = _without_code(found)
                 task = found.task
                 if task and task.id in places:
                     if found.is_own:
@@ -145,6 +147,18 @@ def scan(place: str | Path) -> Iterator[Found]:
                 if task:
                     places[task.id] = found.where
                 yield found
+
+
+def _without_code(found: Found) -> Found:
+    """Return a row of a remote file, with an error if its check is a function: a file of others
+    could name any that is on this machine."""
+    if not found.task or not isinstance(found.task.check, FunctionCheck):
+        return found
+    error = (
+        "check.py: no function is called for a remote file of tasks; download it, and read what it "
+        "calls"
+    )
+    return replace(found, task=None, error=error)
 
 
 def _rows(path: Path, name: str) -> Iterator[Found]:
@@ -166,12 +180,13 @@ def _toml_rows(path: Path) -> list[dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
     rows = parsed.pop("task", None)
-    if parsed or not isinstance(rows, list):
+    has_tasks = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if parsed or not has_tasks:
         wrong = f"{sorted(parsed)[0]!r} stands" if parsed else "no task stands"
         raise InputError(
             f"{path}: {wrong} at the top; each task is a table that begins with [[task]]"
         )
-    return rows
+    return list(rows)
 
 
 def _found(where: str, row: Any, number: int) -> Found:
@@ -254,7 +269,7 @@ def _facts(rows: Sequence[Any]) -> Iterator[Fact]:
             raise ValueError(f"{name} must be a text, or an object with 'text'")
         _check_names(fact, ("text", "required"), f"field of {name}")
         text = take(fact, "text", str, name)
-        if not has_words(text):
+        if not words(text):
             raise ValueError(f"{name} has no words")
         yield Fact(text, take(fact, "required", bool, name, default=True))
 
@@ -301,7 +316,7 @@ def _check(row: Any) -> Check:
             if isinstance(given, int | float) and not isinstance(given, bool):
                 # a number of TOML or JSON may be written as 1e6
                 return NumberCheck(format(Decimal(str(given)), "f"))
-            return NumberCheck(take(row, "number", str, "check"))
+            return NumberCheck(_one_number(take(row, "number", str, "check")))
         case "tests":
             return TestsCheck(
                 take(row, "tests", str, "check"),
@@ -316,6 +331,29 @@ def _check(row: Any) -> Check:
             return RulesCheck((_rule(row, "check"),))
 
 
+def _one_number(text: str) -> str:
+    """Return a text with one number; raise `ValueError` for another, of which a part would count,
+    such as `1e6`, `1,5` or `10 to 12`."""
+    rest = text
+    found = list(number_spans(text))
+    for _, first, end in found:
+        rest = text[:first] + text[end:]
+    if len(found) != 1 or any(map(str.isdigit, rest)):
+        raise ValueError(
+            f"check.number is {text!r}; it must contain one number, such as 1200, 2.5 or 1/3"
+        )
+    return text
+
+
+def _json_value(value: Any, where: str) -> Any:
+    """Return the value; raise `ValueError` if it cannot be in JSON, so that no answer has it."""
+    if loads(dump(value)) != value:
+        raise ValueError(
+            f"field {where!r} is no value of JSON; put a date or time in quotes"
+        )
+    return value
+
+
 def _rule(row: Any, where: str) -> Rule:
     match _kind(row, RULES, where):
         case "contains":
@@ -325,9 +363,11 @@ def _rule(row: Any, where: str) -> Rule:
         case "json":
             if "equals" not in row:
                 raise ValueError(f"field '{where}.equals' is missing")
-            return JsonPath(take(row, "json", str, where), row["equals"])
+            equals = _json_value(row["equals"], f"{where}.equals")
+            return JsonPath(take(row, "json", str, where), equals)
         case _:
             arguments = take(row, "arguments", dict, where, default=None)
+            arguments = _json_value(arguments, f"{where}.arguments")
             return ToolCalled(take(row, "tool", str, where), arguments)
 
 
@@ -375,6 +415,8 @@ def _validate_rule(rule: Rule) -> None:
                 raise ValueError(
                     "contains: the text has no words, so any answer has it"
                 )
+        case JsonPath("") | ToolCalled(""):
+            raise ValueError("'json' is a path, and 'tool' a name; it is empty")
         case Matches(regex):
             try:
                 re.compile(regex)
@@ -492,10 +534,10 @@ def _rule_record(rule: Rule) -> dict[str, Any]:
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:
-    """Return the task of a conversation: by its origin, else by its id without the number of the
-    repeat (`id#2`)."""
+    """Return the task of a conversation: by its origin, else by its id, also without the number of
+    the repeat (`id#2`)."""
     origin = conversation.origin
     if origin and origin.task is not None:
         return tasks.get(origin.task)
     without_repeat = conversation.id.rpartition("#")[0]
-    return tasks.get(without_repeat or conversation.id)
+    return tasks.get(conversation.id) or tasks.get(without_repeat)

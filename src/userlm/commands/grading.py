@@ -222,6 +222,11 @@ def grade_all(
             task = task_of(conversation, tasks)
             if task and conversation.stop != "error":
                 about.append(About(name, task, conversation))
+    if tasks and not about:
+        console.print(
+            "no conversation is about one of these tasks, so none is graded",
+            style="yellow",
+        )
     with _grader(run, options, about) as grader:
         run.unfinish()
         job = partial(_judged, grader)

@@ -37,7 +37,7 @@ from userlm.json_files import at_path, dump, dumps, loads
 from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
-from userlm.text import mask_key
+from userlm.text import SHORTEST_SECRET, mask_key
 from userlm.types import InputError, Message, ModelError
 
 FIELDS = {
@@ -176,13 +176,19 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the headers with the values of environment variables in them, and these values."""
+    """Return the headers with the values of environment variables in them, and those of
+    these values that are secrets."""
     headers = {}
     secrets: list[str] = []
     for name, value in given.items():
         where = f"{path}: header {name!r}"
         if not isinstance(value, str):
             raise InputError(f"{where} must be a text")
+        if PLACE.search(value):
+            raise InputError(
+                f"{where} has a place, but headers are the same for all conversations; put it into "
+                "'url' or [body]"
+            )
         template = Template(value)
         if not template.is_valid():
             raise InputError(f"{where}: write $NAME for a variable, and $$ for a $")
@@ -190,7 +196,9 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
             if not os.environ.get(variable, "").strip():
                 raise InputError(f"{where}: set the environment variable {variable}")
         headers[name] = template.substitute(os.environ).strip()
-        secrets += [os.environ[each].strip() for each in template.get_identifiers()]
+        values = [os.environ[each].strip() for each in template.get_identifiers()]
+        # A shorter one is a word that answers may have, such as the name of a shop.
+        secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
         sent = name + headers[name]
         if not (sent.isascii() and sent.isprintable()):
             raise InputError(f"{where} has characters that are not allowed in a header")
