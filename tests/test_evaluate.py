@@ -115,8 +115,8 @@ def test_each_assistant_talks_with_each_user_and_gets_each_task_in_one_prompt(
         ("knows", "single"): 100,
         ("asks", "slow"): 0,
         ("asks", "single"): 0,
-        ("oracle", "slow"): 0,  # these tasks have no solution that it could say
-        ("oracle", "single"): 0,
+        ("oracle", "slow"): 100,
+        ("oracle", "single"): 100,
         ("clarifier", "slow"): 0,
         ("clarifier", "single"): 0,
     }

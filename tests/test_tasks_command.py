@@ -118,12 +118,12 @@ def test_check_asks_a_bot_once_and_shows_what_is_found_in_its_answer_or_why_noth
     assert "py:bot_to_check:calls is asked: know it. It is red." in shown
     assert "Its text: KNOW IT. IT IS RED." in shown
     assert 'Its tool calls: [{"name":"look","arguments":{"n":1}}]' in shown
-    tasks(Tasks("check", "t.jsonl", judge="py:bot_to_check:talks"))
+    tasks(Tasks("check", "t.jsonl", "py:bot_to_check:talks"))
     assert "Its text: so Its tool calls: none" in flat(capfd.readouterr().out)
     with pytest.raises(ModelError, match="line 7: ValueError: no way"):
         tasks(Tasks("check", "t.jsonl", "py:bot_to_check:fails"))
     with pytest.raises(InputError, match="--assistant is for userlm tasks check"):
-        tasks(Tasks("facts", "t.jsonl", judge="py:bot_to_check:talks"))
+        tasks(Tasks("facts", "t.jsonl", "py:bot_to_check:talks"))
 
 
 # --- facts ----------------------------------------------------------------------------------------

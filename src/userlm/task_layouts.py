@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from userlm.json_files import take
-from userlm.text import INTENT_PREFIX, has_words
+from userlm.text import INTENT_PREFIX, has_words, words
 from userlm.types import Check, Fact, NumberCheck, Task, TestsCheck
 
 Row = Mapping[str, Any]
@@ -46,7 +46,7 @@ def _sharded(row: Row, number: int) -> Task:
         if "shard" in shard
     ]
     texts = texts or take(row, "shards_exact", list, default=[])
-    texts = list(filter(has_words, texts))
+    texts = list(filter(words, texts))
     if not texts:
         raise ValueError("none of its shards has words")
     family = "python" if kind == "code" else kind
@@ -96,7 +96,7 @@ def _assert(case: Mapping[str, str]) -> str:
 def _gsm8k(row: Row, number: int) -> Task:
     """A question of GSM8K: each of its sentences is a fact."""
     question = take(row, "question", str)
-    facts = [part for part in _SENTENCE.split(question.strip()) if has_words(part)]
+    facts = [part for part in _SENTENCE.split(question.strip()) if words(part)]
     id = take(row, "id", str, default=f"GSM8K/{number}")
     return _task(id, f"solve this: {question}", facts, _number(row), "math")
 
@@ -136,7 +136,7 @@ def _docstring_facts(prompt: str, name: str) -> list[str]:
     # Lines are wrapped within sentences.
     parts = re.split(r"(?<=[.!?])\s+|\n\s*\n", _EXAMPLE.sub("\n\n", text))
     parts += _EXAMPLE.findall(text)
-    return [" ".join(part.split()) for part in parts if has_words(part)]
+    return [" ".join(part.split()) for part in parts if words(part)]
 
 
 def _mbpp(row: Row, number: int) -> Task:
@@ -174,7 +174,7 @@ def _tau2(row: Row, number: int) -> Task:
     family = take(row, "domain", str, default="")
     if not family and isinstance(told, dict):
         family = str(told.get("domain") or "")
-    facts = [part for part in _SENTENCE.split(known) if has_words(part)]
+    facts = [part for part in _SENTENCE.split(known) if words(part)]
     goal = "get help from customer service. " + "\n".join(texts)
     return _task(str(row.get("id", number)), goal, facts, None, family)
 

@@ -48,7 +48,7 @@ from userlm.commands.options import (
 from userlm.commands.score import Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, open_run, unshown
-from userlm.json_files import read_json
+from userlm.json_files import read_json, write_json
 from userlm.manifest import file_hash
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
@@ -435,6 +435,9 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
     """Score a cell; anew if conversations were tried again since. The judge is not asked again what
     it answered."""
     place = cell.folder / SCORE
+    talks = cell.folder / TALKS
+    if _is_stale(place, talks):
+        _take_over(place, talks)
     is_judged = options.grading.judge is not None
     score(
         Score(
@@ -445,9 +448,17 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
             workers=options.workers,
             models=options.models,
             limits=limits if is_judged else Limits(),
-            output=Output(force=_is_stale(place, cell.folder / TALKS)),
         )
     )
+
+
+def _take_over(place: Path, path: Path) -> None:
+    """Let the run in a folder go on with a file that has changed since. `--force` would begin it
+    anew, without what the judge has answered."""
+    (place / "results.json").unlink(missing_ok=True)
+    record = read_json(place / "run.json")
+    record["inputs"][str(path)] = file_hash(path)
+    write_json(place / "run.json", record)
 
 
 def _is_stale(place: Path, path: Path) -> bool:

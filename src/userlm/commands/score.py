@@ -41,7 +41,7 @@ from userlm.json_files import write_lines
 from userlm.metrics import adherence, catalog
 from userlm.metrics.catalog import Needs
 from userlm.metrics.end_references import compare
-from userlm.metrics.extrinsic import by_family
+from userlm.metrics.extrinsic import Graded, by_family
 from userlm.metrics.memorization import training_turns
 from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
@@ -166,13 +166,11 @@ def _measure_all(
     graded = grade_all(run, options, inputs, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
-        beside["training turns"] = training_turns(
-            read_conversations(options.trained_on)
-        )
+        learned = read_conversations(options.trained_on)
+        beside["training turns"] = training_turns(learned)
     people = None
     if options.human:
-        logs = map(as_log, read_conversations(options.human))
-        people = _People(list(logs), beside)
+        people = _People(list(map(as_log, read_conversations(options.human))), beside)
     limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
@@ -200,11 +198,7 @@ def _measure_all(
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
         else:
-            if any(task_of(conversation, known) for conversation in conversations):
-                needed["tasks"] = known
-                needed["grades"] = graded[name]
-                if options.grading.judge:
-                    needed["judged facts"] = graded[name]
+            needed |= _of_tasks(conversations, known, graded[name], options)
             columns[name] += _measures(conversations, CONVERSATIONS, needed)
         if people:
             found, ngrams[name] = compare_crowds(conversations, reference)
@@ -218,12 +212,31 @@ def _measure_all(
             _add_distances(results[name], columns[name], people, limit)
     _add_outcomes(results, outcomes)
     _add_families(results, columns, known)
-    for name, telling in ngrams.items():
-        records = {record["name"]: record for record in results[name]}
-        records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
+    _add_ngrams(results, ngrams)
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
+
+
+def _of_tasks(
+    conversations: Iterable[Conversation],
+    known: Mapping[str, Task],
+    graded: Graded,
+    options: Score,
+) -> dict[Needs, Any]:
+    """Return what measures of tasks need, if a conversation is about one."""
+    if not any(task_of(conversation, known) for conversation in conversations):
+        return {}
+    needed: dict[Needs, Any] = {"tasks": known, "grades": graded}
+    if options.grading.judge:
+        needed["judged facts"] = graded
+    return needed
+
+
+def _add_ngrams(results: Results, ngrams: Mapping[str, Sequence[TellingNgram]]) -> None:
+    for name, telling in ngrams.items():
+        records = {record["name"]: record for record in results[name]}
+        records[OVERALL]["ngrams"] = [asdict(one) for one in telling]
 
 
 def _has_task(conversation: Conversation) -> bool:

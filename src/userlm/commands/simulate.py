@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from userlm.grading import Grader
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, read_starts
-from userlm.runs import conversations_file
+from userlm.runs import Run, conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.simulate import Until, never
@@ -130,33 +131,22 @@ def simulate(options: Simulate) -> Results:
     """Simulate the conversations and write them."""
     user = options.user.parsed
     assistant = address.parse(options.assistant)
-    if options.greeting is not None and not has_words(options.greeting):
-        raise InputError("--greeting is empty; give what the assistant says first")
+    _check_greeting(options.greeting)
     user_price = read_price("user", options.user_price)
     price = read_price("assistant", options.price)
     path = _starts_file(options.intents, options.tasks)
     tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
     task_files, stamps = tasks_inputs(options.tasks, tasks)
-    files = [*task_files, *options.user.files]
+    system = read_system(options.system)
+    files = [*task_files, *options.user.files, *inputs.files(assistant), *system.files]
     if options.intents:
         files.append(path)
-    files += inputs.files(assistant)
-    system = read_system(options.system)
-    files += system.files
     stamps |= inputs.stamps(user, assistant)
     run = open_run("simulate", options, files, stamps)
     if done := finished(run, options, has_errors):
         return done
 
-    def ungreeted() -> Iterator[Conversation]:
-        if options.tasks:
-            return from_tasks(tasks, options.repeats)
-        logs = islice(read_starts(path), options.limit)
-        return _from_logs(logs, options.repeats, options.keep_turns)
-
-    def starts() -> Iterator[Conversation]:
-        return (_greeted(start, options.greeting) for start in ungreeted())
-
+    starts = partial(_starts, options, path, tasks)
     places = find_places(options.user, starts(), path)
     if assistant.kind == "oracle":
         _show_unsolvable(tasks)
@@ -185,23 +175,38 @@ def simulate(options: Simulate) -> Results:
         starts(),
         lambda start: calls_to_come(start, answers, options.max_turns),
     )
-    # Only one conversation can use the keyboard.
-    at_once = 1 if user.is_person or assistant.is_person else options.workers
     stopped = simulate_all(
         Recorded(speakers["user"], answers),
         Recorded(speakers["assistant"], answers),
         starts(),
         options.max_turns,
         _until_solved(tasks, options.unsafe_local),
-        at_once,
+        # Only one conversation can use the keyboard.
+        1 if user.is_person or assistant.is_person else options.workers,
     )
-    results = collect(
-        run, options, places, stopped, turns, budget, speakers, "simulating"
-    )
+    shown = "simulating"
+    results = collect(run, options, places, stopped, turns, budget, speakers, shown)
+    _show_uncalled(run, tasks)
+    return results
+
+
+def _show_uncalled(run: Run, tasks: Sequence[Task]) -> None:
+    """Say so if tasks are checked for calls of tools, and no answer has one."""
     known = by_id(tasks)
     made = read_conversations(run.path("conversations.jsonl"))
     show_uncalled(str(run.folder), ((task_of(one, known), one) for one in made))
-    return results
+
+
+def _starts(
+    options: Simulate, path: Path, tasks: Sequence[Task]
+) -> Iterator[Conversation]:
+    """Yield the beginnings of conversations, by the tasks if there are any, else by the logs."""
+    if options.tasks:
+        ungreeted = from_tasks(tasks, options.repeats)
+    else:
+        logs = islice(read_starts(path), options.limit)
+        ungreeted = _from_logs(logs, options.repeats, options.keep_turns)
+    return (_greeted(start, options.greeting) for start in ungreeted)
 
 
 def _starts_file(intents: Path | None, tasks: str | None) -> Path:
@@ -212,6 +217,11 @@ def _starts_file(intents: Path | None, tasks: str | None) -> Path:
     raise InputError(
         "give either --intents (conversations with intents) or --tasks, and not both"
     )
+
+
+def _check_greeting(greeting: str | None) -> None:
+    if greeting is not None and not has_words(greeting):
+        raise InputError("--greeting is empty; give what the assistant says first")
 
 
 def _greeted(start: Conversation, greeting: str | None) -> Conversation:
