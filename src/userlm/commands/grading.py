@@ -216,12 +216,7 @@ def grade_all(
         inputs: the files of conversations, by the names of their runs.
         tasks: by id.
     """
-    about: list[About] = []
-    for name, path in inputs.items():
-        for conversation in read_conversations(path):
-            task = task_of(conversation, tasks)
-            if task and conversation.stop != "error":
-                about.append(About(name, task, conversation))
+    about = list(_find_about(inputs, tasks)) if tasks else []
     if tasks and not about:
         console.print(
             "no conversation is about one of these tasks, so none is graded",
@@ -254,6 +249,16 @@ def grade_all(
             {id: one.added for id, one in own.items()} if grader.judge else {},
         )
     return graded
+
+
+def _find_about(
+    inputs: Mapping[str, Path], tasks: Mapping[str, Task]
+) -> Iterator[About]:
+    for name, path in inputs.items():
+        for conversation in read_conversations(path):
+            task = task_of(conversation, tasks)
+            if task and conversation.stop != "error":
+                yield About(name, task, conversation)
 
 
 def unanswered(run: Run) -> tuple[int, int]:

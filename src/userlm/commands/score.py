@@ -47,7 +47,7 @@ from userlm.metrics.scores import score_line
 from userlm.metrics.termination import calibrate
 from userlm.metrics.two_sample import OVERALL, TellingNgram, floor
 from userlm.metrics.two_sample import compare as compare_crowds
-from userlm.rows import read_conversations
+from userlm.rows import read_conversations, read_rows
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.stats import PERCENT
@@ -141,7 +141,8 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     has."""
     found = {}
     for name, path in inputs.items():
-        stops = Counter(one.stop for one in read_conversations(path))
+        # Only this field is needed; what else a row has is checked where it is measured.
+        stops = Counter(line.row.get("stop") for line in read_rows(path))
         found[name] = (stops["error"], stops.total())
         if stops["error"]:
             console.print(
