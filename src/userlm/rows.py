@@ -11,7 +11,7 @@ from dataclasses import asdict
 from itertools import chain
 from os import SEEK_END
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
@@ -19,6 +19,8 @@ from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lin
 from userlm.tables import TABLES, read_table
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, Origin, Turn
+
+T = TypeVar("T")
 
 SPLITS = ("train", "valid", "test")
 
@@ -162,6 +164,32 @@ def read_conversations(
         yield conversation
 
 
+def read_parsed(
+    path: Path,
+    parse: Callable[[Line], T],
+    advice: str = "",
+    may_be_empty: bool = False,
+) -> Iterator[T]:
+    """Yield what `parse` makes of each line of a file.
+
+    Args:
+        parse: raises `ValueError` for a row that cannot be used.
+        advice: ends the message.
+        may_be_empty: see `read_rows`.
+
+    Raises:
+        InputError: the message names the file, line and what is wrong.
+    """
+    for line in read_rows(path, may_be_empty):
+        try:
+            if line.error:
+                raise ValueError(line.error)
+            found = parse(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {line.number}: {error}{advice}") from None
+        yield found
+
+
 def read_starts(path: Path) -> Iterator[Conversation]:
     """Yield the conversations of a file, or one without turns for each intent of a file that has
     only these: lines of text (`.txt`), or rows with `intent` and perhaps `id`.
@@ -177,25 +205,23 @@ def read_starts(path: Path) -> Iterator[Conversation]:
         yield from read_conversations(path)
         return
     seen: set[str] = set()
-    for line in read_rows(path):
-        try:
-            if line.error:
-                raise ValueError(line.error)
-            if unknown := line.row.keys() - {"id", "intent"}:
-                raise ValueError(
-                    f"unknown field {min(unknown)!r}; beside intents without turns there may be "
-                    "only ids"
-                )
-            intent = take(line.row, "intent", str)
-            if not has_words(intent):
-                raise ValueError("field 'intent' is empty")
-            id = take(line.row, "id", str, default=f"intent-{line.number}")
-            if id in seen:
-                raise ValueError(f"id {id!r} was used before; ids must be unique")
-        except ValueError as error:
-            raise InputError(f"{path}, line {line.number}: {error}") from None
+
+    def parse(line: Line) -> Conversation:
+        if unknown := line.row.keys() - {"id", "intent"}:
+            raise ValueError(
+                f"unknown field {min(unknown)!r}; beside intents without turns there may be only "
+                "ids"
+            )
+        intent = take(line.row, "intent", str)
+        if not has_words(intent):
+            raise ValueError("field 'intent' is empty")
+        id = take(line.row, "id", str, default=f"intent-{line.number}")
+        if id in seen:
+            raise ValueError(f"id {id!r} was used before; ids must be unique")
         seen.add(id)
-        yield Conversation(id, intent=intent)
+        return Conversation(id, intent=intent)
+
+    yield from read_parsed(path, parse)
 
 
 def _text_intents(path: Path) -> Iterator[Conversation]:

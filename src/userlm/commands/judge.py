@@ -46,12 +46,13 @@ from userlm.items import item_of, kind_of
 from userlm.journal import Journal
 from userlm.json_files import read_json, take, write_lines
 from userlm.judges import NO_REPLY, JudgePrompt
+from userlm.lines import Line
 from userlm.manifest import file_hash
 from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.intrinsic import cluster_name
 from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CallCache
-from userlm.rows import read_conversations, read_rows
+from userlm.rows import read_conversations, read_parsed
 from userlm.runs import Run, conversations_file, lasting_name, measure_record
 from userlm.show.terminal import track
 from userlm.stats import PERCENT, Found, measure, measure_row
@@ -422,24 +423,20 @@ def read_labels(path: Path, prompt: JudgePrompt) -> dict[str, str]:
     Raises:
         InputError: the message names the file, line and field.
     """
-    hand: dict[str, str] = {}
-    for line in read_rows(path):
-        try:
-            if line.error:
-                raise ValueError(line.error)
-            name = id_of(line.row, "id") or take(line.row, "id", str)
-            label = take(line.row, "label", str)
-            if label not in prompt.labels:
-                known = " or ".join(prompt.labels)
-                raise ValueError(f"label {label!r}: this prompt has {known}")
-            if name in hand:
-                raise ValueError(f"id {name!r} has a label already")
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {line.number}: {error}; give rows of id and label"
-            ) from None
-        hand[name] = label
-    return hand
+    seen: set[str] = set()
+
+    def parse(line: Line) -> tuple[str, str]:
+        name = id_of(line.row, "id") or take(line.row, "id", str)
+        label = take(line.row, "label", str)
+        if label not in prompt.labels:
+            known = " or ".join(prompt.labels)
+            raise ValueError(f"label {label!r}: this prompt has {known}")
+        if name in seen:
+            raise ValueError(f"id {name!r} has a label already")
+        seen.add(name)
+        return name, label
+
+    return dict(read_parsed(path, parse, "; give rows of id and label"))
 
 
 def _agreement(judged: Iterable[Judged], hand: Mapping[str, str]) -> list[Measure]:

@@ -12,11 +12,12 @@ from userlm.data.extractive import extractive
 from userlm.data.intents import NOTHING, check, write
 from userlm.data.layouts.fields import id_of
 from userlm.json_files import take
+from userlm.lines import Line
 from userlm.models.budget import CAP
 from userlm.models.call_cache import CallCache
-from userlm.rows import read_rows
+from userlm.rows import read_parsed
 from userlm.text import stable_hash, words
-from userlm.types import Conversation, InputError, Message, Sampling
+from userlm.types import Conversation, Message, Sampling
 
 EXTRACTIVE = "extractive"
 NO_INTENT = "no intent, "
@@ -91,6 +92,12 @@ def human_goal(conversation: Conversation) -> tuple[str, str]:
     return text, ""
 
 
+def _joined_row(line: Line) -> tuple[str, str]:
+    name = id_of(line.row, "id") or take(line.row, "id", str)
+    intent: str = take(line.row, "intent", str, default="")
+    return name, " ".join(intent.split())
+
+
 def read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
     """Read the files of --join; return intents by id, and counts of what was skipped.
 
@@ -100,17 +107,8 @@ def read_joined(paths: Iterable[Path]) -> tuple[dict[str, str], Counter[str]]:
     joined: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for path in paths:
-        for line in read_rows(path):
-            try:
-                if line.error:
-                    raise ValueError(line.error)
-                name = id_of(line.row, "id") or take(line.row, "id", str)
-                intent = take(line.row, "intent", str, default="")
-            except ValueError as error:
-                raise InputError(
-                    f"{path}, line {line.number}: {error}; give rows of id and intent"
-                ) from None
-            intent = " ".join(intent.split())
+        rows = read_parsed(path, _joined_row, "; give rows of id and intent")
+        for name, intent in rows:
             if not intent:
                 counts["note: joined file, empty intent"] += 1
             elif name in joined:

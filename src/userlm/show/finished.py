@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
 from userlm.metrics.scores import score_row
-from userlm.rows import SPLITS, from_record, read_rows
+from userlm.rows import SPLITS, from_record, read_parsed
 from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
@@ -391,14 +391,5 @@ def _rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
         raise InputError(
             f"{path} is missing; delete results.json there and run its command again"
         )
-    for line in read_rows(path, may_be_empty=True):
-        try:
-            if line.error:
-                raise ValueError(line.error)
-            parsed = parse(line.row)
-        except ValueError as error:
-            raise InputError(
-                f"{path}, line {line.number}: {error}; delete that file and results.json, and "
-                "run its command again"
-            ) from None
-        yield parsed
+    advice = "; delete that file and results.json, and run its command again"
+    yield from read_parsed(path, lambda line: parse(line.row), advice, True)
