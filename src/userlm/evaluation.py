@@ -10,12 +10,12 @@ from uuid import uuid4
 
 from userlm import loading
 from userlm.bots import Bot, python_bot
-from userlm.grading import Grader
+from userlm.grading import Grader, solved_until
 from userlm.judges import GradingJudge
 from userlm.metrics import extrinsic
 from userlm.metrics.gate import Gate
 from userlm.simulate import parallel, simulate
-from userlm.tasks import read_tasks, task_of
+from userlm.tasks import by_id, from_tasks, read_tasks, task_of
 from userlm.thought import SpeechOnly
 from userlm.types import Conversation, Grade, Measure, Speaker, Task
 
@@ -101,9 +101,8 @@ def evaluate(
         InputError: for what is wrong in the tasks or an address.
     """
     # Heavy, and not needed to import the package.
-    from userlm.commands.grading import by_id, find_sandbox
+    from userlm.commands.grading import find_sandbox
     from userlm.commands.options import EMBEDDED_USER, User
-    from userlm.commands.simulate import from_tasks
 
     about = read_tasks(tasks) if isinstance(tasks, str | Path) else list(tasks)
     known = by_id(about)
@@ -119,10 +118,7 @@ def evaluate(
     else:
         assistant = _speaker(bot)
 
-    def until(conversation: Conversation) -> str | None:
-        task = task_of(conversation, known)
-        return grader.until(task)(conversation) if task else None
-
+    until = solved_until(grader, about)
     starts = list(from_tasks(about, repeats))
     stopped = simulate(speaker, assistant, starts, max_turns, until, workers)
     talks = {one.id: one for one in stopped}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,8 @@ from userlm.final_answer import attempted_number, final_number, upstream_number
 from userlm.imports import find_object
 from userlm.json_files import at_path
 from userlm.judges import GradingJudge
-from userlm.simulate import Until
+from userlm.simulate import Until, never
+from userlm.tasks import by_id, task_of
 from userlm.text import named_type
 from userlm.types import (
     NO_ATTEMPT,
@@ -178,6 +179,17 @@ class Grader:
         return self.judge.ask(
             prompt, {**shown, "talk": transcript(before), "given": text}
         )
+
+
+def solved_until(grader: Grader, tasks: Iterable[Task]) -> Until:
+    """Return the function that stops a conversation about one of the tasks when it is solved."""
+    known = by_id(tasks)
+
+    def until(conversation: Conversation) -> str | None:
+        task = task_of(conversation, known)
+        return grader.until(task)(conversation) if task else never(conversation)
+
+    return until
 
 
 def _answers(conversation: Conversation) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from userlm.json_files import dump, naming, read_json, write_json
 from userlm.lines import BUFFER
-from userlm.manifest import FORMAT, check_same, environment, request
+from userlm.manifest import FORMAT, check_same, environment, file_hash, request
 from userlm.rows import SPLITS
 from userlm.text import stable_hash
 from userlm.types import InputError, Measure
@@ -192,6 +192,23 @@ class FinishedRun:
 def lasting_name(path: Path) -> str:
     """Return the name of a file and its folder, which stay the same if both are moved."""
     return f"{path.resolve().parent.name}/{path.name}"
+
+
+def is_stale(folder: Path, path: Path) -> bool:
+    """Return whether the run in a folder is of a file that has changed since."""
+    if not (folder / "run.json").is_file():
+        return False
+    used: Mapping[str, str] = read_json(folder / "run.json")["inputs"]
+    return used.get(str(path)) != file_hash(path)
+
+
+def take_over(folder: Path, path: Path) -> None:
+    """Let the run in a folder go on, unfinished, with a file that has changed since: all that it
+    wrote is kept."""
+    (folder / "results.json").unlink(missing_ok=True)
+    record = read_json(folder / "run.json")
+    record["inputs"][str(path)] = file_hash(path)
+    write_json(folder / "run.json", record)
 
 
 def conversations_file(path: Path, split: str = "test") -> Path:

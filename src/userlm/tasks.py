@@ -10,7 +10,7 @@ import ast
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -36,6 +36,7 @@ from userlm.types import (
     JsonPath,
     Matches,
     NumberCheck,
+    Origin,
     RubricCheck,
     Rule,
     RulesCheck,
@@ -531,6 +532,19 @@ def _rule_record(rule: Rule) -> dict[str, Any]:
 
 
 # --- conversations --------------------------------------------------------------------------------
+
+
+def by_id(tasks: Iterable[Task]) -> Mapping[str, Task]:
+    """Return the tasks by their ids."""
+    return {task.id: task for task in tasks}
+
+
+def from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
+    """Yield the conversations about tasks, before the first turn."""
+    for task in tasks:
+        for repeat in range(repeats):
+            origin = Origin(repeat=repeat, task=task.id)
+            yield Conversation(f"{task.id}#{repeat}", intent=task.intent, origin=origin)
 
 
 def task_of(conversation: Conversation, tasks: Mapping[str, Task]) -> Task | None:

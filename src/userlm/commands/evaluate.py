@@ -48,14 +48,13 @@ from userlm.commands.options import (
 from userlm.commands.score import Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, open_run, unshown
-from userlm.json_files import read_json, write_json
-from userlm.manifest import file_hash
+from userlm.json_files import read_json
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import Run
+from userlm.runs import Run, is_stale, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
@@ -403,9 +402,9 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
-    is_stale = False
+    has_changed = False
     if cell.replayed:
-        is_stale = _is_stale(cell.folder, cell.replayed.folder / WITHOUT_ADDED)
+        has_changed = is_stale(cell.folder, cell.replayed.folder / WITHOUT_ADDED)
     simulate(
         Simulate(
             cell.user,
@@ -426,7 +425,7 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             user_price=cell.user_price,
             price=cell.price,
             limits=limits if cell.calls_models else Limits(),
-            output=Output(force=is_stale),
+            output=Output(force=has_changed),
         )
     )
 
@@ -436,8 +435,9 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
     it answered."""
     place = cell.folder / SCORE
     talks = cell.folder / TALKS
-    if _is_stale(place, talks):
-        _take_over(place, talks)
+    if is_stale(place, talks):
+        # `--force` would also forget what the judge has answered.
+        take_over(place, talks)
     is_judged = options.grading.judge is not None
     score(
         Score(
@@ -450,23 +450,6 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
             limits=limits if is_judged else Limits(),
         )
     )
-
-
-def _take_over(place: Path, path: Path) -> None:
-    """Let the run in a folder go on with a file that has changed since. `--force` would begin it
-    anew, without what the judge has answered."""
-    (place / "results.json").unlink(missing_ok=True)
-    record = read_json(place / "run.json")
-    record["inputs"][str(path)] = file_hash(path)
-    write_json(place / "run.json", record)
-
-
-def _is_stale(place: Path, path: Path) -> bool:
-    """Whether the run in a folder is of a file that has changed since."""
-    if not (place / "run.json").is_file():
-        return False
-    used: Mapping[str, str] = read_json(place / "run.json")["inputs"]
-    return used.get(str(path)) != file_hash(path)
 
 
 def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:

@@ -31,7 +31,7 @@ from userlm.json_files import write_lines
 from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.extrinsic import ADDS, SAID, Graded
-from userlm.models.budget import Budget
+from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CachedChat, CallCache
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
@@ -151,7 +151,7 @@ def show_uncalled(name: str, about: Iterable[tuple[Task | None, Conversation]]) 
     silent = set()
     for task, conversation in about:
         answers = [turn for turn in conversation.turns if turn.role == "assistant"]
-        if not task or not answers or not _checks_calls(task):
+        if not task or not answers or not checks_calls(task):
             continue
         if any("tool_calls" in turn.meta for turn in answers):
             return
@@ -167,7 +167,8 @@ def show_uncalled(name: str, about: Iterable[tuple[Task | None, Conversation]]) 
         )
 
 
-def _checks_calls(task: Task) -> bool:
+def checks_calls(task: Task) -> bool:
+    """Return whether a rule of its check needs a call of a tool."""
     rules = task.check.rules if isinstance(task.check, RulesCheck) else ()
     return any(isinstance(rule, ToolCalled) for rule in rules)
 
@@ -189,15 +190,20 @@ class About:
         return [fact for fact in self.task.facts if fact.required]
 
 
-class GradingOptions(Protocol):
-    """The options of a verb that grades."""
+class JudgeOptions(Protocol):
+    """The options of a verb that asks a judge."""
 
-    @property
-    def grading(self) -> Grading: ...
     @property
     def limits(self) -> Limits: ...
     @property
     def models(self) -> LocalModels: ...
+
+
+class GradingOptions(JudgeOptions, Protocol):
+    """The options of a verb that grades."""
+
+    @property
+    def grading(self) -> Grading: ...
     @property
     def workers(self) -> int: ...
 
@@ -387,21 +393,40 @@ def _grader(
             raise InputError("--judge-price and limits are for a --judge; give one")
         yield Grader(None, code, given.upstream_grading)
         return
-    parts = address.parse(given.judge)
+    price = read_price("judge", given.judge_price)
+    expected = _expected(about)
+    with open_judge(run, options, given.judge, price, expected) as (judge, budget):
+        yield Grader(judge, code, given.upstream_grading)
+        spent = budget.spent
+        cost = f", ${spent.dollars:,.2f}" if price else ""
+        console.print(f"judge: {spent.calls:,} calls, {spent.tokens:,} tokens{cost}")
+
+
+@contextmanager
+def open_judge(
+    run: Run,
+    options: JudgeOptions,
+    judge: str,
+    price: Price | None,
+    expected: Counter[str],
+) -> Iterator[tuple[GradingJudge, Budget]]:
+    """Yield a judge whose calls are kept in the folder of the run, so that none is repeated, and
+    the budget that counts them; no more calls are made afterwards.
+
+    Args:
+        judge: its address.
+        expected: the usage to show as an estimate.
+    """
+    parts = address.parse(judge)
     chat = loading.chat_model(parts, options.models.settings)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
-    price = read_price("judge", given.judge_price)
     with ExitStack() as at_end:
         at_end.callback(stop, budget)
         side = add_side(budget, "judge", parts, price)
         cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
-        show_estimate(budget, {"judge": _expected(about)})
-        judge = GradingJudge(CachedChat(cache))
-        yield Grader(judge, code, given.upstream_grading)
-        spent = budget.spent
-        cost = f", ${spent.dollars:,.2f}" if price else ""
-        console.print(f"judge: {spent.calls:,} calls, {spent.tokens:,} tokens{cost}")
+        show_estimate(budget, {"judge": expected})
+        yield GradingJudge(CachedChat(cache)), budget
 
 
 PROMPT_TOKENS = 400
@@ -465,8 +490,3 @@ def _show_agreement(about: Sequence[About], judged: Sequence[Judged]) -> None:
             f"which facts were said: the judge and the comparison of words agree on "
             f"{raw.value:.1f} % of {raw.n:,} facts{beyond}"
         )
-
-
-def by_id(tasks: Iterable[Task]) -> Mapping[str, Task]:
-    """Return the tasks by their ids."""
-    return {task.id: task for task in tasks}

@@ -12,7 +12,6 @@ from userlm.commands.costs import Limits
 from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
-    by_id,
     grade_all,
     judge_inputs,
     tasks_inputs,
@@ -51,7 +50,7 @@ from userlm.rows import read_conversations, read_rows
 from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, track
 from userlm.stats import PERCENT
-from userlm.tasks import read_tasks, task_of
+from userlm.tasks import by_id, read_tasks, task_of
 from userlm.types import (
     Conversation,
     InputError,

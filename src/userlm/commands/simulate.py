@@ -22,7 +22,7 @@ from userlm.commands.costs import (
 )
 from userlm.commands.grading import (
     TASKS_HELP,
-    by_id,
+    checks_calls,
     find_sandbox,
     show_uncalled,
     tasks_inputs,
@@ -42,16 +42,15 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.steps import Results, finished, open_run
-from userlm.grading import Grader
+from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, read_starts
 from userlm.runs import Run, conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
-from userlm.simulate import Until, never
 from userlm.simulate import simulate as simulate_all
-from userlm.tasks import read_tasks, task_of
+from userlm.tasks import by_id, from_tasks, read_tasks, task_of
 from userlm.text import has_words
 from userlm.types import (
     Conversation,
@@ -175,12 +174,13 @@ def simulate(options: Simulate) -> Results:
         starts(),
         lambda start: calls_to_come(start, answers, options.max_turns),
     )
+    grader = Grader(sandbox=find_sandbox(tasks, options.unsafe_local))
     stopped = simulate_all(
         Recorded(speakers["user"], answers),
         Recorded(speakers["assistant"], answers),
         starts(),
         options.max_turns,
-        _until_solved(tasks, options.unsafe_local),
+        solved_until(grader, tasks),
         # Only one conversation can use the keyboard.
         1 if user.is_person or assistant.is_person else options.workers,
     )
@@ -192,6 +192,8 @@ def simulate(options: Simulate) -> Results:
 
 def _show_uncalled(run: Run, tasks: Sequence[Task]) -> None:
     """Say so if tasks are checked for calls of tools, and no answer has one."""
+    if not any(map(checks_calls, tasks)):
+        return
     known = by_id(tasks)
     made = read_conversations(run.path("conversations.jsonl"))
     show_uncalled(str(run.folder), ((task_of(one, known), one) for one in made))
@@ -241,27 +243,6 @@ def _show_unsolvable(tasks: Sequence[Task]) -> None:
             style="yellow",
             soft_wrap=True,
         )
-
-
-def _until_solved(tasks: Sequence[Task], unsafe_local: bool) -> Until:
-    """Return the function that stops a conversation when its task is solved, where that can be told
-    without a judge."""
-    known = by_id(tasks)
-    grader = Grader(sandbox=find_sandbox(tasks, unsafe_local))
-
-    def until(conversation: Conversation) -> str | None:
-        task = task_of(conversation, known)
-        return grader.until(task)(conversation) if task else never(conversation)
-
-    return until
-
-
-def from_tasks(tasks: Iterable[Task], repeats: int) -> Iterator[Conversation]:
-    """Yield the conversations about tasks, before the first turn."""
-    for task in tasks:
-        for repeat in range(repeats):
-            origin = Origin(repeat=repeat, task=task.id)
-            yield Conversation(f"{task.id}#{repeat}", intent=task.intent, origin=origin)
 
 
 def _from_logs(

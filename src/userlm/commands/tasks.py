@@ -12,15 +12,12 @@ from typing import Literal
 from userlm import address, inputs, judges, loading
 from userlm.commands.costs import (
     Limits,
-    add_side,
     estimate_tokens,
     price_option,
     read_price,
     show_errors,
-    show_estimate,
-    stop,
 )
-from userlm.commands.grading import PROMPT_TOKENS, tasks_inputs
+from userlm.commands.grading import PROMPT_TOKENS, open_judge, tasks_inputs
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -34,8 +31,6 @@ from userlm.commands.steps import Results, in_parallel, open_run
 from userlm.grading import find_check
 from userlm.json_files import dumps, write_lines
 from userlm.judges import GradingJudge
-from userlm.models.budget import Budget
-from userlm.models.call_cache import CachedChat, CallCache
 from userlm.show.blocks import Block, Line, Quote, Table, Text
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
@@ -240,22 +235,14 @@ def _mark_all(options: Tasks) -> Results:
     if run.results is not None and not run.results["failed"]:
         console.print(f"{path} is complete already; nothing to do", style="dim")
         return run.results
-    chat = loading.chat_model(given, options.models.settings)
-    budget = Budget(options.limits.caps, run.path("usage.jsonl"))
-    side = add_side(budget, "judge", given, price)
-    cache = CallCache(run.path("asked.jsonl"), chat, side)
-    judge = GradingJudge(CachedChat(cache))
-    show_estimate(budget, {"judge": _expected(found)})
     marked: list[Task] = []
     asked: list[Verdict] = []
-    try:
+    expected = _expected(found)
+    with open_judge(run, options, options.judge, price, expected) as (judge, budget):
         answers = in_parallel(partial(_marked, judge), found, options.workers)
         for _, (task, verdicts) in track(answers, "marking", len(found)):
             marked.append(task)
             asked += verdicts
-    finally:
-        stop(budget)
-        cache.close()
     write_lines(path, map(to_record, marked))
     unread = [one for one in asked if one.label is None]
     counts = Counter(task.marked for task in marked if task.facts)
