@@ -73,7 +73,7 @@ RULES: Mapping[str, Sequence[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class TaskRow:
     """A row of a file of tasks.
 
     Attributes:
@@ -118,7 +118,7 @@ def read_tasks(place: str | Path) -> list[Task]:
     return tasks
 
 
-def scan(place: str | Path) -> Iterator[Found]:
+def scan(place: str | Path) -> Iterator[TaskRow]:
     """Yield each row of the files of a place, with its task or its error.
 
     Raises:
@@ -150,7 +150,7 @@ def scan(place: str | Path) -> Iterator[Found]:
                 yield found
 
 
-def _without_code(found: Found) -> Found:
+def _without_code(found: TaskRow) -> TaskRow:
     """Return a row of a remote file, with an error if its check is a function: a file of others
     could name any that is on this machine."""
     if not found.task or not isinstance(found.task.check, FunctionCheck):
@@ -162,7 +162,7 @@ def _without_code(found: Found) -> Found:
     return replace(found, task=None, error=error)
 
 
-def _rows(path: Path, name: str) -> Iterator[Found]:
+def _rows(path: Path, name: str) -> Iterator[TaskRow]:
     if path.suffix == ".toml":
         for number, row in enumerate(_toml_rows(path), 1):
             yield _found(f"{name}, task {number} ({row.get('id')!r})", row, number - 1)
@@ -170,7 +170,7 @@ def _rows(path: Path, name: str) -> Iterator[Found]:
     for line in read_rows(path):
         where = f"{name}, line {line.number}"
         if line.error:
-            yield Found(where, None, f"the line {line.error}")
+            yield TaskRow(where, None, f"the line {line.error}")
         else:
             yield _found(where, line.row, line.number - 1)
 
@@ -190,21 +190,23 @@ def _toml_rows(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _found(where: str, row: Any, number: int) -> Found:
+def _found(where: str, row: Any, number: int) -> TaskRow:
     """Return the task of a row, of ours or of a public set, or its error.
 
     Args:
         number: that of the row in its file, from 0.
     """
     if not isinstance(row, dict):
-        return Found(where, None, "a task is an object with id, goal, facts and check")
+        return TaskRow(
+            where, None, "a task is an object with id, goal, facts and check"
+        )
     is_own = "intent" in row or "goal" in row
     layout = None if is_own else layout_of(row)
     try:
         task = layout.task(row, number) if layout else _own_task(row)
-        return Found(where, _checked(task), is_own=layout is None)
+        return TaskRow(where, _checked(task), is_own=layout is None)
     except ValueError as error:
-        return Found(where, None, str(error))
+        return TaskRow(where, None, str(error))
 
 
 # --- a row ----------------------------------------------------------------------------------------

@@ -17,9 +17,13 @@ from userlm.rows import read_conversations, read_rows
 from userlm.runs import FinishedRun, Run
 from userlm.types import Conversation, InputError, MeasureRow
 
-SCORE = "assistant score"
+ASSISTANT_SCORE = "assistant score"
 _OF_TASKS = [one.name for one in METRICS if one.family == TASKS]
-MEASURES = (SCORE, *(name for name in _OF_TASKS if name != SCORE), *KEPT)
+MEASURES = (
+    ASSISTANT_SCORE,
+    *(name for name in _OF_TASKS if name != ASSISTANT_SCORE),
+    *KEPT,
+)
 """What cells are compared by, the most important first."""
 
 ASSISTANT = ("assistant", "system", "greeting", "max_answer_tokens")
@@ -207,9 +211,9 @@ def _read(
             row = _row(scores, line)
             task = task_of.get(row.key, row.cluster)
             rows.setdefault(name, []).append(replace(row, cluster=task))
-    if SCORE not in rows:
+    if ASSISTANT_SCORE not in rows:
         raise InputError(
-            f"{scored.folder} has no {SCORE} of {column!r}; run `score` with --tasks"
+            f"{scored.folder} has no {ASSISTANT_SCORE} of {column!r}; run `score` with --tasks"
         )
     families = {}
     reasons = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from userlm.commands.cells import MEASURES, SCORE, Cell, read_cells
+from userlm.commands.cells import ASSISTANT_SCORE, MEASURES, Cell, read_cells
 from userlm.commands.evaluate import REPLAYED, SINGLE
 from userlm.commands.options import Output, argument, option, out_folder
 from userlm.commands.steps import Results, finish, finished, open_run
@@ -141,7 +141,7 @@ class Grid:
                 return cell
         return None
 
-    def rows(self, assistant: str, name: str = SCORE) -> dict[str, Rows]:
+    def rows(self, assistant: str, name: str = ASSISTANT_SCORE) -> dict[str, Rows]:
         """Return the rows of a measure by user."""
         found = {}
         for user in self.users:
@@ -175,7 +175,7 @@ def _cell(cell: Cell) -> Results:
     said = [name for name in (f"{COVERAGE}{JUDGED}", COVERAGE) if name in cell.rows]
     covered = cell.rows[said[0]] if said else ()
     full = {row.key for row in covered if row.stats is not None and row.stats[0] >= 1}
-    told = comparison.given(cell.rows[SCORE], full)
+    told = comparison.given(cell.rows[ASSISTANT_SCORE], full)
     return {
         "assistant": cell.assistant,
         "user": cell.user,
@@ -183,13 +183,13 @@ def _cell(cell: Cell) -> Results:
         "tasks": len(cell.intents),
         "repeats": _repeats(cell),
         "measures": found,
-        "covered": measure_record(metric_of(SCORE).described(told)),
+        "covered": measure_record(metric_of(ASSISTANT_SCORE).described(told)),
     }
 
 
 def _repeats(cell: Cell) -> int:
     """The largest number of conversations about one task."""
-    return max(Counter(row.cluster for row in cell.rows[SCORE]).values())
+    return max(Counter(row.cluster for row in cell.rows[ASSISTANT_SCORE]).values())
 
 
 def _between(
@@ -203,7 +203,7 @@ def _between(
         both = [one for one in beside if of_a[one] and of_b[one]]
         places = [(name, both) for name in MEASURES]
         if len(both) > 1:
-            places += [(SCORE, [one]) for one in both]
+            places += [(ASSISTANT_SCORE, [one]) for one in both]
         for name, group in places:
             rows_a = _all_rows(of_a, group, name)
             rows_b = _all_rows(of_b, group, name)
@@ -245,7 +245,7 @@ def _single(grid: Grid) -> Iterator[Results]:
         alone = grid.cell(assistant, SINGLE)
         for user, rows in grid.rows(assistant).items():
             if alone and user != SINGLE:
-                at_once = measure(alone.rows[SCORE], PERCENT)
+                at_once = measure(alone.rows[ASSISTANT_SCORE], PERCENT)
                 cost = difference(at_once, measure(rows, PERCENT), PERCENT)
                 yield {
                     "assistant": assistant,
@@ -261,7 +261,7 @@ def _added(grid: Grid) -> Iterator[Results]:
     for assistant in grid.real:
         for user, rows in grid.rows(assistant).items():
             if again := grid.cell(assistant, f"{user}{REPLAYED}"):
-                without = measure(again.rows[SCORE], PERCENT)
+                without = measure(again.rows[ASSISTANT_SCORE], PERCENT)
                 cost = difference(without, measure(rows, PERCENT), PERCENT)
                 yield {"assistant": assistant, "user": user, **cost._asdict()}
 
@@ -327,7 +327,7 @@ def _worst(grid: Grid) -> list[Results]:
     families: dict[str, str] = {}
     for cell in filter(None, cells):
         families |= cell.families
-        for row in cell.rows[SCORE]:
+        for row in cell.rows[ASSISTANT_SCORE]:
             if row.stats is not None:
                 scores = by_task.setdefault(row.cluster, {})
                 scores.setdefault(cell.assistant, []).append(100 * row.stats[0])
@@ -455,7 +455,7 @@ def _rows_of(
         raise InputError(f"{path}: no assistant is {missing[0]!r}; there are {known}")
     rows = []
     for name in names:
-        own = cells[name].rows[SCORE]
+        own = cells[name].rows[ASSISTANT_SCORE]
         rows += [row for row in own if one.task in (None, row.cluster)]
     if not rows:
         raise InputError(f"{path}: no task is {one.task!r}")

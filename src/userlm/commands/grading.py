@@ -177,7 +177,7 @@ def checks_calls(task: Task) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class TaskConversation:
     """A conversation about a task, and the name of its run."""
 
     run: str
@@ -222,7 +222,7 @@ def grade_all(
         inputs: the files of conversations, by the names of their runs.
         tasks: by id.
     """
-    about = list(_find_about(inputs, tasks)) if tasks else []
+    about = list(_task_conversations(inputs, tasks)) if tasks else []
     if tasks and not about:
         console.print(
             "no conversation is about one of these tasks, so none is graded",
@@ -257,14 +257,14 @@ def grade_all(
     return graded
 
 
-def _find_about(
+def _task_conversations(
     inputs: Mapping[str, Path], tasks: Mapping[str, Task]
-) -> Iterator[About]:
+) -> Iterator[TaskConversation]:
     for name, path in inputs.items():
         for conversation in read_conversations(path):
             task = task_of(conversation, tasks)
             if task and conversation.stop != "error":
-                yield About(name, task, conversation)
+                yield TaskConversation(name, task, conversation)
 
 
 def unanswered(run: Run) -> tuple[int, int]:
@@ -297,7 +297,7 @@ class Judged:
     added: Sequence[Verdict]
 
 
-def _judged(grader: Grader, one: About) -> Judged:
+def _judged(grader: Grader, one: TaskConversation) -> Judged:
     grade = grader.grade(one.task, one.conversation)
     of_facts: list[Verdict] = []
     of_turns: list[Verdict] = []
@@ -312,7 +312,7 @@ def _judged(grader: Grader, one: About) -> Judged:
     return Judged(grade, of_facts, of_turns)
 
 
-def _messages(one: About) -> Iterator[dict[str, str]]:
+def _messages(one: TaskConversation) -> Iterator[dict[str, str]]:
     """Yield what the judge sees of each turn of the user, to say whether it adds a demand."""
     facts = [fact.text for fact in one.task.facts if fact.text not in one.task.intent]
     for k, text in enumerate(one.conversation.user_turns):
@@ -323,7 +323,9 @@ def _messages(one: About) -> Iterator[dict[str, str]]:
         }
 
 
-def _write(run: Run, about: Sequence[About], judged: Sequence[Judged]) -> None:
+def _write(
+    run: Run, about: Sequence[TaskConversation], judged: Sequence[Judged]
+) -> None:
     """Write the grades; which turns tell which facts; and which turns add demands."""
     grades = []
     facts = []
@@ -350,7 +352,7 @@ def _write(run: Run, about: Sequence[About], judged: Sequence[Judged]) -> None:
         write_lines(run.path(ADDED), added)
 
 
-def _told(one: About, found: Judged) -> Iterator[dict[str, Any]]:
+def _told(one: TaskConversation, found: Judged) -> Iterator[dict[str, Any]]:
     """Yield for each fact the numbers, from 0, of the turns of each side that tell it by their
     words, and what a judge says of the user's."""
     facts = one.task.facts
@@ -378,7 +380,7 @@ def _demand(reason: str, turn: str) -> str | None:
 
 @contextmanager
 def _grader(
-    run: Run, options: GradingOptions, about: Sequence[About]
+    run: Run, options: GradingOptions, about: Sequence[TaskConversation]
 ) -> Iterator[Grader]:
     """Yield the grader of conversations. Calls of the judge are kept in the folder of the run, so
     that none is repeated.
@@ -433,7 +435,7 @@ PROMPT_TOKENS = 400
 """Of what the judge is told beside the conversation."""
 
 
-def _expected(about: Iterable[About]) -> Counter[str]:
+def _expected(about: Iterable[TaskConversation]) -> Counter[str]:
     """How much the judge is asked at most: once for each answer and once for each turn of the user,
     with all that was said before, and once for each required fact, with all that the user said.
     """
@@ -473,7 +475,9 @@ def _show_ungraded(grades: Sequence[Grade]) -> None:
         )
 
 
-def _show_agreement(about: Sequence[About], judged: Sequence[Judged]) -> None:
+def _show_agreement(
+    about: Sequence[TaskConversation], judged: Sequence[Judged]
+) -> None:
     """Print how far the judge and the comparison of words agree on which facts were said."""
     items = []
     for one, found in zip(about, judged, strict=True):

@@ -35,7 +35,7 @@ from userlm.show.blocks import Block, Line, Quote, Table, Text
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.show.terminal import show as print_blocks
-from userlm.tasks import OWN_FILE, Found, read_tasks, scan, shown_check, to_record
+from userlm.tasks import OWN_FILE, TaskRow, read_tasks, scan, shown_check, to_record
 from userlm.text import intent_goal
 from userlm.types import (
     Conversation,
@@ -141,7 +141,7 @@ def _asked_once(assistant: str, task: Task, models: LocalModels) -> Iterator[Blo
     yield Text(("Its tool calls: ", Quote(dumps(calls), 2000) if calls else "none"), "")
 
 
-def _imported(found: Found) -> Found:
+def _imported(found: TaskRow) -> TaskRow:
     """The row, with an error if the function that checks it cannot be imported or called."""
     task = found.task
     if task is None or not isinstance(task.check, FunctionCheck):
