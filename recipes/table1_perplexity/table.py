@@ -10,6 +10,9 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import markdown, shown
+
 DATA = {"wildchat": "WildChat", "prism": "PRISM"}
 COLUMNS = [
     (data, intent) for data in DATA for intent in ("without intent", "with intent")
@@ -52,19 +55,12 @@ def measured(folder: Path) -> list[str]:
     return cells
 
 
-def shown(measure: dict[str, float | None]) -> str:
-    value, low, high = (measure[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def table(folder: Path) -> str:
     """Return the table of the runs in a folder."""
     head = [""]
     for data, intent in COLUMNS:
         head += [f"{DATA[data]}, {intent}: paper", f"{DATA[data]}, {intent}: ours"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    lines = []
     runs = sorted(path.name for path in folder.glob("*/"))
     for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
         theirs = (
@@ -76,8 +72,7 @@ def table(folder: Path) -> str:
         for paper, ours in zip(theirs, measured(folder / row), strict=True):
             line += [paper, ours]
         lines.append(line)
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([rows, FOOTNOTE, NOTE])
+    return "\n\n".join([markdown(head, lines), FOOTNOTE, NOTE])
 
 
 if __name__ == "__main__":

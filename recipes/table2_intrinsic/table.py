@@ -14,6 +14,9 @@ from typing import Any
 
 from userlm.show.published import PAPER
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import markdown, shown
+
 COLUMNS = (
     "first-turn diversity",
     "intent decomposition",
@@ -45,19 +48,12 @@ def measured(folder: Path, side: str) -> list[str]:
     return [shown(found[name]) if name in found else "–" for name in COLUMNS]
 
 
-def shown(measure: Mapping[str, Any]) -> str:
-    value, low, high = (measure[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def table(folder: Path) -> str:
     """Return the table of the runs in a folder."""
     head = [""]
     for column in COLUMNS:
         head += [f"{column}: paper", f"{column}: ours"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    lines = []
     runs = sorted(path.name for path in folder.glob("*/"))
     people = measured(folder / runs[0], "human") if runs else ["–"] * len(COLUMNS)
     for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
@@ -68,7 +64,7 @@ def table(folder: Path) -> str:
         ):
             line += ["–" if theirs is None else f"{theirs:.2f}", mine]
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{NOTE}"
+    return f"{markdown(head, lines)}\n\n{NOTE}"
 
 
 if __name__ == "__main__":

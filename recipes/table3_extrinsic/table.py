@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tables import markdown, shown
+
 COLUMNS = {
     "intent coverage": "intent coverage",
     "% repeat required": "repeats required facts",
@@ -55,18 +58,9 @@ def measured(folder: Path) -> list[str]:
             lines.append("–".join(known) or "–")
         else:
             judged = found.get(f"{name} (judge)", found.get(name))
-            lines.append(shown(judged))
+            is_share = judged is not None and judged["unit"] == "%"
+            lines.append(shown(judged, 1 if is_share else 2))
     return lines
-
-
-def shown(measure: Mapping[str, Any] | None) -> str:
-    if measure is None or measure["value"] is None:
-        return "–"
-    value, low, high = (measure[key] for key in ("value", "low", "high"))
-    digits = 1 if measure["unit"] == "%" else 2
-    if low is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def table(folder: Path) -> str:
@@ -74,7 +68,7 @@ def table(folder: Path) -> str:
     head = [""]
     for column in COLUMNS:
         head += [f"{column}: paper", "ours"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    lines = []
     runs = sorted(path.parent.name for path in folder.glob("*/cells"))
     for row in [*PAPER, *(run for run in runs if run not in PAPER)]:
         line = [row]
@@ -82,7 +76,7 @@ def table(folder: Path) -> str:
         for paper, ours in zip(theirs, measured(folder / row), strict=True):
             line += [paper, ours]
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{NOTE}"
+    return f"{markdown(head, lines)}\n\n{NOTE}"
 
 
 if __name__ == "__main__":
