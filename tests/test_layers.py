@@ -38,17 +38,19 @@ def gradients(local: LocalModel) -> dict[str, torch.Tensor]:
 def saved_megabytes(local: LocalModel) -> float:
     """What autograd keeps for the backward pass, without the weights."""
     weights = {weight.data_ptr() for weight in local.model.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[
+        int, torch.UntypedStorage
+    ] = {}  # alive, so that no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss_of(local)
-    return sum(kept.values()) / 1e6
+    return sum(storage.nbytes() for storage in kept.values()) / 1e6
 
 
 def learn(local: LocalModel) -> None:
