@@ -436,7 +436,10 @@ if sharded:
     assert {type(weight).__name__ for weight in local.model.parameters()} == {"DTensor"}
 if accelerator.is_main_process:
     print(json.dumps(losses), flush=True)
-accelerator.end_training()  # or a thread of the process group may abort the process where Python ends
+accelerator.end_training()
+sys.stdout.flush()
+if accelerator.num_processes > 1:
+    os._exit(0)  # as `userlm train` does: a thread of the process group may abort Python's own end
 """
 
 

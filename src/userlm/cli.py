@@ -189,6 +189,16 @@ def main() -> None:
         _say(f"{error.filename or 'this machine'}: {error.strerror or error}{advice}")
         sys.exit(1)
     except SystemExit as stop:
+        if (
+            not stop.code
+            and "train" in sys.argv
+            and os.environ.get("WORLD_SIZE", "1") != "1"
+        ):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # One of several processes: a thread of its process group may hold a tensor for a moment
+            # longer, and aborts the process if Python ends meanwhile (pytorch pull request 179291).
+            os._exit(0)
         if stop.code != 130:
             raise
         # Typer turns Ctrl-C into this code.
