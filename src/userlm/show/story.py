@@ -9,7 +9,7 @@ from typing import Any
 
 from userlm.metrics.adherence import CEILINGS
 from userlm.metrics.verdict import Conclusion, conclude
-from userlm.show import assessed, compared, evaluated, measures, verdicts
+from userlm.show import assessed, compared, differences, evaluated, measures, verdicts
 from userlm.show.blocks import (
     Block,
     Figure,
@@ -142,6 +142,7 @@ def section(runs: Runs) -> Section:
     blocks = [
         *compared.answers(runs),
         *_cells(runs),
+        *differences.sentences(runs),
         *verdicts.sentences(runs),
         *_likeness(users(runs)),
         *_tasks(runs),
@@ -408,16 +409,16 @@ def _panels(runs: Runs, columns: Columns) -> Iterator[Panel]:
 
 def _of_cells(runs: Runs) -> Iterator[Panel]:
     """Yield the score of each assistant with each user, and how much these said."""
-    columns = []
     is_compared = any(run.verb == "compare" for run in runs)
-    for run in runs:
-        if run.verb == ("compare" if is_compared else "evaluate"):
-            users = [cell["user"] for cell in run.results["cells"]]
-            for cell in run.results["cells"]:
-                found = {one["name"]: one for one in cell["measures"]}
-                label = f"{called(cell['assistant'])} with {called(cell['user'])}"
-                look = f"c{users.index(cell['user']) % measures.COLOURS}"
-                columns.append(Column(label, found, look, measures.MARKS[look]))
+    verb = "compare" if is_compared else "evaluate"
+    cells = [cell for run in runs if run.verb == verb for cell in run.results["cells"]]
+    users = list(dict.fromkeys(cell["user"] for cell in cells))
+    columns = []
+    for cell in cells:
+        found = {one["name"]: one for one in cell["measures"]}
+        label = f"{called(cell['assistant'])} with {called(cell['user'])}"
+        look = f"c{users.index(cell['user']) % measures.COLOURS}"
+        columns.append(Column(label, found, look, measures.MARKS[look]))
     for name in (SCORE, COVERAGE):
         known = [column for column in columns if name in column.measures]
         if any(column.measures[name]["value"] is not None for column in known):
