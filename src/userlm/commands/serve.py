@@ -207,7 +207,7 @@ def _has_page(options: Serve) -> bool:
         return True
     if options.assistant or options.against or options.blind:
         raise InputError(
-            "--assistant, --against and --blind are for the pages, which this server does not show; "
+            "--assistant, --against and --blind are for the pages, which are not served here; "
             "give --page on, or leave them out"
         )
     return False

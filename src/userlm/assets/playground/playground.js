@@ -157,11 +157,11 @@ function show(status = "") {
   find("goal").replaceChildren(visible(items.length ? find("intent").value : ""));
   const turns = find("turns");
   // Turns that are there stay, so that a screen reader says only what is new.
-  const made = items.map((each, place) => drawn(each, place));
+  const made = items.map(drawnOnce);
   for (const [place, node] of made.entries()) {
     const there = turns.children[place];
     if (!there) turns.append(node);
-    else if (!there.isEqualNode(node)) there.replaceWith(node);
+    else if (there !== node) there.replaceWith(node);
   }
   while (turns.children.length > made.length) turns.lastChild.remove();
   turns.setAttribute("aria-busy", busy);
@@ -195,6 +195,15 @@ function hint() {
   if (!items.length && seat() === "watch") return "You watch. The user speaks first.";
   if (!items.length && seat() === "user") return "You are the user. What do you want from the assistant?";
   return "";
+}
+
+const nodes = new WeakMap();
+
+// The node of an item, drawn anew only if something about it changed.
+function drawnOnce(each, place) {
+  const look = `${each.chosen} ${place === items.length - 1}`;
+  if (nodes.get(each)?.look !== look) nodes.set(each, { look, node: drawn(each, place) });
+  return nodes.get(each).node;
 }
 
 function drawn({ role, replies, chosen: side }, place) {
