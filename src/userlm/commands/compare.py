@@ -77,6 +77,7 @@ def compare(options: Compare) -> Results:
     worst = _worst(grid)
     results = {
         "cells": [_cell(cell) for cell in grid.in_order],
+        "real": grid.real,
         "assistants": list(_between(grid.assistants, grid.users, grid.cell)),
         "users": list(_between(grid.users, grid.real, _swapped(grid.cell))),
         "single": list(_single(grid)),
@@ -114,9 +115,10 @@ class Grid:
 
     @property
     def real(self) -> list[str]:
-        """The assistants that are no controls."""
+        """The assistants that are no controls; all, if there are no others."""
         controls = self.controls
-        return [name for name in self.assistants if name not in controls]
+        names = [name for name in self.assistants if name not in controls]
+        return names or self.assistants
 
     @property
     def users(self) -> list[str]:
@@ -277,7 +279,7 @@ def _variance(grid: Grid) -> Iterator[Results]:
 
 def _needed(grid: Grid) -> Iterator[Results]:
     """Yield how many tasks would show a difference between the first two assistants."""
-    for a, b in list(combinations(grid.assistants, 2))[:1]:
+    for a, b in list(combinations(grid.real, 2))[:1]:
         of_a, of_b = grid.rows(a), grid.rows(b)
         apart = {
             user: comparison.differences(of_a[user], of_b[user])

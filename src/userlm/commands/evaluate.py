@@ -72,7 +72,7 @@ AGAIN = "--replay"
 REPLAYED = ", without added demands"
 """End the folder and the name of a user whose turns are said again without these."""
 CONTROLS = ("oracle", "clarifier")
-"""The assistants of `--controls`: no gate holds for them."""
+"""The assistants of `--controls`."""
 KEPT = ("turns per conversation",)
 """Measures that are kept of a cell, beside those of its tasks."""
 
@@ -152,8 +152,8 @@ class Evaluate:
     fail_under: list[str] = option(
         (),
         "Fail (exit code 1) if an assistant's score is less with a user: score=0.7 for the lower "
-        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. Neither "
-        "controls nor single prompts count.",
+        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. What --controls "
+        "and --single add does not count.",
         panel=OUTPUT,
         recorded=False,
     )
@@ -226,8 +226,10 @@ def _check_gates(options: Evaluate, gates: Sequence[Gate], results: Results) -> 
     """Raise `ModelError` if a gate fails, or conversations have no grade; it names all that do."""
     wrong = []
     for cell in results["cells"]:
-        is_user = cell["user"] != SINGLE and not cell["user"].endswith(REPLAYED)
-        if cell["assistant"] in CONTROLS or not is_user:
+        # Those that were not asked for by name stand beside the others, and pass whatever they do.
+        is_single = cell["user"] == SINGLE and SINGLE not in options.user
+        is_control = cell["assistant"] in {*CONTROLS} - {*options.assistant}
+        if is_control or is_single or cell["user"].endswith(REPLAYED):
             continue
         measured = {one["name"]: one for one in cell["measures"]}
         for gate in gates:
