@@ -18,7 +18,7 @@ from userlm.json_files import take
 from userlm.metrics import comparison
 from userlm.metrics.catalog import JUDGED, metric_of
 from userlm.metrics.comparison import Pair
-from userlm.rows import read_conversations, read_rows, write_conversations
+from userlm.rows import read_conversations, read_parsed, write_conversations
 from userlm.runs import measure_record
 from userlm.stats import MEAN, PERCENT, Rows, Statistic, difference, measure
 from userlm.types import Conversation, InputError, MeasureRow
@@ -396,20 +396,10 @@ def read_human_scores(path: Path) -> list[HumanScore]:
     Raises:
         InputError: the message names the file, the line and the field.
     """
-    found = []
-    for line in read_rows(path):
-        try:
-            if line.error:
-                raise ValueError(f"the line {line.error}")
-            found.append(_human_score(line.row))
-        except ValueError as error:
-            raise InputError(f"{path}, line {line.number}: {error}") from None
-    return found
+    return list(read_parsed(path, lambda line: _human_score(line.row)))
 
 
-def _human_score(row: Any) -> HumanScore:
-    if not isinstance(row, dict):
-        raise ValueError("a row is an object with assistant or task, and score")
+def _human_score(row: Mapping[str, Any]) -> HumanScore:
     assistant, task = (
         take(row, name, str, default=None) or None for name in ("assistant", "task")
     )

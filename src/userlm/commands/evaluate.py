@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ from userlm.commands.costs import (
     check_price,
     read_price,
 )
-from userlm.commands.grading import TASKS_HELP, Grading, tasks_inputs
+from userlm.commands.grading import (
+    TASKS_HELP,
+    Grading,
+    find_sandbox,
+    tasks_inputs,
+)
 from userlm.commands.options import (
     COSTS,
     EMBEDDED_USER,
@@ -48,6 +54,7 @@ from userlm.commands.options import (
 from userlm.commands.score import Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, open_run, unshown
+from userlm.grading import NO_SANDBOX
 from userlm.json_files import read_json
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
@@ -59,7 +66,7 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.text import has_words
-from userlm.types import Conversation, InputError, ModelError, Turn
+from userlm.types import Conversation, InputError, ModelError, Task, Turn
 
 CELLS, SCORE = "cells", "score"
 """The folders of cells in that of the run, and of the score in that of a cell."""
@@ -205,11 +212,11 @@ def evaluate(options: Evaluate) -> Results:
         files += () if cell.replayed else cell.user.files
         stamps |= inputs.stamps(cell.user.parsed, cell.assistant)
     run = open_run("evaluate", options, dict.fromkeys(files), stamps)
-    results = finished(run, options, _is_unfinished)
+    results = finished(run, options, partial(_is_unfinished, options, tasks))
     if results is None:
         _check_before_paying(options, cells)
         run.unfinish()
-        results = _run_all(run, options, cells)
+        results = _run_all(run, options, tasks, cells)
     for cell in results["cells"]:
         stops = Counter(cell["stops"])
         where = f"{_named(cell)}: "
@@ -250,9 +257,14 @@ def _named(cell: Results) -> str:
     return f"{cell['assistant']} with {cell['user']}"
 
 
-def _is_unfinished(results: Results) -> bool:
-    """Whether the same command has something to try again."""
-    return any(cell["failed"] or has_errors(cell) for cell in results["cells"])
+def _is_unfinished(options: Evaluate, tasks: Sequence[Task], results: Results) -> bool:
+    """Whether the same command has something to try again, or code to run that had no sandbox."""
+    cells = results["cells"]
+    if any(cell["failed"] or has_errors(cell) for cell in cells):
+        return True
+    reasons = {one["why"] for cell in cells for one in cell["measures"]}
+    unsafe_local = options.grading.unsafe_local
+    return NO_SANDBOX in reasons and find_sandbox(tasks, unsafe_local) is not None
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -371,7 +383,9 @@ def _load(options: Evaluate, parts: address.Address) -> None:
 # --- running them ---------------------------------------------------------------------------------
 
 
-def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
+def _run_all(
+    run: Run, options: Evaluate, tasks: Sequence[Task], cells: Sequence[Cell]
+) -> Results:
     """Run all cells. One that fails does not stop the others."""
     found = []
     for number, cell in enumerate(cells, 1):
@@ -400,7 +414,7 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
         "dollars": float(used.dollars),
     }
     results = {"cells": found, "spent": spent_in_all}
-    return finish(run, options, results, _is_unfinished(results))
+    return finish(run, options, results, _is_unfinished(options, tasks, results))
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:

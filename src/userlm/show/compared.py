@@ -133,7 +133,7 @@ def _answer(found: Mapping[str, Any]) -> Line:
     return "Nothing can be compared: no user or assistant has graded conversations in two runs."
 
 
-def _with(found: Mapping[str, Any], one: Difference, beside: str) -> Line:
+def _with(found: Mapping[str, Any], one: Difference, beside: str) -> tuple[Line, ...]:
     sizes = f"; {_sizes(found)})"
     told = (_listed(one["with"]), sizes, _unpaired(one), _unsure(one))
     return (f" with {beside} (", *told, ".")
