@@ -16,23 +16,13 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
-    Transcript,
-    Transcripts,
     Value,
     interval,
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import number, plural
 from userlm.show.measures import measured
-from userlm.show.results import (
-    Difference,
-    Measured,
-    Place,
-    SinglePrompt,
-    Within,
-    WorstTask,
-)
-from userlm.show.transcripts import transcript
+from userlm.show.results import Difference, Measured, Place, Within, WorstTask
 
 SCORE = "assistant score"
 NAME = 60
@@ -62,39 +52,41 @@ VARIES = (
 NEEDED = "So many tasks show a difference of so many points in 4 of 5 runs."
 
 
+def answers(runs: Sequence[Finished]) -> Iterator[Text]:
+    """Yield which assistant is better, and what it costs to be talked to."""
+    for run in runs:
+        if run.verb == "compare":
+            if answer := _answer(run.results):
+                yield Text(answer, "answer")
+            for one in run.results["single"]:
+                if one["value"] is not None:
+                    yield Text(_cost(one), "finding")
+            yield Text(PAIRED)
+
+
+def _cost(one: Mapping[str, Any]) -> Line:
+    names = (Quote(one["assistant"], NAME), " talked to by ", Quote(one["user"], NAME))
+    value, low, high = one["value"], one["low"], one["high"]
+    word = "less"
+    if value < 0:
+        word = "more"
+        value, low, high = -value, high and -high, low and -low
+    points = (f" solves {number(value, 1)} points", interval(low, high, 1))
+    return (names, points, f" {word} than with a single prompt that says everything.")
+
+
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section that says which assistant is better."""
+    """Return the section with all that was compared."""
     groups = []
     for run in runs:
         if run.verb == "compare":
             groups.append(Group(list(_blocks(run)), Quote(run.name, NAME)))
-    title = "Which assistant is better?"
+    title = "The assistants side by side"
     return Section("compared", "Comparison", title, groups)
-
-
-def failed(runs: Sequence[Finished]) -> Section:
-    """Return the section with conversations in which the worst tasks were not solved."""
-    groups = []
-    for run in runs:
-        if run.verb == "compare":
-            of_cells: dict[tuple[str, str], list[Transcript]] = {}
-            for talk in run.transcripts:
-                names = (str(talk.meta.get("assistant")), str(talk.meta.get("user")))
-                of_cells.setdefault(names, []).append(transcript(talk, run))
-            for (assistant, user), shown in of_cells.items():
-                path = f"{run.folder}/failed.jsonl"
-                talks = Transcripts(shown, len(shown), path)
-                names_shown = (Quote(assistant, NAME), " with ", Quote(user, NAME))
-                groups.append(Group([talks], names_shown))
-    title = "Where conversations went wrong"
-    return Section("failed", title, title, groups, search=True, where="details")
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
     found = run.results
-    answer = _answer(found)
-    yield Text(answer, "answer")
-    yield Text(PAIRED)
     yield from _scores(found)
     yield from _differences(found, "assistants")
     if found["users"]:
@@ -113,7 +105,8 @@ def _blocks(run: Finished) -> Iterator[Block]:
 
 def _answer(found: Mapping[str, Any]) -> Line:
     """Say which of the first two assistants is better. If there is but one: how much it solves
-    beside a stub, with which user more is solved, or what being talked to costs."""
+    beside a stub, or with which user more is solved; nothing if only the cost of being talked to
+    is known."""
     real = found["real"]
     assistants, users = (
         [one for one in found[key] if one["measure"] == SCORE]
@@ -127,9 +120,8 @@ def _answer(found: Mapping[str, Any]) -> Line:
             return (_beside_stub(one), *_with(found, one, "these users"))
     for one in users:
         return (_more_with(one), *_with(found, one, "this assistant"))
-    for one in found["single"]:
-        if one["value"] is not None:
-            return (_less_than_single(one), f" ({_sizes(found)}){_unsure(one)}.")
+    if any(one["value"] is not None for one in found["single"]):
+        return ""
     return "Nothing can be compared: no user or assistant has graded conversations in two runs."
 
 
@@ -166,32 +158,25 @@ def _more_with(one: Difference) -> Line:
     return ("With ", a, f", {_points(one)} more is solved than with ", b)
 
 
-def _less_than_single(one: SinglePrompt) -> Line:
-    assistant, user = (Quote(one[side], NAME) for side in ("assistant", "user"))
-    word = "more" if _is_turned(one) else "less"
-    solved = f" solves {_points(one)} {word} when "
-    return (assistant, solved, user, " talks to it than with a single prompt")
-
-
 def _names(one: Difference) -> tuple[Quote, Quote]:
     """The two sides, first the one that solves more."""
     a, b = (Quote(one[side], NAME) for side in ("a", "b"))
     return (b, a) if _is_turned(one) else (a, b)
 
 
-def _points(one: Difference | SinglePrompt) -> str:
+def _points(one: Difference) -> str:
     return f"{number(abs(one['value'] or 0.0), 1)} points{_ends(one)}"
 
 
-def _is_turned(one: Difference | SinglePrompt) -> bool:
+def _is_turned(one: Difference) -> bool:
     return (one["value"] or 0.0) < 0
 
 
-def _unsure(one: Difference | SinglePrompt) -> str:
+def _unsure(one: Difference) -> str:
     return ": too few tasks for an interval" if one["low"] is None else ""
 
 
-def _ends(one: Difference | SinglePrompt) -> str:
+def _ends(one: Difference) -> str:
     low, high = one["low"], one["high"]
     if low is None or high is None:
         return ""
