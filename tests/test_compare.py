@@ -323,6 +323,47 @@ def test_one_assistant_with_two_users_is_compared_by_its_users(tmp_path) -> None
     assert f"more is solved than with `{ONE_BY_ONE}` with this assistant" in found
 
 
+def test_a_stub_is_what_one_bot_stands_beside_and_not_its_rival(tmp_path) -> None:
+    runs = [run(tmp_path, one, name=one[-5:], repeats=2) for one in (HASTY, "oracle")]
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    # The oracle solves all of the even tasks and half of the odd ones.
+    found = text(tmp_path / "out")
+    assert f"`{HASTY}` solves 75.0 points [" in found
+    assert f"less than the stub `oracle` with these users (`{ONE_BY_ONE}`;" in found
+    assert results["needed"] == []
+
+
+def test_users_are_compared_by_a_stub_where_there_is_no_other_assistant(
+    tmp_path,
+) -> None:
+    runs = [
+        run(tmp_path, "oracle", name=one[-8:], user=one)
+        for one in (AT_ONCE, ONE_BY_ONE)
+    ]
+    commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert f"With `{AT_ONCE}`, 0.0 points" in text(tmp_path / "out")
+
+
+def test_one_bot_with_one_user_is_compared_with_its_single_prompts(tmp_path) -> None:
+    runs = [
+        run(tmp_path, HASTY, name=one[-6:], user=one) for one in (ONE_BY_ONE, "single")
+    ]
+    commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    found = text(tmp_path / "out")
+    assert f"`{HASTY}` solves 100.0 points [" in found
+    single = f"less when `{ONE_BY_ONE}` talks to it than with a single prompt"
+    assert f"{single} (6 tasks × 1)." in found
+
+
+def test_where_scores_vary_is_not_said_where_nothing_can_be_split(tmp_path) -> None:
+    runs = [run(tmp_path, one, name=one[-5:]) for one in (PATIENT, HASTY)]
+    half = [{**task(i), "check": {"number": 30 + 3 * (i % 2)}} for i in range(6)]
+    write_lines(tmp_path / "tasks.jsonl", half)
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert any(one["task"] for one in results["variance"])
+    assert "Where scores vary" not in text(tmp_path / "out")
+
+
 def test_below_five_tasks_it_says_that_there_is_no_interval(tmp_path) -> None:
     first = run(tmp_path, PATIENT, name="first", limit=4)
     second = run(tmp_path, HASTY, name="second", limit=4)
