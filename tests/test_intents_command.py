@@ -4,9 +4,6 @@ does."""
 import asyncio
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextvars import ContextVar
@@ -17,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_server import CUT, Said, completion, error, serving
 from flat import flat
+from processes import Process
 
 from userlm import commands, loading
 from userlm.commands.options import Failures
@@ -596,24 +594,16 @@ commands.intents(commands.Intents(Path(data), out=Path(out), writer=by, price=pr
 
 def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
     """Run it in a process of its own, and SIGKILL that after so many more requests."""
-    command = [
-        sys.executable,
-        "-c",
-        DRIVER,
-        str(data),
-        str(out),
-        f"{server.url}#m",
-        PRICE,
-        budget,
-    ]
+    driver = data.with_name("driver.py")
+    driver.write_text(DRIVER)
     before = len(server.requests)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    process = Process([str(driver)], data, out, f"{server.url}#m", PRICE, budget)
+    deadline = time.monotonic() + 120
     while len(server.requests) < before + after:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     arrived = -1
     while arrived != (arrived := len(server.requests)):
