@@ -22,22 +22,21 @@ from userlm.tasks import read_tasks
 
 PREFIX = "You are a user chatting with an assistant language model to "
 TASKS = Path(__file__).with_name("digits.toml")
+SHOWN = 240  # characters of a turn
 BASELINE_AND_USER = ["prompted:assistant-small", "trained:userlm-small"]
 
 parser = ArgumentParser()
 parser.add_argument("--user", action="append", default=[])
 parser.add_argument("--assistant", default="assistant-small")
 parser.add_argument("--goal", help="in place of the task")
-parser.add_argument("--turns", type=int, default=3)
+parser.add_argument("--turns", type=int, default=2)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--answer-tokens", type=int, default=48)
-parser.add_argument("--characters", type=int, default=320, help="of a turn, shown")
 options = parser.parse_args()
 
 [task] = read_tasks(TASKS)
-intent, facts = task.intent, task.facts
-if options.goal:
-    intent, facts = PREFIX + options.goal, ()
+intent = PREFIX + options.goal if options.goal else task.intent
+facts = () if options.goal else task.facts
 assistant = userlm.assistant(
     options.assistant, seed=options.seed, max_tokens=options.answer_tokens
 )
@@ -52,7 +51,7 @@ for address in options.user or BASELINE_AND_USER:
     for at, turn in enumerate(talk.turns):
         own = [str(n) for n, turns in enumerate(told, 1) if at // 2 in turns]
         mark = f" [{', '.join(own)}]" if own and turn.role == "user" else ""
-        said.append(f"{turn.role}: {cut(turn.text, options.characters)}{mark}")
+        said.append(f"{turn.role}: {cut(turn.text, SHOWN)}{mark}")
     columns.append([*said, f"({talk.stop})"])
     table.add_column(address)
 for row in zip_longest(*columns, fillvalue=""):

@@ -11,4 +11,6 @@ import userlm
 def test_most_users_get_their_table():
     # with user="trained:userlm-small" a model talks to the bot; a run of it takes longer
     found = userlm.evaluate(new, "tables.toml", user=one_fact_a_turn)
-    found.check(score=0.5)  # the lower end of the 95 % interval over tasks
+    found.check(
+        score=0.7, end="value"
+    )  # the lower end of its interval needs more tasks

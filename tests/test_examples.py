@@ -6,6 +6,7 @@ from pathlib import Path
 import processes
 import pytest
 
+from userlm import assets
 from userlm.assistants import Script
 from userlm.serving.app import create_app, running
 from userlm.serving.schema import ServerConfig
@@ -58,7 +59,10 @@ def test_a_simulator_without_a_model_is_told_from_people(folder):
 
 
 def test_training_on_logs_ends_with_a_first_turn(folder):
-    assert output(folder, "train_on_logs.py").strip()
+    logs = assets.sample_logs().read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "few.jsonl").write_text("".join(logs[:80]), encoding="utf-8")
+    # a model that has learned nothing yet is made in no time
+    assert output(folder, "train_on_logs.py", "few.jsonl", "scratch:32x1x600").strip()
     assert (folder / "runs/train_on_logs/train/model/README.md").is_file()
 
 
