@@ -47,6 +47,7 @@ test-browser: .venv/.browser
 	$(BIN)/python -m pytest tests/browser
 
 docs: .venv/.docs
+	$(BIN)/python docs/site_pages.py
 	$(BIN)/zensical build --strict --clean
 
 # An extra of pyproject.toml, installed when it is first needed.
@@ -66,4 +67,4 @@ size: env
 	$(BIN)/python bench/size.py
 
 clean:
-	rm -rf .venv runs site .cache
+	rm -rf .venv runs build site .cache

@@ -125,8 +125,8 @@ def python_reference() -> str:
 def _public(name: str, thing: Any) -> Iterator[str]:
     """The paragraphs of a function, a class with its methods and properties, or a value."""
     if not callable(thing):
-        yield _code(repr(thing))
-        yield f"A value of [{type(thing).__name__}](#{type(thing).__name__.lower()})."
+        kind = type(thing).__name__
+        yield f"A [{kind}](#{kind.lower()}): `{thing!r}`"
         return
     is_error = inspect.isclass(thing) and issubclass(thing, Exception)
     is_protocol = getattr(thing, "_is_protocol", False)
