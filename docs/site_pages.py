@@ -1,0 +1,42 @@
+"""Copy the pages of docs/ for the site, into build/docs: links to other files of the repository
+become whole addresses.
+
+    .venv/bin/python docs/site_pages.py
+
+`make docs` runs this; on the pages themselves links are relative, so that they lead somewhere in a
+checkout, too.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+SHOWN = (".md", ".png", ".css")
+
+
+def whole_addresses(page: str, repository: str) -> str:
+    """Return a page whose links to files outside docs/ lead to the repository."""
+    return re.sub(r"\]\(\.\./(?=\S)", f"]({repository}/blob/main/", page)
+
+
+def copy_pages(into: Path) -> None:
+    """Write the pages and what they show into a folder, in place of what is there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    repository = project["project"]["urls"]["Repository"]
+    shutil.rmtree(into, ignore_errors=True)
+    into.mkdir(parents=True)
+    for file in DOCS.iterdir():
+        if file.suffix == ".md":
+            page = whole_addresses(file.read_text(encoding="utf-8"), repository)
+            (into / file.name).write_text(page, encoding="utf-8")
+        elif file.suffix in SHOWN:
+            shutil.copy(file, into)
+
+
+if __name__ == "__main__":
+    copy_pages(ROOT / "build" / "docs")
