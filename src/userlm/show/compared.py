@@ -342,9 +342,7 @@ def _worst(run: Finished) -> Iterator[Block]:
                 places.append((Quote(one["task"], NAME), Quote(folder), _links(own)))
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
         path = Quote(f"{run.folder}/failed.jsonl")
-        yield Text(
-            ("The conversations in which they were not solved are in ", path, ".")
-        )
+        yield Text(("These conversations: ", path))
         more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
         yield Group(more, "More of these, and where they are", look="fold")
 
