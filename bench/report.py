@@ -74,7 +74,13 @@ def main() -> None:
         print(table(["width", *MEASURED], list(_measured(page))))
 
 
-MEASURED = ("opened, s", "frames a second", "longest frame, ms", "late frames", "found, s")
+MEASURED = (
+    "opened, s",
+    "frames a second",
+    "longest frame, ms",
+    "late frames",
+    "found, s",
+)
 
 
 def _measured(page: Path) -> Iterator[list[str]]:
@@ -130,7 +136,13 @@ def _talk(
 
     turns = [said(role) for _ in range(draw.randint(*TURNS)) for role in WORDS]
     intent = f"You are a user chatting with an assistant language model to {turns[0]['text']}"
-    return {"id": f"t{i}#0", "intent": intent, "stop": "end", "ended": True, "turns": turns}
+    return {
+        "id": f"t{i}#0",
+        "intent": intent,
+        "stop": "end",
+        "ended": True,
+        "turns": turns,
+    }
 
 
 if __name__ == "__main__":

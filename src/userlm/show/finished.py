@@ -37,6 +37,8 @@ from userlm.show.results import (
 from userlm.text import stable_hash, words
 from userlm.types import FAILED, Conversation, InputError, MeasureRow
 
+TALKING = ("simulate", "serve")
+"""Verbs whose conversations are shown: simulated ones, and those of the playground."""
 EXTRACTIVE = "intents: extractive"
 HUMAN = "human"
 """The column of people in a score."""
@@ -192,7 +194,7 @@ def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
         case "compare":
             run = replace(run, results=_checked(run, Comparisons, run.results))
             return replace(run, talks=_failed_talks(run))
-        case "simulate" | "respond":
+        case "simulate" | "respond" | "serve":
             run = replace(run, results=_checked(run, Conversing, run.results))
             return _with_lengths(run, "conversations.jsonl", most)
     raise InputError(
@@ -350,7 +352,7 @@ def _with_lengths(run: Finished, file: str, most: int) -> Finished:
             # the number of turns before a response depends on the log, not on the user
             continue
         lengths.add_turns(conversation)
-        if run.verb == "simulate":
+        if run.verb in TALKING:
             found = [turn.meta.get("stub") for turn in conversation.turns]
             stubs |= {f"assistant: {name}" for name in found if name}
         if len(shown) < most:
@@ -360,7 +362,7 @@ def _with_lengths(run: Finished, file: str, most: int) -> Finished:
     if run.is_human and example:
         run = replace(run, tables=[*run.tables, data.samples_table(example)])
     run = replace(run, lengths=lengths, stubs=sorted(stubs))
-    if run.verb != "simulate":
+    if run.verb not in TALKING:
         return run
     user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
     path = str(run.folder / file)

@@ -53,6 +53,7 @@ VERBS = (
     "ppl",
     "respond",
     "simulate",
+    "serve",
     "score",
     "judge",
     "detect",
@@ -300,7 +301,7 @@ def _data(runs: Runs) -> Section:
 def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
-        if run.verb in ("simulate", "respond"):
+        if run.verb in ("simulate", "respond", "serve"):
             counts[_name(run)] = Counter(run.results.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
@@ -392,7 +393,7 @@ def _conversations(runs: Runs) -> Section:
 def _name_of(run: Finished, talks: Talks) -> str:
     """Return the name of a run of conversations, which is also in links to them."""
     match run.verb:
-        case "simulate":
+        case "simulate" | "serve":
             return run.folder.resolve().name
         case "assess":
             return f"{run.name}/{talks.name}"
