@@ -361,21 +361,19 @@ def _some(failed: Iterable[tuple[Cell, str]]) -> list[Results]:
 
 
 def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> list[Conversation]:
-    """Return the first conversation of each assistant about each of the worst tasks."""
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    for one in worst:
-        for place in one["failed"]:
-            by = (one["task"], place["assistant"])
-            first.setdefault(by, (place["folder"], place["id"]))
+    """Return the conversations that are listed with the worst tasks."""
+    listed = [
+        (place["folder"], place["id"]) for one in worst for place in one["failed"]
+    ]
     talks = {}
     for cell in cells:
         for talk in read_conversations(cell.files[0]):
             place = (str(cell.folder), talk.id)
-            if place in first.values():
+            if place in listed:
                 why = {"verdict": cell.reasons.get(talk.id, "")}
                 names = {"assistant": cell.assistant, "user": cell.user}
                 talks[place] = replace(talk, meta={**talk.meta, **names, **why})
-    return [talks[place] for place in first.values()]
+    return [talks[place] for place in listed]
 
 
 # --- beside people --------------------------------------------------------------------------------
@@ -396,7 +394,13 @@ def read_human_scores(path: Path) -> list[HumanScore]:
     Raises:
         InputError: the message names the file, the line and the field.
     """
-    return list(read_parsed(path, lambda line: _human_score(line.row)))
+    found = list(read_parsed(path, lambda line: _human_score(line.row)))
+    scores = {one.score for one in found}
+    if max(scores) <= 1 and scores - {0, 1}:
+        raise InputError(
+            f"{path}: all scores are at most 1; give them in percent: 70, not 0.7"
+        )
+    return found
 
 
 def _human_score(row: Mapping[str, Any]) -> HumanScore:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from userlm.metrics import catalog
@@ -23,10 +24,13 @@ from userlm.show.finished import Finished
 from userlm.show.formats import number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
+from userlm.show.transcripts import anchor
 
 SCORE = "assistant score"
 NAME = 60
 NOTHING = "–"
+SENTENCES = 2
+"""More costs of being talked to are in a table alone."""
 OPEN = 3
 """How many of the worst tasks are shown at once, so that all of it fits on a screen."""
 
@@ -58,9 +62,9 @@ def answers(runs: Sequence[Finished]) -> Iterator[Text]:
         if run.verb == "compare":
             if answer := _answer(run.results):
                 yield Text(answer, "answer")
-            for one in run.results["single"]:
-                if one["value"] is not None:
-                    yield Text(_cost(one), "finding")
+            costs = [one for one in run.results["single"] if one["value"] is not None]
+            if len(costs) <= SENTENCES:
+                yield from (Text(_cost(one), "finding") for one in costs)
             yield Text(PAIRED)
 
 
@@ -96,7 +100,7 @@ def _blocks(run: Finished) -> Iterator[Block]:
     yield from _costs(found)
     yield from _human(found)
     yield from _failure(found)
-    yield from _worst(found)
+    yield from _worst(run)
     yield from _spread(found)
 
 
@@ -286,7 +290,10 @@ def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
 def _human(found: Mapping[str, Any]) -> Iterator[Table]:
     rows: list[Row] = []
     for one in found["human"]:
-        counted: list[Line] = [f"{one['n']:,} {one['of']}"]
+        clusters = plural(one["clusters"], one["of"].removesuffix("s"))
+        counted: list[Line] = [clusters]
+        if one["n"] > one["clusters"]:
+            counted.append(Small(f"{one['n']:,} scores"))
         if one["missing"]:
             counted.append(Small(f"{one['missing']:,} missing"))
         digits = 1 if one["measure"].startswith("mean") else 2
@@ -322,21 +329,23 @@ def _within(one: Within) -> Row:
     return (Quote(one["assistant"], NAME), did, _estimate(one), share, tasks)
 
 
-def _worst(found: Mapping[str, Any]) -> Iterator[Block]:
-    if tasks := found["worst"]:
+def _worst(run: Finished) -> Iterator[Block]:
+    if tasks := run.results["worst"]:
         names = list(dict.fromkeys(name for one in tasks for name in one["scores"]))
         heads: list[Line] = [Quote(name, NAME) for name in names]
         head: Row = ("task", *heads, "not solved in")
         rows = []
         places: list[Row] = []
         for one in tasks:
-            ids = dict.fromkeys(place["id"] for place in one["failed"])
-            rows.append((*_worst_row(one, names), Quote(" ".join(ids), NAME)))
-            for folder, own in _places(one["failed"]).items():
-                places.append(
-                    (Quote(one["task"], NAME), Quote(folder), Quote(own, 200))
-                )
+            first: dict[str, Place] = {}
+            for place in one["failed"]:
+                first.setdefault(place["id"], place)
+            rows.append((*_worst_row(one, names), _links(first.values())))
+            for folder, own in _by_folder(one["failed"]).items():
+                places.append((Quote(one["task"], NAME), Quote(folder), _links(own)))
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
+        path = Quote(f"{run.folder}/failed.jsonl")
+        yield Text(("These conversations: ", path))
         more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
         yield Group(more, "More of these, and where they are", look="fold")
 
@@ -352,12 +361,21 @@ def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
     return (tuple(name), *scores)
 
 
-def _places(failed: Sequence[Place]) -> dict[str, str]:
-    """The ids of the conversations of each run."""
-    ids: dict[str, list[str]] = {}
+def _by_folder(failed: Sequence[Place]) -> dict[str, list[Place]]:
+    """The conversations of each run."""
+    places: dict[str, list[Place]] = {}
     for place in failed:
-        ids.setdefault(place["folder"], []).append(place["id"])
-    return {folder: " ".join(own) for folder, own in ids.items()}
+        places.setdefault(place["folder"], []).append(place)
+    return places
+
+
+def _links(places: Iterable[Place]) -> Line:
+    """The ids of conversations, each with a link to it."""
+    links: list[Line] = []
+    for place in places:
+        to = anchor(Path(place["folder"]).name, place["id"])
+        links += [" " if links else "", Quote(place["id"], NAME, to=to)]
+    return tuple(links)
 
 
 def _spread(found: Mapping[str, Any]) -> Iterator[Block]:
