@@ -96,6 +96,7 @@ def test_code_rests_on_the_code_beside_it_that_it_imports_and_on_no_other(folder
         assert {str(path.relative_to(Path.cwd())) for path in found} == used, address
     os.chdir("..")
     assert "helper.py" in names("cmd:python app/bot.py")
+    assert names(f"cmd:cat app/helper.py '{'Be brief. ' * 99}'")[:1] == ["helper.py"]
     # What is installed imports much, and has a version.
     assert names("py:pytest:main") == ["__init__.py", "__main__.py"]
 

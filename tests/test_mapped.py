@@ -145,6 +145,29 @@ def test_a_table_that_cannot_be_read_says_why(raw, problem, tmp_path):
         rows(tmp_path / "a.csv")
 
 
+def test_of_a_conversation_that_is_dropped_no_row_is_lost(tmp_path):
+    rows = "9,customer,hi,c\n9,agent,yes,\n9,robot,rate us,\n"
+    imported(tmp_path, TICKETS.replace("8,agent,Done,\n", rows + "8,agent,Done,\n"))
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["row"]["body"] for line in dropped]
+    assert rows == ["hi", "yes", "rate us"]
+    counts = json.loads((tmp_path / "out" / "results.json").read_text())["counts"]
+    others = counts["note: merged lines"] + counts["dropped: unknown role"]
+    assert counts["in"] == counts["out"] + others
+
+
+def test_an_id_of_a_column_with_gaps_is_the_number_and_a_gap_is_none(tmp_path):
+    table = (
+        "key,from,body,who\n4,customer,hi,7\n4.0,agent,yes,NaN\n5.0,customer,ho,nan\n"
+    )
+    fields = "role=from,text=body,id=key,user=who"
+    found = imported(tmp_path, table, map=fields)
+    assert [(each.id, each.user, len(each.turns)) for each in found] == [
+        ("4", "7", 2),
+        ("5", None, 1),
+    ]
+
+
 HEAD, TAIL = "id,who,say,key\n", "8,agent,fine,c\n" * 5
 
 

@@ -223,6 +223,8 @@ def test_a_function_that_is_none_is_wrong_and_not_ungraded(unsafe):
     assert unsafe.run(check, "f = abs").label == RIGHT
     assert unsafe.run(check, "f = 3") == Verdict(WRONG, "'f' is no function")
     assert unsafe.run(check, "def f(): pass").label == WRONG
+    for built_in, right in (("int", RIGHT), ("bool", RIGHT), ("str", WRONG)):
+        assert unsafe.run(check, f"f = {built_in}").label == right
 
 
 @pytest.mark.parametrize("name", ["copy", "statistics", "filter"])

@@ -105,13 +105,20 @@ def _files_named(command: str) -> list[Path]:
         words = shlex.split(command)
     except ValueError:  # loading it says what is wrong
         return []
-    found = [path for path in map(Path, words) if path.is_file()]
+    found = [path for path in map(Path, words) if _is_file(path)]
     for path in found[:]:
         if path.suffix == ".py":
             found = _with_imports(found, path.parent)
     if "-m" in words[:-1]:
         found += _module_files(words[words.index("-m") + 1])
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # it is too long for a name
+        return False
 
 
 def _module_files(module: str) -> list[Path]:

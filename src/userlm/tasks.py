@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
+import regex
+
 from userlm.data import files
 from userlm.data.files import LogFile
 from userlm.final_answer import final_number
@@ -420,12 +422,12 @@ def _validate_rule(rule: Rule) -> None:
                 )
         case JsonPath("") | ToolCalled(""):
             raise ValueError("'json' is a path, and 'tool' a name; it is empty")
-        case Matches(regex):
+        case Matches(pattern):
             try:
-                re.compile(regex)
-            except (re.error, OverflowError, RecursionError) as error:
+                regex.compile(pattern)
+            except (regex.error, OverflowError, RecursionError) as error:
                 raise ValueError(
-                    f"matches: {regex!r} is no regular expression: {error}"
+                    f"matches: {pattern!r} is no regular expression: {error}"
                 ) from None
 
 
@@ -553,8 +555,8 @@ def _shown_rule(rule: Rule) -> str:
     match rule:
         case Contains(text):
             return f"it contains {text!r}"
-        case Matches(regex):
-            return f"it matches {regex}"
+        case Matches(pattern):
+            return f"it matches {pattern}"
         case JsonPath(path, equals):
             return f"its JSON has {equals!r} at {path}"
         case ToolCalled(name, None):
@@ -567,8 +569,8 @@ def _rule_record(rule: Rule) -> dict[str, Any]:
     match rule:
         case Contains(text):
             return {"contains": text}
-        case Matches(regex):
-            return {"matches": regex}
+        case Matches(pattern):
+            return {"matches": pattern}
         case JsonPath(path, equals):
             return {"json": path, "equals": equals}
         case ToolCalled(name, None):

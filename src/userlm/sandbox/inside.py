@@ -418,6 +418,8 @@ def run_tests(remote: Remote, tests: str, entry_point: str | None, prompt: str) 
         # Helpers of the prompt that tests use are not taken from the code, which may redefine them.
         exec(compile(prompt, "prompt", "exec"), names)
         names[entry_point] = remote.name(entry_point)
+        if type(names[entry_point]) is not Handle:
+            remote.use()  # a built-in type crosses, and is called here
         if not callable(names[entry_point]):
             raise remote.over(f"{entry_point!r} is no function")
     exec(compile(tests, "tests", "exec"), names)
