@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -337,20 +338,27 @@ def hd_d(conversations: Conversations) -> Measure:
 
 def _expected_types(
     counts: Counter[str], clusters: Iterable[Counter[str]]
-) -> Iterator[float]:
-    """Yield HD-D of all words, and without those of each cluster; not a number if too few are
+) -> list[float]:
+    """Return HD-D of all words, and without those of each cluster; not a number if too few are
     left."""
     sizes = np.bincount(list(counts.values()))  # how many words occur so often
-    for own in (Counter[str](), *clusters):
-        left = counts.total() - own.total()
+    left_out = [Counter[str](), *clusters]
+    found = [np.nan] * len(left_out)
+    totals = [own.total() for own in left_out]
+    # Clusters with the same number of words have the same chances, so these are computed once.
+    for total, places in groupby(np.argsort(totals), totals.__getitem__):
+        left = counts.total() - total
         if left < DRAWS:
-            yield np.nan
             continue
-        drawn = _chances(left, len(sizes) - 1)
-        expected = sizes @ drawn
-        for word, count in own.items():
-            expected += drawn[counts[word] - count] - drawn[counts[word]]
-        yield 100 * float(expected) / DRAWS
+        chances = _chances(left, len(sizes) - 1)
+        drawn = chances.tolist()  # whose items are read faster
+        of_all = float((sizes * chances).sum())
+        for place in places:
+            expected = of_all
+            for word, count in left_out[place].items():
+                expected += drawn[counts[word] - count] - drawn[counts[word]]
+            found[place] = 100 * expected / DRAWS
+    return found
 
 
 def _chances(total: int, most: int) -> Array:
