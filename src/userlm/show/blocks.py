@@ -18,11 +18,12 @@ Counts: TypeAlias = Sequence[tuple[str, int]]
 @dataclass(frozen=True)
 class Quote:
     """Text from a file, cut after `limit` characters. `look` is `badge` for a warning, or the
-    colour of what the text names."""
+    colour of what the text names; `to` is the anchor of a conversation that it links to."""
 
     text: str
     limit: int = 160
     look: str = ""
+    to: str = ""
 
 
 @dataclass(frozen=True)

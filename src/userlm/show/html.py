@@ -77,8 +77,10 @@ def inline(line: Line) -> Markup:
             return Markup("").join(inline(part) for part in line)
         case str():
             return visible(line)
-        case Quote(text, limit, look):
+        case Quote(text, limit, look, to):
             quoted = visible(cut(text, limit))
+            if to:
+                return Markup('<a href="#{}">{}</a>').format(to, quoted)
             return Markup(f'<span class="{look}">{quoted}</span>') if look else quoted
         case Value(value, digits):
             return Markup('<data value="{}">{}</data>').format(
