@@ -68,6 +68,8 @@ def broken(page: Path, link: str) -> str:
         return f"{link}: no such file"
     if anchor and target.suffix == ".md" and anchor not in anchors(target):
         return f"{link}: no such heading"
+    if "--" in anchor or not anchor.isascii():
+        return f"{link}: on the site this heading has another anchor"
     return ""
 
 
