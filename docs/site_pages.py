@@ -16,7 +16,6 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-SHOWN = (".md", ".png", ".css")
 
 
 def for_site(page: str, repository: str) -> str:
@@ -42,7 +41,7 @@ def copy_pages(into: Path) -> None:
         if file.suffix == ".md":
             page = for_site(file.read_text(encoding="utf-8"), repository)
             (into / file.name).write_text(page, encoding="utf-8")
-        elif file.suffix in SHOWN:
+        elif file.is_file() and file.suffix != ".py":
             shutil.copy(file, into)
 
 
