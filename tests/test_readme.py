@@ -41,8 +41,11 @@ def place(tmp_path_factory) -> Path:
     shutil.copy(assets.sample_logs(), place / "my_logs.jsonl")
     for name in ("my_bot.py", "tables.toml"):
         shutil.copy(ROOT / "examples" / name, place)
-    # 60 conversations take a minute
-    tour = with_tiny_models("\n".join(snippets("sh"))).replace("--quick", "--limit 6")
+    tour = with_tiny_models("\n".join(snippets("sh")))
+    # 60 conversations and 20 steps take a minute
+    tour = tour.replace("--quick", "--quick --limit 6").replace(
+        "--steps 20", "--steps 3"
+    )
     done = subprocess.run(
         ["bash", "-e", "-c", tour],
         cwd=place,
@@ -50,7 +53,7 @@ def place(tmp_path_factory) -> Path:
         stdin=subprocess.DEVNULL,  # nobody answers in the chat
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return place
