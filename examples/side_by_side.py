@@ -50,8 +50,7 @@ for address in options.user or BASELINE_AND_USER:
     for at, turn in enumerate(talk.turns):
         own = [n for n, turns in enumerate(told, 1) if at // 2 in turns]
         mark = f" {own}" if own and turn.role == "user" else ""
-        text = "\n".join(filter(str.strip, turn.text.splitlines()))
-        said.append(f"{turn.role}: {cut(text, SHOWN)}{mark}")
+        said.append(f"{turn.role}: {cut(turn.text, SHOWN)}{mark}")
     columns.append([*said, "(the user ends)"] if talk.stop == "end" else said)
     table.add_column(address)
 for row in zip_longest(*columns, fillvalue=""):
