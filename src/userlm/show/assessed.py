@@ -40,6 +40,7 @@ TITLES = {
     "judge-role": "Does it stay in its role? By a judge",
     "judge-intent": "Does it stay with its intent? By a judge",
     "detect": "Naturalness",
+    "ratings": "Blind test",
 }
 TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
 """The stages that measure replies to test items."""

@@ -184,7 +184,7 @@ def read_run(folder: str | Path) -> Finished:
             talks = list(_rows(folder / "failed.jsonl", from_record))
             run = replace(run, transcripts=talks, total=len(talks))
             return replace(run, results=_checked(run, Comparisons, run.results))
-        case "simulate" | "respond":
+        case "simulate" | "respond" | "serve":
             run = replace(run, results=_checked(run, Talks, run.results))
             return _with_conversations(run, "conversations.jsonl")
     raise InputError(

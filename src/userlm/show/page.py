@@ -56,6 +56,7 @@ VERBS = (
     "ppl",
     "respond",
     "simulate",
+    "serve",
     "score",
     "judge",
     "detect",
@@ -436,7 +437,7 @@ def _guards(runs: Runs) -> Section:
 def _conversations(runs: Runs, colours: Colours) -> Section:
     groups = []
     for run in runs:
-        if run.verb == "simulate":
+        if run.verb in ("simulate", "serve"):
             badges = [
                 Quote(f"{kind}, without a model", 60, "badge") for kind in run.stubs
             ]
