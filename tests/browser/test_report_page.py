@@ -57,22 +57,22 @@ def test_the_report_opens_without_a_request_or_an_error(page, demo_report, serio
 
 def test_conversations_are_found_filtered_and_sorted(page, demo_report):
     page.goto(demo_report.as_uri())
-    page.get_by_label("Run").select_option(label="people")
+    page.locator("[name=run]").select_option(label="people")
     expect(page.locator(".count")).to_have_text(re.compile("^12 of 24"))
-    page.get_by_label("Task").select_option(label="solved")
+    page.locator("[name=solved]").select_option(label="solved")
     solved = shown(page)
-    page.get_by_label("Task").select_option(label="not solved")
+    page.locator("[name=solved]").select_option(label="not solved")
     assert 0 < solved < 12 and shown(page) + solved <= 12
-    page.get_by_label("Task").select_option(label="all")
-    page.get_by_label("Order").select_option(label="longest first")
+    page.locator("[name=solved]").select_option(label="all")
+    page.locator("[name=order]").select_option(label="longest first")
     turns = [
         int(text.partition(" ")[0])
         for text in page.locator(f"{ROWS} small").all_inner_texts()
     ]
     assert turns == sorted(turns, reverse=True) and len(set(turns)) > 1
-    page.get_by_label("Find").fill("eggs")
+    page.locator("[name=find]").fill("eggs")
     expect(page.locator(".count")).to_have_text(re.compile("^1 of 24"))
-    page.get_by_label("Find").fill("no such words")
+    page.locator("[name=find]").fill("no such words")
     expect(page.locator(".count")).to_have_text(re.compile("^0 of 24"))
 
 
@@ -95,7 +95,7 @@ def test_a_transcript_is_read_by_keyboard_and_has_a_link(page, demo_report):
 
 def test_two_runs_of_one_task_stand_side_by_side(page, demo_report):
     page.goto(demo_report.as_uri())
-    page.get_by_label("Beside it").select_option(label="script")
+    page.locator("[name=beside]").select_option(label="script")
     names = page.locator(".reading .side").all_inner_texts()
     assert names == ["people", "script"]
 
@@ -104,7 +104,7 @@ def test_a_turn_says_which_facts_it_tells_and_the_end_says_the_verdict(
     page, demo_report
 ):
     page.goto(demo_report.as_uri())
-    page.get_by_label("Run").select_option(label="people")
+    page.locator("[name=run]").select_option(label="people")
     text = page.locator(".reading").inner_text()
     assert "says:" in text and "task:" in text
 
@@ -153,7 +153,7 @@ def test_hostile_conversations_stay_text_in_the_list_and_in_every_transcript(
         page.keyboard.press("ArrowDown")
     for payload in (*HOSTILE[:9], HOSTILE[14]):
         assert payload in seen, payload[:60]
-    assert "U+2028" in seen and "U+202E ×1,000,000" in seen
+    assert "U+2028" in seen and "U+202E ×" in seen
     assert page.locator("#pwned").count() == 0
     assert page.locator("img, link, base, iframe, animate").count() == 0
     assert page.title() == title != "pwned"
