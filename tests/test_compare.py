@@ -507,6 +507,17 @@ def test_scores_of_tasks_give_the_agreement_an_interval(grid, tmp_path) -> None:
     assert tau["low"] is not None
 
 
+def test_scores_of_tasks_count_as_many_as_there_are_tasks(grid, tmp_path) -> None:
+    people = tmp_path / "people.jsonl"
+    rows = []
+    for i in range(6):
+        for score, bot in enumerate((HASTY, PATIENT)):
+            rows.append({"assistant": bot, "task": f"t{i}", "score": 50 * score + i})
+    write_lines(people, rows)
+    commands.compare(Compare([grid], people, out=tmp_path / "out"))
+    assert "6 tasks (12 scores)" in text(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -515,6 +526,7 @@ def test_scores_of_tasks_give_the_agreement_an_interval(grid, tmp_path) -> None:
         ({"assistant": "a", "score": 101}, "it must be a percentage, 0 to 100"),
         ({"assistant": "a", "score": "nan"}, "it must be a percentage, 0 to 100"),
         ({"score": 1}, "give one or both"),
+        ({"task": "a", "score": 0.7}, "give them in percent: 70, not 0.7"),
     ],
 )
 def test_scores_with_people_that_cannot_be_read_are_named(

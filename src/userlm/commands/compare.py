@@ -394,7 +394,13 @@ def read_human_scores(path: Path) -> list[HumanScore]:
     Raises:
         InputError: the message names the file, the line and the field.
     """
-    return list(read_parsed(path, lambda line: _human_score(line.row)))
+    found = list(read_parsed(path, lambda line: _human_score(line.row)))
+    scores = {one.score for one in found}
+    if max(scores) <= 1 and scores - {0, 1}:
+        raise InputError(
+            f"{path}: all scores are at most 1; give them in percent: 70, not 0.7"
+        )
+    return found
 
 
 def _human_score(row: Mapping[str, Any]) -> HumanScore:

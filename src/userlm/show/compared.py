@@ -290,7 +290,10 @@ def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
 def _human(found: Mapping[str, Any]) -> Iterator[Table]:
     rows: list[Row] = []
     for one in found["human"]:
-        counted: list[Line] = [f"{one['n']:,} {one['of']}"]
+        clusters = plural(one["clusters"], one["of"].removesuffix("s"))
+        counted: list[Line] = [clusters]
+        if one["n"] > one["clusters"]:
+            counted.append(Small(f"{one['n']:,} scores"))
         if one["missing"]:
             counted.append(Small(f"{one['missing']:,} missing"))
         digits = 1 if one["measure"].startswith("mean") else 2
