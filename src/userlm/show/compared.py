@@ -16,8 +16,6 @@ from userlm.show.blocks import (
     Small,
     Table,
     Text,
-    Transcript,
-    Transcripts,
     Value,
     interval,
 )
@@ -25,7 +23,6 @@ from userlm.show.finished import Finished
 from userlm.show.formats import number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
-from userlm.show.transcripts import transcript
 
 SCORE = "assistant score"
 NAME = 60
@@ -55,39 +52,40 @@ VARIES = (
 NEEDED = "So many tasks show a difference of so many points in 4 of 5 runs."
 
 
+def answers(runs: Sequence[Finished]) -> Iterator[Text]:
+    """Yield which assistant is better, and what it costs to be talked to."""
+    for run in runs:
+        if run.verb == "compare":
+            yield Text(_answer(run.results), "answer")
+            for one in run.results["single"]:
+                if one["value"] is not None:
+                    yield Text(_cost(one), "finding")
+            yield Text(PAIRED)
+
+
+def _cost(one: Mapping[str, Any]) -> Line:
+    names = (Quote(one["assistant"], NAME), " talked to by ", Quote(one["user"], NAME))
+    value, low, high = one["value"], one["low"], one["high"]
+    word = "less"
+    if value < 0:
+        word = "more"
+        value, low, high = -value, high and -high, low and -low
+    points = (f" solves {number(value, 1)} points", interval(low, high, 1))
+    return (names, points, f" {word} than with a single prompt that says everything.")
+
+
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section that says which assistant is better."""
+    """Return the section with all that was compared."""
     groups = []
     for run in runs:
         if run.verb == "compare":
             groups.append(Group(list(_blocks(run)), Quote(run.name, NAME)))
-    title = "Which assistant is better?"
+    title = "The assistants side by side"
     return Section("compared", "Comparison", title, groups)
-
-
-def failed(runs: Sequence[Finished]) -> Section:
-    """Return the section with conversations in which the worst tasks were not solved."""
-    groups = []
-    for run in runs:
-        if run.verb == "compare":
-            of_cells: dict[tuple[str, str], list[Transcript]] = {}
-            for talk in run.transcripts:
-                names = (str(talk.meta.get("assistant")), str(talk.meta.get("user")))
-                of_cells.setdefault(names, []).append(transcript(talk, run))
-            for (assistant, user), shown in of_cells.items():
-                path = f"{run.folder}/failed.jsonl"
-                talks = Transcripts(shown, len(shown), path)
-                names_shown = (Quote(assistant, NAME), " with ", Quote(user, NAME))
-                groups.append(Group([talks], names_shown))
-    title = "Where conversations went wrong"
-    return Section("failed", title, title, groups, search=True, where="details")
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
     found = run.results
-    answer = _answer(found)
-    yield Text(answer, "answer")
-    yield Text(PAIRED)
     yield from _scores(found)
     yield from _differences(found, "assistants")
     if found["users"]:

@@ -159,7 +159,7 @@ class Guard(TypedDict):
     why: Counts
 
 
-class Talks(TypedDict, total=False):
+class Conversing(TypedDict, total=False):
     """Of `simulate` and `respond`."""
 
     stops: Counts | None
