@@ -491,6 +491,19 @@ def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
     assert found == Reply("your key is [key]")
 
 
+def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
+    text = (
+        'url = "{url}"\n[headers]\nAuthorization = "Bearer 0123-abcd-key"\n'
+        'Content-Type = "application/json"'
+    )
+    said = Said(body={"text": "0123-abcd-key is of application/json"})
+    with serving([error(400, "no such 0123-abcd-key"), said]) as server:
+        bot = loading.assistant(describe(tmp_path, server.url, text))
+        with pytest.raises(ModelError, match=r"no such \[key\]"):
+            bot.reply(SAID)
+        assert bot.reply(SAID) == Reply("[key] is of application/json")
+
+
 def test_a_short_value_in_a_header_is_no_secret_and_stays_in_answers(
     tmp_path, monkeypatch
 ):
@@ -689,20 +702,32 @@ def test_all_that_is_awaited_runs_in_one_loop_however_many_threads_begin_at_once
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_commands_that_run(here):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_run_ends_the_commands_that_run(ending, here):
     command = ["simulate", "--user", "script:lines.txt", "--intents", "intents.txt"]
-    bot = shell("echo $$ >> running.txt; exec sleep 60")
+    bot = shell("echo $$ >> running.txt; sleep 60; echo hi")
     arguments = [*command, "--assistant", f"cmd:{bot}"]
     process = processes.userlm(*arguments, cwd=here)
     running = here / "running.txt"
     while not (running.exists() and len(running.read_text().split()) == 2):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # the program that starts them knows it, too
+    process.send_signal(ending)
     process.communicate(timeout=30)
-    assert process.returncode == 130
-    for pid in running.read_text().split():
-        with pytest.raises(ProcessLookupError):
-            os.killpg(int(pid), 0)
+    assert process.returncode == (130 if ending == signal.SIGINT else -ending)
+    left = set(map(int, running.read_text().split()))
+    end = time.monotonic() + 10
+    while left and time.monotonic() < end:
+        left = set(filter(is_alive, left))
+    assert not left
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -97,8 +97,8 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
 def blocks(columns: Sequence[Column]) -> Iterator[Block]:
     """Yield the measures; the many variants of perplexity are folded."""
     found = panels(columns)
-    variants = [panel for panel in found if is_variant(panel)]
-    shown = [panel for panel in found if panel not in variants]
+    variants = [one for one in found if is_variant(one)]
+    shown = [one for one in found if one not in variants]
     families: dict[str, list[Panel]] = {family: [] for family in catalog.FAMILIES}
     for one in shown:
         families[catalog.family_of(one.title.text)].append(one)
@@ -181,16 +181,17 @@ def panels(columns: Sequence[Column]) -> list[Panel]:
     for column in columns:
         for name in column.measures:
             having.setdefault(name, []).append(column)
-    return [_panel(name, found) for name, found in having.items() if found]
+    return [panel(name, found) for name, found in having.items() if found]
 
 
-def is_variant(panel: Panel) -> bool:
+def is_variant(one: Panel) -> bool:
     """Return whether it shows one of the many variants of perplexity."""
-    name = panel.title.text
-    return not panel.note and ("perplexity" in name or ": " in name)
+    name = one.title.text
+    return not one.note and ("perplexity" in name or ": " in name)
 
 
-def _panel(name: str, columns: Sequence[Column]) -> Panel:
+def panel(name: str, columns: Sequence[Column], is_brief: bool = False) -> Panel:
+    """Return a measure of these columns; in brief without distances from people in numbers."""
     measures = [column.measures[name] for column in columns]
     known: list[float] = []
     for one in measures:
@@ -208,13 +209,17 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
         catalog.about(name),
-        [_measurement(column, name, below, reference) for column in columns],
+        [_measurement(column, name, below, reference, is_brief) for column in columns],
         below,
     )
 
 
 def _measurement(
-    column: Column, name: str, below: Axis | None, reference: float | None
+    column: Column,
+    name: str,
+    below: Axis | None,
+    reference: float | None,
+    is_brief: bool,
 ) -> Measurement:
     one = column.measures[name]
     value = one["value"]
@@ -235,7 +240,7 @@ def _measurement(
         counts.append(plural(one["clusters"], "cluster"))
     if one["missing"]:
         counts.append(f"{one['missing']:,} missing")
-    if "distance" in one:
+    if "distance" in one and not is_brief:
         counts += _distance(one["distance"])
     return Measurement(
         Quote(column.label, 60, column.colour),

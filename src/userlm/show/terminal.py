@@ -31,6 +31,7 @@ from rich.text import Text as Styled
 from userlm.show.blocks import (
     NOT_MEASURED,
     Block,
+    Conversations,
     Figure,
     Group,
     Interval,
@@ -280,6 +281,12 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
         case Transcripts(items=items):
             for talk in items[:TRANSCRIPTS]:
                 yield transcript(talk)
+        case Conversations(runs):
+            for of_run in runs:
+                yield Styled.assemble(
+                    (plain(of_run.name), "bold"), ": ", inline(of_run.about)
+                )
+                yield from _renderables(of_run, details, width)
         case Pairs(items=items):
             for one in items[:TRANSCRIPTS]:
                 yield _pair(one)
