@@ -61,10 +61,9 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_doors_and_the_tour_end_with_an_answer_each(place):
-    runs = place / "runs"
-    for verb in ("compare", "assess", "report"):
-        assert (runs / verb / "report.html").stat().st_size > 10_000, verb
-    assert (runs / "train" / "model" / "config.json").is_file()
+    for verb in ("compare", "assess", "train"):
+        assert (place / "runs" / verb / "results.json").is_file(), verb
+    assert (place / "runs" / "report" / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
