@@ -1,5 +1,5 @@
 """Copy the pages of docs/ for the site, into build/docs: links to other files of the repository
-become whole addresses.
+become whole addresses, and what Markdown reads otherwise there than on GitHub is adapted.
 
     .venv/bin/python docs/site_pages.py
 
@@ -16,12 +16,19 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-SHOWN = (".md", ".png", ".css")
 
 
-def whole_addresses(page: str, repository: str) -> str:
-    """Return a page whose links to files outside docs/ lead to the repository."""
-    return re.sub(r"\]\(\.\./(?=\S)", f"]({repository}/blob/main/", page)
+def for_site(page: str, repository: str) -> str:
+    """Return a page whose links to files outside docs/ lead to the repository. In the tables of
+    the site a bar in code is no end of a cell, and needs no backslash."""
+    page = re.sub(r"\]\(\.\./(?=\S)", f"]({repository}/blob/main/", page)
+    row = re.compile(r"^\|.*", re.MULTILINE)
+    code = re.compile(r"`[^`]*`")
+    return row.sub(lambda found: code.sub(_with_bars, found[0]), page)
+
+
+def _with_bars(code: re.Match[str]) -> str:
+    return code[0].replace(r"\|", "|")
 
 
 def copy_pages(into: Path) -> None:
@@ -32,9 +39,9 @@ def copy_pages(into: Path) -> None:
     into.mkdir(parents=True)
     for file in DOCS.iterdir():
         if file.suffix == ".md":
-            page = whole_addresses(file.read_text(encoding="utf-8"), repository)
+            page = for_site(file.read_text(encoding="utf-8"), repository)
             (into / file.name).write_text(page, encoding="utf-8")
-        elif file.suffix in SHOWN:
+        elif file.is_file() and file.suffix != ".py":
             shutil.copy(file, into)
 
 

@@ -42,7 +42,6 @@ if __name__ == "__main__":
     clean(Clean(runs / "import", runs / "clean"))
     intents(Intents(runs / "clean", runs / "intents"))  # without a model: extractive
     people = runs / "intents"
-    found = assess(
+    assess(
         Assess(User("py:my_simulator:curious"), people, out=runs / "assess", quick=True)
     )
-    print(found["verdict"])

@@ -37,22 +37,21 @@ options = parser.parse_args()
 [task] = read_tasks(TASKS)
 intent = PREFIX + options.goal if options.goal else task.intent
 facts = () if options.goal else task.facts
-assistant = userlm.assistant(
-    options.assistant, seed=options.seed, max_tokens=options.answer_tokens
-)
+seed, tokens = options.seed, options.answer_tokens
+assistant = userlm.assistant(options.assistant, seed=seed, max_tokens=tokens)
 table = Table(title=intent, title_justify="left", show_lines=True)
 columns = []
 for address in options.user or BASELINE_AND_USER:
-    user = userlm.user(address, seed=options.seed)
+    user = userlm.user(address, seed=seed)
     start = userlm.Conversation("side-by-side", intent=intent)
     talk = userlm.converse(user, assistant, start, options.turns)
     told = told_in(facts, talk.user_turns)
     said = []
     for at, turn in enumerate(talk.turns):
-        own = [str(n) for n, turns in enumerate(told, 1) if at // 2 in turns]
-        mark = f" [{', '.join(own)}]" if own and turn.role == "user" else ""
+        own = [n for n, turns in enumerate(told, 1) if at // 2 in turns]
+        mark = f" {own}" if own and turn.role == "user" else ""
         said.append(f"{turn.role}: {cut(turn.text, SHOWN)}{mark}")
-    columns.append([*said, f"({talk.stop})"])
+    columns.append([*said, "(the user ends)"] if talk.stop == "end" else said)
     table.add_column(address)
 for row in zip_longest(*columns, fillvalue=""):
     table.add_row(*row)

@@ -68,6 +68,8 @@ def broken(page: Path, link: str) -> str:
         return f"{link}: no such file"
     if anchor and target.suffix == ".md" and anchor not in anchors(target):
         return f"{link}: no such heading"
+    if "--" in anchor or not anchor.isascii():
+        return f"{link}: on the site this heading has another anchor"
     return ""
 
 
@@ -107,13 +109,14 @@ def test_every_page_is_in_the_navigation_once():
     )
 
 
-def test_links_from_the_site_into_the_repository_are_whole_addresses():
-    whole_addresses = runpy.run_path(str(DOCS / "site_pages.py"))["whole_addresses"]
+def test_links_and_tables_are_adapted_to_the_site():
+    for_site = runpy.run_path(str(DOCS / "site_pages.py"))["for_site"]
     page = "[a](../recipes/tiny/README.md#x), [b](data.md), ![c](show.png)"
-    assert whole_addresses(page, "https://example.org/it") == (
+    assert for_site(page, "https://example.org/it") == (
         "[a](https://example.org/it/blob/main/recipes/tiny/README.md#x), "
         "[b](data.md), ![c](show.png)"
     )
+    assert for_site(r"| `<\|end\|>` | \|A\| |", "") == r"| `<|end|>` | \|A\| |"
 
 
 def test_every_page_can_be_reached_by_links_from_the_first_one():

@@ -41,8 +41,11 @@ def place(tmp_path_factory) -> Path:
     shutil.copy(assets.sample_logs(), place / "my_logs.jsonl")
     for name in ("my_bot.py", "tables.toml"):
         shutil.copy(ROOT / "examples" / name, place)
-    # 60 conversations take a minute
-    tour = with_tiny_models("\n".join(snippets("sh"))).replace("--quick", "--limit 6")
+    tour = with_tiny_models("\n".join(snippets("sh")))
+    # 60 conversations and 20 steps take a minute
+    tour = tour.replace("--quick", "--quick --limit 6").replace(
+        "--steps 20", "--steps 3"
+    )
     done = subprocess.run(
         ["bash", "-e", "-c", tour],
         cwd=place,
@@ -50,7 +53,7 @@ def place(tmp_path_factory) -> Path:
         stdin=subprocess.DEVNULL,  # nobody answers in the chat
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return place
@@ -58,10 +61,9 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_the_doors_and_the_tour_end_with_an_answer_each(place):
-    runs = place / "runs"
-    for verb in ("compare", "assess", "report"):
-        assert (runs / verb / "report.html").stat().st_size > 10_000, verb
-    assert (runs / "train" / "model" / "config.json").is_file()
+    for verb in ("compare", "assess", "train"):
+        assert (place / "runs" / verb / "results.json").is_file(), verb
+    assert (place / "runs" / "report" / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -85,16 +87,9 @@ def on_an_index_page(monkeypatch) -> str:
     return metadata["readme"]["text"]
 
 
-def test_each_link_of_readme_leads_to_a_file_of_the_repository():
-    links = [link for link in LINK.findall(README) if not link.startswith("http")]
-    assert len(links) > 20
-    missing = [link for link in links if not (ROOT / link.partition("#")[0]).exists()]
-    assert not missing
-
-
 def test_on_an_index_page_readme_has_whole_addresses_alone(on_an_index_page):
     links = LINK.findall(on_an_index_page)
-    assert len(links) == len(LINK.findall(README))
+    assert len(links) == len(LINK.findall(README)) > 20
     assert all(link.startswith("https://") for link in links)
     own = [link for link in links if link.startswith(REPOSITORY)]
     for link in own:
