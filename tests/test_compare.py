@@ -292,6 +292,19 @@ def test_what_was_not_graded_is_not_measured_and_not_zero(tmp_path) -> None:
     assert "not measured: `not graded: needs a judge` (6 missing)" in found
 
 
+def test_the_page_of_a_grid_has_all_measures_of_each_cell_also_by_family(grid) -> None:
+    # OneByOne tells a fact a turn and forgets the last one in half of the odd conversations.
+    found = text(grid)
+    row = rf"`{PATIENT}` \| `{ONE_BY_ONE}` \| `spreads required facts` \| ([^|]*)\|([^|]*)\|([^|]*)\|"
+    [values] = re.findall(row, found)
+    assert [value.split("%")[0].strip() for value in values] == [
+        "75.00",
+        "100.00",
+        "50.00",
+    ]
+    assert "| all tasks | `even` | `odd` |" in found
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 
