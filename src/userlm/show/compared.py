@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from userlm.metrics import catalog
@@ -10,6 +11,7 @@ from userlm.show.blocks import (
     Block,
     Group,
     Line,
+    Link,
     Quote,
     Row,
     Section,
@@ -23,6 +25,7 @@ from userlm.show.finished import Finished
 from userlm.show.formats import number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
+from userlm.show.transcripts import anchor
 
 SCORE = "assistant score"
 NAME = 60
@@ -95,7 +98,7 @@ def _blocks(run: Finished) -> Iterator[Block]:
     yield from _costs(found)
     yield from _human(found)
     yield from _failure(found)
-    yield from _worst(found)
+    yield from _worst(run)
     yield from _spread(found)
 
 
@@ -284,16 +287,15 @@ def _within(one: Within) -> Row:
     return (Quote(one["assistant"], NAME), did, _estimate(one), share, tasks)
 
 
-def _worst(found: Mapping[str, Any]) -> Iterator[Block]:
-    if tasks := found["worst"]:
+def _worst(run: Finished) -> Iterator[Block]:
+    if tasks := run.results["worst"]:
         names = list(dict.fromkeys(name for one in tasks for name in one["scores"]))
         heads: list[Line] = [Quote(name, NAME) for name in names]
         head: Row = ("task", *heads, "not solved in")
         rows = []
         places: list[Row] = []
         for one in tasks:
-            ids = dict.fromkeys(place["id"] for place in one["failed"])
-            rows.append((*_worst_row(one, names), Quote(" ".join(ids), NAME)))
+            rows.append((*_worst_row(one, names), _conversations(run, one["failed"])))
             for folder, own in _places(one["failed"]).items():
                 places.append(
                     (Quote(one["task"], NAME), Quote(folder), Quote(own, 200))
@@ -301,6 +303,20 @@ def _worst(found: Mapping[str, Any]) -> Iterator[Block]:
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
         more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
         yield Group(more, "More of these, and where they are", look="fold")
+
+
+def _conversations(run: Finished, places: Sequence[Place]) -> Line:
+    """Return the ids of conversations, with links to those that are on the page."""
+    shown = {(talks.name, talk.id) for talks in run.talks for talk in talks.shown}
+    links = {}
+    for place in places:
+        name, id = Path(place["folder"]).name, place["id"]
+        if (name, id) in shown:
+            links[id] = Link(Quote(id, NAME), anchor(name, id))
+    ids = dict.fromkeys(place["id"] for place in places)
+    parts: list[Line] = [links.get(id) or Quote(id, NAME) for id in ids]
+    spaced = [part for one in parts for part in (one, " ")]
+    return tuple(spaced[:-1])
 
 
 def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
