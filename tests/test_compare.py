@@ -211,8 +211,10 @@ def test_the_hardest_tasks_come_first_with_conversations_to_read(compared) -> No
     assert talks[0].id == "t1#1"
     assert talks[1].meta["verdict"] == "22, not 33"
     page = html.render(describe([read_run(compared)]))
-    assert "Where conversations went wrong" in page
+    assert '"solved":false' in page
     assert "Apples cost 11 dollars." in page
+    link = re.search('<a href="#(c-[^"]+)">t1#1</a>', page)
+    assert link is not None and f'"anchor":"{link[1]}"' in page
 
 
 def test_the_variance_of_a_score_is_split_and_tells_how_many_tasks_it_takes(

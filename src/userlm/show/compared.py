@@ -22,7 +22,7 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import number, plural
+from userlm.show.formats import called, number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
 from userlm.show.transcripts import anchor
@@ -56,25 +56,30 @@ NEEDED = "So many tasks show a difference of so many points in 4 of 5 runs."
 
 
 def answers(runs: Sequence[Finished]) -> Iterator[Text]:
-    """Yield which assistant is better, and what it costs to be talked to."""
+    """Yield which assistant is better, and where it costs most to be talked to."""
     for run in runs:
         if run.verb == "compare":
             yield Text(_answer(run.results), "answer")
-            for one in run.results["single"]:
-                if one["value"] is not None:
-                    yield Text(_cost(one), "finding")
+            known = [one for one in run.results["single"] if one["value"] is not None]
+            if known:
+                most = max(known, key=lambda one: abs(one["value"]))
+                yield Text(_cost(most), "finding")
             yield Text(PAIRED)
 
 
 def _cost(one: Mapping[str, Any]) -> Line:
-    names = (Quote(one["assistant"], NAME), " talked to by ", Quote(one["user"], NAME))
+    names = (
+        Quote(called(one["assistant"]), NAME),
+        " talked to by ",
+        Quote(called(one["user"]), NAME),
+    )
     value, low, high = one["value"], one["low"], one["high"]
     word = "less"
     if value < 0:
         word = "more"
         value, low, high = -value, high and -high, low and -low
     points = (f" solves {number(value, 1)} points", interval(low, high, 1))
-    return (names, points, f" {word} than with a single prompt that says everything.")
+    return (names, points, f" {word} than with a single prompt.")
 
 
 def section(runs: Sequence[Finished]) -> Section:
