@@ -2,11 +2,11 @@
 
     python bench/report.py [CONVERSATIONS]
 
-Writes runs of `simulate` with that many generated conversations in all (10,000 without a number; two
-runs; words drawn by Zipf's law; seed 0), makes their report, and opens it from its file in headless
-Chromium (playwright of `make test-browser`), five times. Opened: until the list and the first
-conversation are drawn. Scrolled: from the first to the last conversation in 4 s; a frame is late if
-it takes more than 50 ms. Found: from the last key of a word in the search box to the new list.
+Writes two runs of `simulate` with so many generated conversations in all (10,000 if it is not
+said; words by Zipf's law; seeded), makes their report, and opens the file in headless Chromium
+five times, each a fresh browser; medians. Opened: until the list and the first conversation are
+drawn. Frames: while the list scrolls from the first to the last conversation in 4 s; late ones
+take over 50 ms. Found: from a word in the search box to the new list, with its wait for a next key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from measuring import table
+from measuring import machine, table
 from playwright.sync_api import Page, sync_playwright
 
 from userlm.commands import Report, report
@@ -70,6 +70,7 @@ def main() -> None:
         seconds = perf_counter() - begin
         page = Path(str(written["html"]))
         size = page.stat().st_size / 1e6
+        print(machine())
         print(f"{count:,} conversations: made in {seconds:.1f} s, {size:.1f} MB\n")
         print(table(["width", *MEASURED], list(_measured(page))))
 

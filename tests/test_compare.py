@@ -221,6 +221,7 @@ def test_each_conversation_that_is_listed_is_linked_to_where_the_page_has_it(
     assert len(links) == 15
     for link in links:
         assert f'"anchor":"{link}"' in page.replace('": "', '":"')
+    assert '"solved":false' in page
     assert "Apples cost 11 dollars." in page
     assert "failed.jsonl" in text(compared)
 
@@ -373,8 +374,8 @@ def test_one_bot_with_one_user_is_compared_with_its_single_prompts(tmp_path) -> 
     ]
     commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
     found = text(tmp_path / "out")
-    assert f"`{HASTY}` talked to by `{ONE_BY_ONE}` solves 100.0 points (" in found
-    assert "less than with a single prompt that says everything." in found
+    assert "`hasty` talked to by `OneByOne` solves 100.0 points (" in found
+    assert "less than with a single prompt." in found
     assert "Nothing can be compared" not in found
 
 

@@ -30,6 +30,7 @@ from userlm.show.formats import axis, number, percent, plural
 from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
 HUMAN = "human"
+MEANINGS = "What these measures are"
 COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
@@ -118,6 +119,9 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
             if measure.get("outcomes"):
                 yield outcomes(measure, column.label)
     yield from _by_family(columns)
+    if shown:
+        rows = [(one.title, one.note) for one in shown]
+        yield Group([Table(("measure", "is"), rows, "findings")], MEANINGS, look="fold")
 
 
 def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:

@@ -45,7 +45,7 @@ HARDEST = 2
 """How many differences from people are told of each user, if there is no assessment."""
 DATA = {"import": "imported", "clean": "cleaned", "intents": "with intents"}
 SCORE, COVERAGE = evaluated.SCORE, evaluated.COVERAGE
-KEY = (SCORE, COVERAGE, "two-sample AUROC", "termination F1", "end rate", "perplexity")
+KEY = (SCORE, COVERAGE, "perplexity", "two-sample AUROC", "termination F1", "end rate")
 """Measures that are drawn, beside those in which users differ most from people."""
 
 
@@ -243,7 +243,10 @@ def _tasks(runs: Runs) -> Iterator[Text]:
                 if one and one["value"] is not None:
                     joint = "; " if known else ""
                     user = _called(names.get(column, column))
-                    known.append((joint, user, " ", _share(one)))
+                    left = (
+                        f" ({one['missing']:,} not measured)" if one["missing"] else ""
+                    )
+                    known.append((joint, user, " ", _share(one), left))
         if known:
             yield Text((what, *known, "."), "finding")
 
