@@ -130,12 +130,12 @@ def _module_files(module: str) -> list[Path]:
         spec = find_spec(package)
     except ValueError:  # an empty name
         return []
-    if spec is None or spec.origin is None:
+    if spec is None:
         return []
     if not spec.submodule_search_locations:
-        found = [path for path in [Path(spec.origin)] if path.is_file()]
-        return _with_imports(found, Path(spec.origin).parent)
-    home = Path(spec.submodule_search_locations[0])
+        file = Path(spec.origin or "")
+        return _with_imports([file], file.parent) if file.is_file() else []
+    home = Path(next(iter(spec.submodule_search_locations)))
     place = Path(home, *inner)
     if place.is_dir():
         return _with_imports(sorted(place.glob("*.py")), home.parent)
