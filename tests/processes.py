@@ -16,6 +16,7 @@ import os
 import random
 import runpy
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -72,10 +73,12 @@ def _place() -> str:
 
 def on_path(folder: Path) -> dict[str, str]:
     """The environment in which `userlm`, in scripts, is one of these processes. `folder` is for the
-    stand-in."""
+    stand-in, and for the `python` beside it, which is that of the tests."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "userlm").write_text(USERLM)
-    (folder / "userlm").chmod(0o755)
+    python = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'
+    for name, script in {"userlm": USERLM, "python": python}.items():
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
     path = os.pathsep.join(
         [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
     )
@@ -173,15 +176,18 @@ def _load() -> None:
     """What the verbs load when they need it. Nothing may start a thread: a fork would be without
     it."""
     import accelerate
+    import numpy.ma
+    import rensa
     import torch.distributed
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama
     import uvicorn
 
     from userlm import cli
-    from userlm.data import language
+    from userlm.data import language, pii
     from userlm.models import endpoint, local
     from userlm.serving import app
+    from userlm.show import page
     from userlm.training import base, train
     from userlm.types import Conversation
 
@@ -189,6 +195,8 @@ def _load() -> None:
     assert all(
         (
             accelerate,
+            numpy.ma,
+            rensa,
             torch,
             transformers,
             uvicorn,
@@ -198,6 +206,8 @@ def _load() -> None:
             base,
             endpoint,
             local,
+            page,
+            pii,
         )
     )
 

@@ -1226,10 +1226,12 @@ def test_of_conversations_that_grow_those_that_were_there_are_taken(
 # child every step on the disk is counted. At the step `kill` it is killed (half of what is being
 # written is on the disk then); after `room` bytes the disk is full.
 DRIVER = """
-import contextlib, errno, io, json, os, signal, sys
+import contextlib, errno, gc, io, json, os, signal, sys
+import numpy.ma, rensa
 from userlm import cli
 from userlm import runs as runs_module
-from userlm.data import language
+from userlm.data import language, pii
+from userlm.show import page
 
 language._identifier()  # half a second
 sys.modules["userlm.commands.import_"].COMMIT_EVERY = 40
@@ -1275,6 +1277,7 @@ def hook(event, arguments):
 sys.argv = ["userlm", "import", ""]  # an error, but all is loaded
 with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
     cli.main()
+gc.freeze()  # a collection in a child would copy all of it
 for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
@@ -1287,9 +1290,13 @@ for line in sys.stdin:
         sys.addaudithook(hook)
         try:
             cli.main()
-        finally:
-            with plain("counts.json", "w") as file:
-                json.dump([steps, written], file)
+        except SystemExit as over:
+            code = over.code or 0
+        with plain("counts.json", "w") as file:
+            json.dump([steps, written], file)
+        gc.collect()  # a file that nobody closed complains here
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)  # to take apart all that was loaded takes long
     print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])), flush=True)
 """
 
@@ -1439,25 +1446,22 @@ def test_killed_at_any_step_and_run_again_it_ends_with_the_same_files(
         assert contents(ground / out) == wanted, moment
 
 
-def fill_levels(verb: str, written: int) -> list[int]:
-    return [0, *sorted(random.Random(verb).sample(range(1, written), 5)), written - 1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_files(
+def test_a_full_disk_is_said_with_the_file_and_with_space_the_same_command_ends_with_the_same_files(
     verb, machine, ground
 ):
     whole = machine(ground, VERBS[verb], f"{verb}-wide")
     assert whole.code == 0, whole.said
-    for n, room in enumerate(fill_levels(verb, whole.written)):
+    some = random.Random(verb).sample(range(1, whole.written), 5)
+    for n, room in enumerate([0, *sorted(some), whole.written - 1]):
         out = f"{verb}-full-{n}"
         full = machine(ground, VERBS[verb], out, room=room)
         assert full.code == 1, full.said
         [line] = [
             line for line in full.said.splitlines() if line.startswith("userlm: ")
         ]
-        assert line.endswith(
+        assert line.startswith(f"userlm: {out}/") and line.endswith(
             ": No space left on device; free some space, then run the same command again"
         )
         assert "Traceback" not in full.said and "Exception ignored" not in full.said
@@ -1471,21 +1475,10 @@ def test_a_full_disk_is_said_and_with_space_the_same_command_ends_with_the_same_
 @pytest.mark.slow
 def test_the_n_grams_do_not_stay_on_a_full_disk(machine, ground):
     written = machine(ground, VERBS["clean"], "clean-roomy").written
-    for n, room in enumerate(range(0, written, written // 12)):
+    for n, room in enumerate(range(0, written, written // 8)):
         out = f"clean-narrow-{n}"
         assert machine(ground, VERBS["clean"], out, room=room).code == 1
         assert not (ground / out / ".ngrams").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_full_disk_is_said_with_the_file_that_could_not_be_written(
-    verb, machine, ground
-):
-    written = machine(ground, VERBS[verb], f"{verb}-broad").written
-    for n, room in enumerate(fill_levels(verb, written)):
-        full = machine(ground, VERBS[verb], f"{verb}-named-{n}", room=room)
-        assert f"userlm: {verb}-named-{n}/" in full.said
 
 
 @pytest.mark.slow

@@ -134,22 +134,18 @@ def test_importing_the_package_loads_no_torch_and_opens_no_socket():
 
 @pytest.mark.slow
 def test_help_loads_no_torch_and_opens_no_socket():
-    for arguments, shown in (
-        (["--help"], "Usage"),
-        (["train", "--help"], "Usage"),
-        (["--version"], "userlm 0."),
-    ):
-        statement = f"""
-sys.argv = ["userlm", *{arguments!r}]
+    statement = """
 from userlm.cli import main
-try:
-    main()
-except SystemExit as done:
-    assert not done.code, done.code
+for arguments in (["--help"], ["train", "--help"], ["--version"]):
+    sys.argv = ["userlm", *arguments]
+    try:
+        main()
+    except SystemExit as done:
+        assert not done.code, done.code
 """
-        done = run(statement)
-        assert done.returncode == 0, done.stderr
-        assert shown in done.stdout
+    done = run(statement)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage") == 2 and "userlm 0." in done.stdout
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import typer
 from fake_server import completion, serving
@@ -61,7 +62,7 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
         "".join(row(i, *opening) + "\n" for i, opening in enumerate(openings))
     )
 
-    env = os.environ | {"USERLM": str(Path(sys.executable).with_name("userlm"))}
+    env = processes.on_path(tmp_path / "bin") | {"USERLM": str(tmp_path / "bin/userlm")}
     command = ["bash", RECIPES / "wildchat_counts.sh", logs, tmp_path / "runs"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -350,8 +351,8 @@ def test_the_papers_table_of_six_measures_is_made_of_any_users_and_a_judge(tmp_p
     rows = [json.dumps(prism(i)) for i in range(len(FRUIT))]
     (tmp_path / "prism.jsonl").write_text("\n".join(rows))
     (tmp_path / "script.txt").write_text("how do i grow it\nthanks")
-    env = os.environ | {
-        "USERLM": str(Path(sys.executable).with_name("userlm")),
+    env = processes.on_path(tmp_path / "bin") | {
+        "USERLM": str(tmp_path / "bin/userlm"),
         "OUT": str(tmp_path / "runs"),
         "PRISM": str(tmp_path / "prism.jsonl"),
         "OPENAI_API_KEY": "a-key",
@@ -419,8 +420,8 @@ def test_users_on_tasks_stand_beside_the_figures_of_the_paper(tmp_path):
     )
     users = "UserLM-8b=py:users_of_a_table:all_at_once mine=py:users_of_a_table:nothing"
     users += " single=single"
-    env = os.environ | {
-        "USERLM": str(Path(sys.executable).with_name("userlm")),
+    env = processes.on_path(tmp_path / "bin") | {
+        "USERLM": str(tmp_path / "bin/userlm"),
         "OUT": str(tmp_path / "runs"),
         "SOURCES": f"{tmp_path}/math.jsonl {tmp_path}/code.jsonl",
         "ROWS": users,

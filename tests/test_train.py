@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import runpy
 import shutil
 import signal
@@ -478,21 +477,10 @@ def run(
     env = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": str(how == "sharded").lower()}
     if how == "replicated":
         # by torchrun; the others with the environment that it would give them
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-        ]
-        return subprocess.run(
-            [*launch, *command],
-            env=os.environ | env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        launch = ["--standalone", "--nproc-per-node", "2", *command]
+        torchrun = processes.Process(["-m", "torch.distributed.run"], *launch, **env)
+        said = torchrun.communicate()
+        return subprocess.CompletedProcess(launch, torchrun.returncode, *said)
     if count > 1:
         with socket.create_server(("127.0.0.1", 0)) as free:
             env |= {
