@@ -244,6 +244,18 @@ def test_limits_hold_for_all_cells_together(here: Path) -> None:
         assert len(server.bodies) == 10
 
 
+def test_a_single_prompt_is_estimated_as_one_call(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda body, n: completion("It is red then.")) as server:
+        model = f"{server.url}#one"
+        limits = Limits(max_calls=5)
+        evaluate(Evaluate([model], tasks="t.jsonl", user=["single"], limits=limits))
+    shown = capfd.readouterr().err
+    assert "#one: 5 calls" in shown
+    assert "may stop the run earlier" not in shown
+
+
 def test_each_model_has_its_own_price(here: Path) -> None:
     with serving(lambda body, n: completion("It is red then.")) as server:
         models = [f"{server.url}#one", f"{server.url}#two"]

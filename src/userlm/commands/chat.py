@@ -280,12 +280,14 @@ class _You:
 
     def _take_line(self) -> bool:
         """Take a line that you type, a text or a command; return whether you leave."""
+        is_typed = sys.stdin.isatty()
+        if self.talk.stop and is_typed:
+            _note("/again, /intent TEXT, or an empty line to leave")
         try:
             line = console.input(Text(f"{self.role} (you)> ", "bold")).strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return True
-        is_typed = sys.stdin.isatty()
         if not is_typed:
             console.print(line)
         if line.startswith("/") and not line.startswith("//"):
@@ -293,7 +295,6 @@ class _You:
         if not has_words(line):
             return True
         if self.talk.stop:
-            _note(f"{self.why}; /again, /intent TEXT, or an empty line to leave")
             return not is_typed  # a pipe may never end
         self.talk = self.talk.say(line.removeprefix("/"))
         self._limit()
