@@ -42,10 +42,14 @@ def place(tmp_path_factory) -> Path:
     for name in ("my_bot.py", "tables.toml"):
         shutil.copy(ROOT / "examples" / name, place)
     tour = with_tiny_models("\n".join(snippets("sh")))
-    # 60 conversations and 20 steps take a minute
-    tour = tour.replace("--quick", "--quick --limit 6").replace(
-        "--steps 20", "--steps 3"
-    )
+    # with as many conversations and steps as README has it would take a minute
+    for text, less in (
+        ("--quick", "--quick --limit 6"),
+        ("--limit 10", "--limit 4"),
+        ("--steps 20", "--steps 3"),
+    ):
+        assert text in tour
+        tour = tour.replace(text, less)
     done = subprocess.run(
         ["bash", "-e", "-c", tour],
         cwd=place,
