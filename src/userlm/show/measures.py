@@ -66,7 +66,9 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
     trained = [run.name for run in runs if run.verb == "train"]
     predicted = [run.name for run in runs if run.verb == "ppl"]
     talking = [name for run in runs if run.verb == "score" for name in run.columns]
-    talking += [run.name for run in runs if run.verb in ("simulate", "respond")]
+    talking += [
+        run.name for run in runs if run.verb in ("simulate", "respond", "serve")
+    ]
     humans = {HUMAN, *(run.name for run in runs if run.is_human)}
     colours = dict.fromkeys(humans, HUMAN)
     for family in (trained, predicted, talking):

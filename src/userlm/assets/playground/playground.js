@@ -18,6 +18,7 @@ let id = "new";
 let items = [];
 let busy = false;
 let playing = false;
+let waiting = new AbortController(); // of the turns that models are writing
 
 // --- the conversation -------------------------------------------------------------------------
 
@@ -64,7 +65,9 @@ function read(saved) {
   }
 }
 
-function item(role, text, ending, { by, others = {}, ...meta }) {
+function item(role, text, ending, { by, others: given, ...meta }) {
+  const others = {};
+  for (const side of SIDES) if (typeof given?.[side]?.text === "string") others[side] = { stop: null, meta: {}, ...given[side] };
   const side = by === "person" ? "you" : role === "assistant" ? "assistant" : "against" in others || !by ? "user" : "against";
   return { role, chosen: side, replies: { ...others, [side]: { text, stop: ending, meta } } };
 }
@@ -83,7 +86,7 @@ async function reply(side, before) {
       guard: guard === "" ? null : guard === "none" ? "" : guard,
     });
   }
-  return call("ask", asked);
+  return call("ask", asked, waiting.signal);
 }
 
 // Let the models whose turn it is speak.
@@ -102,6 +105,7 @@ async function takeTurn() {
 async function change(doing, what) {
   if (busy) return;
   busy = true;
+  waiting = new AbortController();
   showError(null);
   show(doing);
   try {
@@ -172,6 +176,7 @@ function show(status = "") {
   find("send").hidden = !mine;
   find("next").hidden = mine;
   find("next").textContent = items.length || seat() === "watch" ? "Next turn" : "Let the user begin";
+  find("stop").hidden = !busy;
   find("play").hidden = seat() !== "watch";
   find("play").textContent = playing ? "Pause" : "Play on";
   find("play").setAttribute("aria-pressed", playing);
@@ -222,7 +227,8 @@ function said(role, side, { text, stop: ending, meta, error }, isChosen, place) 
   if (text) made.append(quoted(text));
   if (error) made.append(quoted(error, "end"));
   else if (ending) made.append(el("p", { className: "text end" }, `The ${role} ${STOPS[ending] ?? ending}.`));
-  if (Array.isArray(meta.rejected) && meta.rejected.length) made.append(drafts(meta.rejected));
+  const rejected = Array.isArray(meta.rejected) ? meta.rejected.filter((draft) => draft?.why) : [];
+  if (rejected.length) made.append(drafts(rejected));
   if (!isChosen && place === items.length - 1 && !error) {
     made.append(el("button", { type: "button", onclick: () => { items[place].chosen = side; show(); find("text").focus(); } }, "Go on with this one"));
   }
@@ -348,6 +354,7 @@ function listen() {
   });
   find("next").addEventListener("click", () => speak().then(focusNext));
   find("play").addEventListener("click", play);
+  find("stop").addEventListener("click", () => { waiting.abort(); focusNext(); });
   find("again").addEventListener("click", drawAgain);
   find("back").addEventListener("click", () => { items = items.slice(0, -1); show(); });
   find("save").addEventListener("click", save);
