@@ -145,7 +145,7 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
             unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
                 cells = rows.setdefault((name, one["name"]), {})
-                cells[column.label] = _of_family(one, unit)
+                cells[column.label] = of_family(one, unit)
     if not rows:
         return
     labels = [column.label for column in columns]
@@ -157,7 +157,8 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
     yield Group([Table(head, lines, "fixed")], "By family of tasks")
 
 
-def _of_family(one: OfFamily, unit: str) -> Line:
+def of_family(one: OfFamily, unit: str) -> Line:
+    """Return the value of a measure in one family of tasks, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 60))
     counted = f"n {one['n']:,}"
