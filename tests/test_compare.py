@@ -255,7 +255,7 @@ def test_the_terminal_shows_it_on_one_screen(compared, capsys) -> None:
     shown = capsys.readouterr().out
     assert "is better than" in shown
     assert "went wrong" not in shown
-    assert shown.count("\n") < 67
+    assert shown.count("\n") < 70
 
 
 def test_a_grid_that_was_moved_can_still_be_compared(grid, tmp_path) -> None:
