@@ -2,6 +2,7 @@
 # make test   lint, types and tests: no network, no key, no GPU; WORKERS=N sets the processes (2)
 # make test-fast   the quick tests alone, in a minute
 # make test-browser   the report and the playground in Chromium, by keyboard; needs Chromium
+# make docs   the documentation as a site, in site/; fails on a broken link
 # make size   how large the code is, in tokens
 # make demo   from sample logs to a report, in a few minutes on a CPU
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: env test test-fast test-browser demo lint size clean
+.PHONY: env test test-fast test-browser demo docs lint size clean
 
 env: .venv/.ready
 
@@ -45,12 +46,17 @@ test-fast: env
 test-browser: .venv/.browser
 	$(BIN)/python -m pytest tests/browser
 
-.venv/.browser: .venv/.ready
+docs: .venv/.docs
+	$(BIN)/python docs/site_pages.py
+	$(BIN)/zensical build --strict --clean
+
+# An extra of pyproject.toml, installed when it is first needed.
+.venv/.browser .venv/.docs: .venv/.%: .venv/.ready
 	@{ if command -v uv >/dev/null; then \
-	  UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" uv pip install --python $(BIN)/python -c constraints.txt -e '.[browser]'; \
+	  UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" uv pip install --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
 	else \
-	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'; \
-	fi; } || { echo "playwright could not be installed: see above"; exit 1; }
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$*]'; \
+	fi; } || { echo "the extra $* could not be installed: see above"; exit 1; }
 	@touch $@
 
 demo: env
@@ -61,4 +67,4 @@ size: env
 	$(BIN)/python bench/size.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build site .cache

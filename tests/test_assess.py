@@ -578,6 +578,8 @@ def test_the_page_begins_with_the_answer_and_results_have_the_same_verdict(tmp_p
     assert "undecided." in answer
     assert page.index("good enough?") < page.index(answer) < page.index("UserLM-8b")
     assert concluded(run).record() == results["verdict"]
+    html = (tmp_path / "run/report.html").read_text()
+    assert html.count('"anchor":"c-run%2Fsimulate-') == html.count('"anchor":"') == 8
 
 
 def test_a_user_that_replays_people_is_not_told_from_them_by_any_sentence(tmp_path):

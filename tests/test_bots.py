@@ -702,20 +702,32 @@ def test_all_that_is_awaited_runs_in_one_loop_however_many_threads_begin_at_once
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_commands_that_run(here):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_run_ends_the_commands_that_run(ending, here):
     command = ["simulate", "--user", "script:lines.txt", "--intents", "intents.txt"]
-    bot = shell("echo $$ >> running.txt; exec sleep 60")
+    bot = shell("echo $$ >> running.txt; sleep 60; echo hi")
     arguments = [*command, "--assistant", f"cmd:{bot}"]
     process = processes.userlm(*arguments, cwd=here)
     running = here / "running.txt"
     while not (running.exists() and len(running.read_text().split()) == 2):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # the program that starts them knows it, too
+    process.send_signal(ending)
     process.communicate(timeout=30)
-    assert process.returncode == 130
-    for pid in running.read_text().split():
-        with pytest.raises(ProcessLookupError):
-            os.killpg(int(pid), 0)
+    assert process.returncode == (130 if ending == signal.SIGINT else -ending)
+    left = set(map(int, running.read_text().split()))
+    end = time.monotonic() + 10
+    while left and time.monotonic() < end:
+        left = set(filter(is_alive, left))
+    assert not left
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ import re
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
+from userlm import assets
+from userlm.guard import Guard
 from userlm.training import card
 
 SHA = "ab" * 32
@@ -273,7 +276,7 @@ def test_languages_are_told_where_they_are_known_and_norwegian_is_one_of_them():
 def of_side(side):
     """The card of a model that learned another side; it is told no intent, and termination is not measured."""
     best = {"step": 2, "valid_perplexity": 8.125, "valid_termination_f1": None}
-    options = {**OPTIONS, "side": side, "intent": False}
+    options = {**OPTIONS, "side": side, "intent": False, "region": "Norway"}
     return card.render(
         {**MANIFEST, "options": options},
         {**RESULTS, "without_intent": 720, "best": best},
@@ -330,6 +333,90 @@ def test_the_card_of_another_side_claims_no_user_model_and_names_its_figures_for
         "None",
     ):
         assert claim not in re.sub(r"```.*?```", "", text, flags=re.DOTALL), claim
+
+
+SECTIONS = (
+    "**Direct use.**",
+    "**Downstream use.**",
+    "**Out of scope.**",
+    "**Bias.**",
+    "**Privacy.**",
+    "**Languages.**",
+)
+OF_USERS = (
+    "**Role drift.**",
+    "**Invented requirements.**",
+    "**Prompt injection.**",
+    "## Recommended guards",
+)
+
+
+def test_a_card_says_what_a_model_is_for_and_what_may_go_wrong():
+    user = card.render(MANIFEST, RESULTS)
+    assert all(f"\n{section}" in user for section in (*SECTIONS, *OF_USERS))
+    for side in ("assistant", "both"):
+        text = of_side(side)
+        assert all(f"\n{section}" in text for section in SECTIONS)
+        assert not any(section in text for section in OF_USERS)
+
+
+def test_guards_that_a_card_recommends_can_be_given():
+    text = card.uses("user", "English.", has_base=True)
+    given = re.findall(r"`(?:--guard )?((?:paper|no-repeat|exhausted)[^`]*)`", text)
+    assert len(given) == 4
+    assert all(Guard.parse(guard) != Guard() for guard in given)
+
+
+def test_a_base_model_is_named_only_where_there_is_one():
+    assert "its base model" in card.uses("user", "English.", has_base=True)
+    assert "base model" not in card.uses("user", "English.", has_base=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("userlm-small", "user"),
+        ("userlm-tiny", "user"),
+        ("assistant-tiny", "assistant"),
+    ],
+)
+def test_the_cards_of_the_embedded_models_have_the_same_sections(name, side):
+    text = (assets.model(name) / "README.md").read_text()
+    assert card.uses(side, "English.", has_base=name == "userlm-small") in text
+    assert "the CO2 is not known" in text and "hours" in text
+
+
+# What the hub knows (huggingface.co/docs/hub/model-cards); other fields are ignored there.
+FIELDS = {"library_name": str, "pipeline_tag": str, "license": str, "base_model": str}
+LISTS = ("tags", "language")
+EMISSIONS = {
+    "emissions": (int, float),
+    "source": str,
+    "training_type": str,
+    "geographical_location": str,
+    "hardware_used": str,
+}
+
+
+@pytest.mark.parametrize("name", ["", "userlm-small", "userlm-tiny", "assistant-tiny"])
+def test_the_metadata_of_a_card_are_those_of_the_hub(name):
+    options = {**OPTIONS, "region": 'Nord-"Trøndelag": no'}
+    results = {**RESULTS, "languages": {"en": 9, "no": 1}}
+    text = card.render({**MANIFEST, "options": options}, results)
+    if name:
+        text = (assets.model(name) / "README.md").read_text()
+    found = front(text)
+    assert ModelCard(text).data.to_dict() == found
+    emissions = found.pop("co2_eq_emissions", {})
+    for field, kind in {key: FIELDS.get(key, list) for key in found}.items():
+        assert isinstance(found[field], kind) and field in (*FIELDS, *LISTS), field
+    assert all(re.fullmatch("[a-z]{2,3}", code) for code in found["language"])
+    assert all(isinstance(emissions[key], EMISSIONS[key]) for key in emissions)
+    if not name:
+        assert emissions["geographical_location"] == options["region"]
+        assert emissions["hardware_used"] == "4 x NVIDIA H100 80GB HBM3"
+        assert emissions["training_type"] == "fine-tuning"
+        assert '\n| region | Nord-"Trøndelag": no |' in text
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from userlm import grading
 from userlm.final_answer import final_number, upstream_number
 from userlm.grading import Grader
 from userlm.types import (
@@ -17,7 +18,9 @@ from userlm.types import (
     Conversation,
     Fact,
     Grade,
+    Matches,
     NumberCheck,
+    RulesCheck,
     Task,
     TestsCheck,
     Turn,
@@ -153,6 +156,19 @@ def test_a_model_that_loops_does_not_stall_the_grader(unit: str) -> None:
     final_number(unit * 5000 + "a")
     final_number("#### " + unit * 5000 + "a b")
     assert time.perf_counter() - start < 2
+
+
+def test_an_expression_that_would_be_tried_for_ever_gives_no_grade(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grading, "REGEX_SECONDS", 0.1)
+    check = RulesCheck((Matches(r"^(.*?,){25}P"),))
+    text = ",".join(map(str, range(40)))
+    begun = time.monotonic()
+    verdict = Grader().answer(check, text, Conversation())
+    assert verdict.label is None and verdict.reason.startswith("takes too long: match")
+    assert time.monotonic() - begun < 10
+    assert Grader().answer(check, "1," * 25 + "P", Conversation()).label == RIGHT
 
 
 def test_the_first_right_answer_solves_a_task() -> None:

@@ -1,5 +1,6 @@
 """What a run depends on behind its addresses."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,38 @@ def test_a_log_a_script_or_a_module_is_its_file_and_a_hub_id_is_none(folder):
     assert names("py:spoken.inner.more:Speaker") == ["more.py"]
     for none in ("py:nowhere_at_all:X", "py:spoken.none:X", "py:sys:X", "py::X"):
         assert names(none) == []
+
+
+CODE = {
+    "bot.py": "import helper, json, os.path\nfrom kit.tools import use\ndef answer(t): ...",
+    "helper.py": "def late():\n    from . import nothing\n    import deep.er.words as w",
+    "deep/__init__.py": "",
+    "deep/er/__init__.py": "from . import same\nfrom ..up import x",
+    "deep/er/same.py": "",
+    "deep/er/words.py": "import bot",
+    "deep/up.py": "from ...... import far",
+    "kit/tools.py": "this is no Python",
+    "kit/other.py": "",
+    "json.py.txt": "",
+}
+
+
+def test_code_rests_on_the_code_beside_it_that_it_imports_and_on_no_other(folder):
+    for name, text in CODE.items():
+        path = Path("app", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    used = {name for name in CODE if name not in ("kit/other.py", "json.py.txt")}
+    os.chdir("app")
+    for address in ("py:bot:answer", "cmd:python -m bot", "cmd:python bot.py --fast"):
+        found = [Path(path).resolve() for path in inputs.files(address)]
+        assert len(found) == len(set(found))
+        assert {str(path.relative_to(Path.cwd())) for path in found} == used, address
+    os.chdir("..")
+    assert "helper.py" in names("cmd:python app/bot.py")
+    assert names(f"cmd:cat app/helper.py '{'Be brief. ' * 99}'")[:1] == ["helper.py"]
+    # What is installed imports much, and has a version.
+    assert names("py:pytest:main") == ["__init__.py", "__main__.py"]
 
 
 @pytest.mark.parametrize("changed", [*MODEL, "additional_chat_templates/tools.jinja"])

@@ -1,13 +1,12 @@
 """`userlm intents`: whoever writes them, however often it is interrupted, whatever the server
 does."""
 
+import asyncio
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -15,17 +14,21 @@ from pathlib import Path
 import pytest
 from fake_server import CUT, Said, completion, error, serving
 from flat import flat
+from processes import Process
 
 from userlm import commands, loading
 from userlm.commands.options import Failures
 from userlm.json_files import read_json
-from userlm.models import call_cache
+from userlm.models import call_cache, http_client
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Turn
 
 GOOD = INTENT_PREFIX + "learn about some things."
+LATE = "Late"
+"""The header of an answer that comes too late for a client that is `impatient`."""
+TOO_LATE = Said(headers={LATE: "yes"})
 PRICE = "2.5/10"
 
 
@@ -52,12 +55,12 @@ class Faults:
     """Every way to fail, once for each conversation; then the right answer, or one that is asked
     for again."""
 
-    def __init__(self, hang: float = 0.7) -> None:
+    def __init__(self, late: Said = TOO_LATE) -> None:
         self.seen: Counter[tuple[int, int]] = Counter()
         self.kinds = [
             error(429, headers={"Retry-After": "0"}),
             error(500),
-            Said(hang=hang, cut=True),
+            late,
             CUT,
             Said(body="{not json"),
             completion(""),
@@ -94,8 +97,23 @@ def patient(monkeypatch):
 
 
 @pytest.fixture
-def impatient(monkeypatch, patient):
-    endpoints(monkeypatch, timeout=0.4)
+def impatient(monkeypatch):
+    """What the server says decides what is late, and no clock: a busy machine would have others."""
+    read, timeout = http_client._read, asyncio.timeout
+    deadline: ContextVar[asyncio.Timeout] = ContextVar("deadline")
+
+    def known_timeout(seconds):
+        deadline.set(timeout(seconds))
+        return deadline.get()
+
+    async def read_in_time(response):
+        if LATE in response.headers:
+            deadline.get().reschedule(0)
+            await asyncio.sleep(60)
+        await read(response)
+
+    monkeypatch.setattr(asyncio, "timeout", known_timeout)
+    monkeypatch.setattr(http_client, "_read", read_in_time)
 
 
 @pytest.fixture
@@ -576,24 +594,16 @@ commands.intents(commands.Intents(Path(data), out=Path(out), writer=by, price=pr
 
 def kill_in_the_middle(server, data, out, budget="", after=20) -> None:
     """Run it in a process of its own, and SIGKILL that after so many more requests."""
-    command = [
-        sys.executable,
-        "-c",
-        DRIVER,
-        str(data),
-        str(out),
-        f"{server.url}#m",
-        PRICE,
-        budget,
-    ]
+    driver = data.with_name("driver.py")
+    driver.write_text(DRIVER)
     before = len(server.requests)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    process = Process([str(driver)], data, out, f"{server.url}#m", PRICE, budget)
+    deadline = time.monotonic() + 120
     while len(server.requests) < before + after:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     arrived = -1
     while arrived != (arrived := len(server.requests)):
@@ -653,9 +663,9 @@ def test_killed_and_run_again_it_ends_with_the_same_files_and_asks_nothing_twice
 
 
 @pytest.mark.slow
-def test_the_budget_holds_over_kills_and_faults(tmp_path, data, impatient):
+def test_the_budget_holds_over_kills_and_faults(tmp_path, data):
     out = tmp_path / "out"
-    with serving(Faults()) as server:
+    with serving(Faults(late=Said(hang=0.7, cut=True))) as server:
         kill_in_the_middle(server, data, out, budget="1.5")
         results = commands.intents(
             commands.Intents(

@@ -145,6 +145,60 @@ def test_a_table_that_cannot_be_read_says_why(raw, problem, tmp_path):
         rows(tmp_path / "a.csv")
 
 
+def test_of_a_conversation_that_is_dropped_no_row_is_lost(tmp_path):
+    rows = "9,customer,hi,c\n9,agent,yes,\n9,robot,rate us,\n"
+    imported(tmp_path, TICKETS.replace("8,agent,Done,\n", rows + "8,agent,Done,\n"))
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["row"]["body"] for line in dropped]
+    assert rows == ["hi", "yes", "rate us"]
+    counts = json.loads((tmp_path / "out" / "results.json").read_text())["counts"]
+    others = counts["note: merged lines"] + counts["dropped: unknown role"]
+    assert counts["in"] == counts["out"] + others
+
+
+def test_an_id_of_a_column_with_gaps_is_the_number_and_a_gap_is_none(tmp_path):
+    table = (
+        "key,from,body,who\n4,customer,hi,7\n4.0,agent,yes,NaN\n5.0,customer,ho,nan\n"
+    )
+    fields = "role=from,text=body,id=key,user=who"
+    found = imported(tmp_path, table, map=fields)
+    assert [(each.id, each.user, len(each.turns)) for each in found] == [
+        ("4", "7", 2),
+        ("5", None, 1),
+    ]
+
+
+HEAD, TAIL = "id,who,say,key\n", "8,agent,fine,c\n" * 5
+
+
+@pytest.mark.parametrize(
+    ("bad", "tail"),
+    [
+        ('7,customer,"where is it,c\n', TAIL),  # to the end of the file
+        ('7,customer,"where is it,c\n', TAIL + '9,agent,"good, bye",c\n'),
+        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it",c\n'),  # closed there
+        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it"\n'),
+    ],
+)
+def test_a_quote_that_is_not_closed_costs_no_row_but_its_own(bad, tail, tmp_path):
+    (tmp_path / "a.csv").write_text(HEAD + "6,agent,hi,c\n" + bad + tail)
+    found = list(read_rows(tmp_path / "a.csv"))
+    good = [line for line in found if line.row]
+    assert [line.row["id"] for line in good[:6]] == ["6", *"88888"]
+    assert [line.number for line in good[:6]] == [2, *range(4, 9)]
+    assert (found[1].number, found[1].raw + "\n") == (3, bad)
+    assert "a quote in it is not closed" in found[1].error
+    lost = [line.raw for line in found if line.error]
+    assert len(good) + len(lost) == len((HEAD + bad + tail).splitlines())
+
+
+def test_texts_of_several_lines_are_values_even_with_delimiters(tmp_path):
+    texts = ["a\n\nb", "a, b\nc, d, e\n\nf", "1,2\n3,4\n5,6\n7,8,9", "x,y,z\n" * 9]
+    table = "".join(f'{n},customer,"{text}",c\n' for n, text in enumerate(texts))
+    (tmp_path / "a.csv").write_text(HEAD + table)
+    assert [row["say"] for row in rows(tmp_path / "a.csv")] == texts
+
+
 def test_a_folder_of_logs_does_not_mean_the_tables_beside_them_but_a_pattern_may(
     tmp_path,
 ):

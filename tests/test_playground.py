@@ -22,6 +22,9 @@ from userlm.serving import app
 from userlm.serving.blind import blind_pairs
 from userlm.serving.playground import PAGES
 from userlm.serving.schema import ServerConfig
+from userlm.show import html
+from userlm.show.finished import read_run
+from userlm.show.page import describe as describe_runs
 from userlm.simulate import respond
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Origin, Sampling
@@ -315,6 +318,7 @@ def test_a_conversation_is_saved_continued_and_saved_in_its_place(page, tmp_path
     assert run.results["stops"] == {"end": 1, "saved": 1}
     kept = list(read_conversations(run.path("conversations.jsonl")))
     assert [talk.id for talk in kept] == [first, second]
+    assert first in html.render(describe_runs([read_run(run.folder)]))
 
 
 def test_no_id_and_no_call_leads_out_of_the_folder(page, tmp_path):

@@ -1,55 +1,115 @@
-"""Every snippet of the README runs. The embedded user model stands in for the released
-checkpoint."""
+"""Everything in README that can be executed runs, with the tiny models in place of the small ones and the
+released checkpoint; its links lead somewhere, here and on an index page."""
 
 import re
+import runpy
+import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import processes
 import pytest
+import yaml
 
 from userlm import assets
 
-pytestmark = pytest.mark.slow
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+    "project"
+]
+REPOSITORY = PROJECT["urls"]["Repository"]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def snippets(language: str) -> list[str]:
-    return re.findall(
-        rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
-    )
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def with_tiny_models(snippet: str) -> str:
+    return re.sub(r"microsoft/UserLM-8b|userlm-small", "userlm-tiny", snippet)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder in which the shell tour was walked."""
+    """A folder in which the commands of the three doors and of the tour ran, one after the other."""
     place = tmp_path_factory.mktemp("tour")
-    (place / "my_logs.jsonl").write_bytes(assets.sample_logs().read_bytes())
-    [tour] = snippets("sh")
-    env = processes.on_path(place / "bin")
+    shutil.copy(assets.sample_logs(), place / "my_logs.jsonl")
+    for name in ("my_bot.py", "tables.toml"):
+        shutil.copy(ROOT / "examples" / name, place)
+    tour = with_tiny_models("\n".join(snippets("sh")))
+    # 60 conversations and 20 steps take a minute
+    tour = tour.replace("--quick", "--quick --limit 6").replace(
+        "--steps 20", "--steps 3"
+    )
     done = subprocess.run(
         ["bash", "-e", "-c", tour],
         cwd=place,
-        env=env,
+        env=processes.on_path(place / "bin"),
+        stdin=subprocess.DEVNULL,  # nobody answers in the chat
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return place
 
 
-def test_the_shell_tour_ends_with_a_report(place):
+@pytest.mark.slow
+def test_the_doors_and_the_tour_end_with_an_answer_each(place):
+    for verb in ("compare", "assess", "train"):
+        assert (place / "runs" / verb / "results.json").is_file(), verb
     assert (place / "runs" / "report" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snippet", snippets("python"))
 def test_the_python_snippets_run(snippet, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    assert (
-        "microsoft/UserLM-8b" in snippet or "runs/" in snippet or "samples" in snippet
-    )
-    exec(
-        snippet.replace("microsoft/UserLM-8b", "userlm-tiny"), {"__name__": "__main__"}
-    )
+    exec(with_tiny_models(snippet), {"__name__": "__main__"})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def on_an_index_page(monkeypatch) -> str:
+    """README as the metadata of the package has it."""
+    # hatchling is not installed here, only where a package is built
+    interface = SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["Readme"]()
+    hook.root = str(ROOT)
+    metadata = dict(PROJECT)
+    hook.update(metadata)
+    return metadata["readme"]["text"]
+
+
+def test_on_an_index_page_readme_has_whole_addresses_alone(on_an_index_page):
+    links = LINK.findall(on_an_index_page)
+    assert len(links) == len(LINK.findall(README)) > 20
+    assert all(link.startswith("https://") for link in links)
+    own = [link for link in links if link.startswith(REPOSITORY)]
+    for link in own:
+        kind, _, path = link.removeprefix(f"{REPOSITORY}/").partition("/main/")
+        assert kind in ("blob", "raw")
+        assert (ROOT / path.partition("#")[0]).exists()
+    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", on_an_index_page)
+    assert images and all("/raw/main/" in image for image in images)
+
+
+def test_readme_and_citation_name_the_address_of_the_metadata():
+    assert f"pip install git+{REPOSITORY}\n" in re.sub(" +#.*", "", README)
+    assert CITATION["repository-code"] == REPOSITORY
+    assert PROJECT["urls"]["Documentation"].startswith(REPOSITORY)
+
+
+def test_the_citation_has_what_the_format_requires_and_names_the_paper():
+    assert CITATION["cff-version"] == "1.2.0"
+    assert all(CITATION[field] for field in ("message", "title", "authors"))
+    assert CITATION["version"] == PROJECT["version"]
+    [paper] = CITATION["references"]
+    assert paper["url"] == PROJECT["urls"]["Paper"]
+    assert paper["authors"][0]["family-names"] == "Naous"

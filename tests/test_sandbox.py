@@ -119,6 +119,50 @@ def test_an_exception_of_the_code_reaches_the_tests(unsafe):
     assert unsafe.run(TestsCheck(tests), code).label == RIGHT
 
 
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert all(map(lambda i: f(i) == i * 7919 % 101, range(20)))",
+        "for got, want in zip(map(f, range(9)), range(9)): assert got == want",
+        "f(0) if False else None\nassert [*filter(f, [1])] == []",
+    ],
+)
+@pytest.mark.parametrize("kind", ["StopIteration", "StopAsyncIteration"])
+def test_an_end_of_iteration_of_the_code_ends_no_loop_of_the_tests(unsafe, tests, kind):
+    code = f"class Mine({kind}): pass\ndef f(i): raise Mine('x')"
+    for raised in (code, code.replace("Mine('x')", kind)):
+        verdict = unsafe.run(TestsCheck(tests), raised)
+        assert verdict.label == WRONG and kind in verdict.reason, verdict
+
+
+UNRUN = {
+    "async def test_f():\n    assert f(1) == 2": "test_f is asynchronous",
+    "def test_f():\n    yield\n    assert f(1) == 2": "test_f yields",
+    "class Tests:\n    def test_f(self): assert f(1) == 2": "Tests is a class",
+    "def test_f(f): assert f(1) == 2": "test_f has parameters and is not called",
+}
+RUN = """
+def test_helper(f): assert f(1) == 7919 % 101
+def test_f(n=1):
+    def ones(): yield n
+    test_helper(lambda i: f(*ones()))
+class Tester:
+    def run(self): pass
+"""
+
+
+@pytest.mark.parametrize("tests", UNRUN)
+def test_a_test_that_would_not_be_run_gives_no_verdict_and_is_named(unsafe, tests):
+    verdict = unsafe.run(TestsCheck(f"assert f(0) == 0\n{tests}"), "def f(i): return 0")
+    assert verdict.label is None and UNRUN[tests] in verdict.reason
+    assert "would never be run; write functions" in verdict.reason
+
+
+def test_helpers_of_tests_are_no_tests_that_are_not_run(unsafe):
+    assert unsafe.run(TestsCheck(RUN), RIGHT_CODE).label == RIGHT
+    assert unsafe.run(TestsCheck(RUN), "def f(i): return 0").label == WRONG
+
+
 def test_results_of_iterators_counters_and_large_numbers_are_plain_data(unsafe):
     code = """
 from collections import Counter
@@ -179,6 +223,8 @@ def test_a_function_that_is_none_is_wrong_and_not_ungraded(unsafe):
     assert unsafe.run(check, "f = abs").label == RIGHT
     assert unsafe.run(check, "f = 3") == Verdict(WRONG, "'f' is no function")
     assert unsafe.run(check, "def f(): pass").label == WRONG
+    for built_in, right in (("int", RIGHT), ("bool", RIGHT), ("str", WRONG)):
+        assert unsafe.run(check, f"f = {built_in}").label == right
 
 
 @pytest.mark.parametrize("name", ["copy", "statistics", "filter"])
@@ -402,6 +448,27 @@ def test_tests_that_catch_everything_do_not_hide_that_the_code_ended(sandbox):
     assert sandbox.run(TestsCheck(tests), "def f(i): return i").label == RIGHT
     code = "import os\ndef f(i): os._exit(0)"
     assert sandbox.run(TestsCheck(tests), code).label == WRONG
+
+
+# To read it takes time in the square of its length: all numbers have one hash.
+COLLIDING = (
+    WRITE
+    + """
+text = 't2;Te' + hex(40_000)[2:] + ';' + ''.join(f'i{k * (2**61 - 1):x};' for k in range(1, 40_001))
+def send_ahead(): write_all(b'%s' + frame(text.encode()))
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "frame(b't2;TN')"])
+def test_an_answer_that_takes_for_ever_to_read_is_the_fault_of_the_code(sandbox, first):
+    quick = replace(sandbox, limits=Limits(seconds=0.5))
+    check = TestsCheck("def check(candidate):\n    assert candidate(1) == 1", "f")
+    code = (
+        COLLIDING.replace("b'%s'", first or "b''") + "send_ahead()\ndef f(i): return 0"
+    )
+    assert quick.run(check, code).label == WRONG
 
 
 @pytest.mark.slow

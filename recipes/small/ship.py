@@ -21,6 +21,7 @@ from userlm.json_files import read_json
 from userlm.models.adapters import WEIGHTS
 from userlm.rows import read_rows
 from userlm.runs import Run
+from userlm.training.card import uses
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from cards import table, validations
@@ -79,10 +80,13 @@ from userlm's extractive baseline, which holds words of the conversation.
 ## How it was trained
 
 By `recipes/small` of userlm: {options}. {steps:,} steps, one pass over the data, {hours:.1f} hours
-on {host}. Perplexity, per token, is that of {valid:,} held-out conversations of the same sources:
+on {host}. Its region and power were not recorded, so the CO2 is not known.
+
+Perplexity, per token, is that of {valid:,} held-out conversations of the same sources:
 
 {curve}
 
+{uses}
 ## Licence
 
 The adapter is under Apache-2.0, as is its base model. The licences of the data require attribution:
@@ -140,6 +144,7 @@ def card(run: Run, counts: dict[str, Any], number: int) -> str:
         host=manifest["host"],
         valid=sum(counts["learned"]["valid"].values()),
         curve=curve(log),
+        uses=uses("user", "English.", has_base=True),
     )
 
 

@@ -22,6 +22,7 @@ from userlm.models.local import LocalModel
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import Run
 from userlm.training.base import from_base
+from userlm.training.card import uses
 from userlm.training.prepare import Side, training_rows, training_view
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -108,12 +109,13 @@ people behind these logs are mostly crowd workers and enthusiasts.
 
 {training}
 
-On {host}.
+On {host}. Its region and power were not recorded, so the CO2 is not known.
 
 {curve}
 
 Perplexity is per token, over {tested} of {people} held-out conversations.
 
+{uses}
 ## Licence
 
 The weights are under Apache-2.0. The licences of the data require attribution: WildChat
@@ -244,6 +246,7 @@ def card(it: Model, run: Path, counts: dict[str, Any]) -> str:
             "assistant": "the turns of assistants",
         }[it.side],
         people=count(run / "data" / it.side / "valid.jsonl"),
+        uses=uses(it.side, "English.", has_base=False),
     )
 
 

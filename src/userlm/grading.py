@@ -7,10 +7,11 @@ label and says why the answer could not be graded. The `check` of a task decides
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import regex
 
 from userlm.answer_blocks import function_code, json_values
 from userlm.data.intents import transcript
@@ -44,6 +45,8 @@ from userlm.types import (
     Verdict,
 )
 
+REGEX_SECONDS = 10.0
+"""Of computing, for one expression in one answer."""
 NO_CHECK = "not graded: the task has no check"
 NO_JUDGE = "not graded: needs a judge"
 NO_SANDBOX = "not graded: needs a sandbox"
@@ -208,7 +211,11 @@ def _answers(conversation: Conversation) -> Iterator[tuple[int, int]]:
 def _rules(rules: Sequence[Rule], turn: Turn) -> Verdict:
     """Return whether all rules hold, and the first one that does not."""
     for rule in rules:
-        if not _holds(rule, turn):
+        try:
+            holds = _holds(rule, turn)
+        except TimeoutError:
+            return Verdict(None, f"takes too long: {_shown(rule)}")
+        if not holds:
             return Verdict(WRONG, f"not: {_shown(rule)}")
     return Verdict(RIGHT, "all rules hold")
 
@@ -218,10 +225,14 @@ def _holds(rule: Rule, turn: Turn) -> bool:
         case Contains():
             return _folded(rule.text) in _folded(turn.text)
         case Matches():
-            return re.search(rule.regex, turn.text) is not None
+            # That of Python would try for ever where an expression allows many ways.
+            found = regex.search(
+                rule.regex, turn.text, timeout=REGEX_SECONDS, concurrent=True
+            )
+            return found is not None
         case JsonPath():
-            found = json_values(turn.text)
-            values = (at_path(value, rule.path, _MISSING) for value in found)
+            read = json_values(turn.text)
+            values = (at_path(value, rule.path, _MISSING) for value in read)
             return any(_equal(value, rule.equals) for value in values)
         case ToolCalled():
             calls = turn.meta.get("tool_calls")

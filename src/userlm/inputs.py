@@ -5,9 +5,12 @@ A model with a hub id is not among it: its files are not here yet when a run beg
 
 from __future__ import annotations
 
+import ast
 import shlex
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from sysconfig import get_path
 
 from userlm import judges, prompts
 from userlm.address import Address, check_server, parse
@@ -97,16 +100,30 @@ def _files_of_model(folder: Path) -> list[Path]:
 
 
 def _files_named(command: str) -> list[Path]:
-    """Return the files that a command names, such as a script."""
+    """Return the files that a command names, such as a script, with the Python that they import."""
     try:
         words = shlex.split(command)
     except ValueError:  # loading it says what is wrong
         return []
-    return [path for path in map(Path, words) if path.is_file()]
+    found = [path for path in map(Path, words) if _is_file(path)]
+    for path in found[:]:
+        if path.suffix == ".py":
+            found = _with_imports(found, path.parent)
+    if "-m" in words[:-1]:
+        found += _module_files(words[words.index("-m") + 1])
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # it is too long for a name
+        return False
 
 
 def _module_files(module: str) -> list[Path]:
-    """Return the file of a Python module, or the files of a package, without importing it."""
+    """Return the file of a Python module, or the files of a package, with those beside it that they
+    import. Nothing is imported for it, so what is imported by other means is not found."""
     search_here()
     package, *inner = module.split(".")
     try:
@@ -116,8 +133,51 @@ def _module_files(module: str) -> list[Path]:
     if spec is None or spec.origin is None:
         return []
     if not spec.submodule_search_locations:
-        return [path for path in [Path(spec.origin)] if path.is_file()]
-    place = Path(spec.submodule_search_locations[0], *inner)
+        found = [path for path in [Path(spec.origin)] if path.is_file()]
+        return _with_imports(found, Path(spec.origin).parent)
+    home = Path(spec.submodule_search_locations[0])
+    place = Path(home, *inner)
     if place.is_dir():
-        return sorted(place.glob("*.py"))
-    return [path for path in [place.with_suffix(".py")] if path.is_file()]
+        return _with_imports(sorted(place.glob("*.py")), home.parent)
+    found = [path for path in [place.with_suffix(".py")] if path.is_file()]
+    return _with_imports(found, home.parent)
+
+
+def _with_imports(files: list[Path], folder: Path) -> list[Path]:
+    """Return Python files with those of a folder that they import, and that these import."""
+    if folder.resolve() in _installed():
+        return files  # it has all that is installed, which a version describes better
+    found = dict.fromkeys(files)
+    waiting = [path for path in files if path.suffix == ".py"]
+    while waiting:
+        for place in _imported(waiting.pop(), folder):
+            packages = (each / "__init__.py" for each in (place, *place.parents))
+            inside = (path for path in packages if path.is_relative_to(folder))
+            for path in (place.parent / f"{place.name}.py", *inside):
+                if path not in found and path.is_file():
+                    found[path] = None
+                    waiting.append(path)
+    return list(found)
+
+
+def _installed() -> set[Path]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return {Path(get_path(name)).resolve() for name in names}
+
+
+def _imported(file: Path, folder: Path) -> Iterator[Path]:
+    """Yield where the modules that a file imports would be, without an ending."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # loading it says what is wrong
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield folder.joinpath(*name.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            home = [folder, *file.parents][min(node.level, len(file.parents))]
+            place = home.joinpath(*(node.module or "").split("."))
+            yield place
+            for name in node.names:
+                yield place / name.name

@@ -49,7 +49,7 @@ def converse(
         if conversation.next_role == "user":
             conversation = respond(user, conversation)
         else:
-            conversation = _take_turn(assistant, blind(conversation), conversation)
+            conversation = answer(assistant, conversation)
         if conversation.stop:
             return conversation
         if stop := until(conversation):
@@ -60,6 +60,11 @@ def converse(
 def respond(user: Speaker, conversation: Conversation) -> Conversation:
     """Add the one turn that the user would take next, or record that the user ends here."""
     return _take_turn(user, conversation, conversation)
+
+
+def answer(assistant: Speaker, conversation: Conversation) -> Conversation:
+    """Add the assistant's answer. It sees the texts alone, and never the intent."""
+    return _take_turn(assistant, blind(conversation), conversation)
 
 
 def simulate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from userlm.types import InputError
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 DELIMITERS = ",;\t"
 """What may separate the values of a `.csv` file: Excel writes semicolons in many countries."""
+
+LINES_OF_ROWS = 4
+COLUMNS_OF_A_LIST = 2
+"""A value with fewer lines, or with so few delimiters in each, is taken for a text."""
 
 
 def read_table(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
@@ -38,22 +43,65 @@ def read_table(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
             raise InputError(
                 f"{path}: its header has two columns of the name {repeated[0]!r}; rename one"
             )
-        rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        while True:
-            number = rows.line_num + 2  # after the header
-            try:
-                values = next(rows, None)
-            except csv.Error as error:
-                yield bad_line(number, b"", "not CSV", f"is not CSV: {error}")
-                continue
-            if values is None:
-                return
-            if len(values) == len(names):
+        yield from _rows(lines, names, delimiter)
+
+
+def _rows(lines: Iterator[str], names: list[str], delimiter: str) -> Iterator[Line]:
+    """Yield the rows after the header.
+
+    A quote that is not closed would take all lines up to the next quote, or the end of the file,
+    into its value. So of a bad row over several lines only the first is set aside.
+    """
+    waiting: deque[str] = deque()
+    taken: list[str] = []  # the lines of this row
+
+    def reader() -> Iterator[list[str]]:
+        source = _taking(waiting, lines, taken)
+        return csv.reader(source, delimiter=delimiter, strict=True)
+
+    rows = reader()
+    number = 2
+    while True:
+        number += len(taken)
+        taken.clear()
+        values: list[str] = []
+        try:
+            values = next(rows, values)
+            problem = _problem(values, taken, len(names), delimiter)
+        except csv.Error as error:
+            problem = f"is not CSV: {error}"
+        if not taken:
+            return
+        if not problem:
+            if values:
                 yield Line(number, dict(zip(names, values, strict=True)))
-            elif values:
-                problem = f"has {len(values)} values, and the header {len(names)}"
-                raw = delimiter.join(values).encode()
-                yield bad_line(number, raw, "not CSV", problem)
+            continue
+        if len(taken) > 1:
+            problem += "; a quote in it is not closed, or its lines are damaged"
+            waiting.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            rows = reader()
+        yield bad_line(number, taken[0].encode(), "not CSV", problem)
+
+
+def _taking(
+    waiting: deque[str], lines: Iterator[str], taken: list[str]
+) -> Iterator[str]:
+    """Yield the lines that wait, then the others, and note which were taken."""
+    while line := waiting.popleft() if waiting else next(lines, ""):
+        taken.append(line)
+        yield line
+
+
+def _problem(values: list[str], taken: list[str], count: int, delimiter: str) -> str:
+    """Return why the values of a row cannot be used; empty if they can."""
+    if values and len(values) != count:
+        return f"has {len(values)} values, and the header {count}"
+    # Texts of several lines are common; few have lines with as many delimiters as a row.
+    is_long = len(taken) >= LINES_OF_ROWS and count > COLUMNS_OF_A_LIST
+    if is_long and all(line.count(delimiter) == count - 1 for line in taken):
+        return f"has {len(taken)} lines that are rows themselves"
+    return ""
 
 
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:

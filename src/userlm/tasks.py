@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
+import regex
+
 from userlm.data import files
 from userlm.data.files import LogFile
 from userlm.final_answer import final_number
@@ -420,12 +422,12 @@ def _validate_rule(rule: Rule) -> None:
                 )
         case JsonPath("") | ToolCalled(""):
             raise ValueError("'json' is a path, and 'tool' a name; it is empty")
-        case Matches(regex):
+        case Matches(pattern):
             try:
-                re.compile(regex)
-            except (re.error, OverflowError, RecursionError) as error:
+                regex.compile(pattern)
+            except (regex.error, OverflowError, RecursionError) as error:
                 raise ValueError(
-                    f"matches: {regex!r} is no regular expression: {error}"
+                    f"matches: {pattern!r} is no regular expression: {error}"
                 ) from None
 
 
@@ -442,6 +444,8 @@ def _validate_tests(check: TestsCheck) -> None:
     for name, count in Counter(functions).items():
         if count > 1:
             raise ValueError(f"check.tests has {count} functions {name!r}; keep one")
+    if problem := never_run(parsed):
+        raise ValueError(f"check.tests: {problem}")
     if check.entry_point and "check" not in functions:
         raise ValueError(
             "check.entry_point is given, so check.tests needs a function check(candidate)"
@@ -450,6 +454,48 @@ def _validate_tests(check: TestsCheck) -> None:
         isinstance(node, ast.Assert) for node in ast.walk(parsed)
     ):
         raise ValueError("check.tests has no assert, so any code would pass")
+
+
+def never_run(tests: ast.Module) -> str:
+    """Return what is wrong with a test that is written as other test runners have it, so that it
+    would not be run here and no answer could fail it; empty if there is none."""
+    remedy = "so it would never be run; write functions test_...() without parameters"
+    for one in tests.body:
+        match one:
+            case ast.ClassDef(name, body=body) if any(map(_is_test, body)):
+                return f"{name} is a class, {remedy}"
+            case ast.AsyncFunctionDef(name) if _is_test(one):
+                return f"{name} is asynchronous, {remedy}"
+            case ast.FunctionDef(name) if _is_test(one) and any(map(_yields, one.body)):
+                return f"{name} yields, {remedy}"
+            case ast.FunctionDef(name) if name.startswith("test") and _needs(one):
+                # With parameters it may be a helper of other tests.
+                used = (each for each in ast.walk(tests) if isinstance(each, ast.Name))
+                if not any(each.id == name for each in used):
+                    return f"{name} has parameters and is not called, {remedy}"
+    return ""
+
+
+def _is_test(node: ast.stmt) -> bool:
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    return node.name.startswith("test") or node.name == "check"
+
+
+def _needs(function: ast.FunctionDef) -> bool:
+    """Whether a function cannot be called without arguments."""
+    its = function.args
+    return (
+        len(its.posonlyargs + its.args) > len(its.defaults) or None in its.kw_defaults
+    )
+
+
+def _yields(node: ast.AST) -> bool:
+    """Whether code yields, apart from functions in it."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return False
+    is_yield = isinstance(node, ast.Yield | ast.YieldFrom)
+    return is_yield or any(map(_yields, ast.iter_child_nodes(node)))
 
 
 def _or(names: Collection[str]) -> str:
@@ -509,8 +555,8 @@ def _shown_rule(rule: Rule) -> str:
     match rule:
         case Contains(text):
             return f"it contains {text!r}"
-        case Matches(regex):
-            return f"it matches {regex}"
+        case Matches(pattern):
+            return f"it matches {pattern}"
         case JsonPath(path, equals):
             return f"its JSON has {equals!r} at {path}"
         case ToolCalled(name, None):
@@ -523,8 +569,8 @@ def _rule_record(rule: Rule) -> dict[str, Any]:
     match rule:
         case Contains(text):
             return {"contains": text}
-        case Matches(regex):
-            return {"matches": regex}
+        case Matches(pattern):
+            return {"matches": pattern}
         case JsonPath(path, equals):
             return {"json": path, "equals": equals}
         case ToolCalled(name, None):

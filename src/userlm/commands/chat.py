@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from rich.table import Table
 from rich.text import Text
 
 from userlm import loading
+from userlm.assistants import ModelAssistant
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -23,23 +27,45 @@ from userlm.commands.options import (
 from userlm.commands.steps import Results
 from userlm.json_files import dumps
 from userlm.rows import to_record
+from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
-from userlm.simulate import converse
+from userlm.simulate import answer, respond
 from userlm.text import INTENT_PREFIX, has_words
-from userlm.types import Conversation, InputError, ModelError, Speaker
-from userlm.users import Human
+from userlm.types import (
+    Conversation,
+    InputError,
+    ModelError,
+    Role,
+    Speaker,
+    without_outcome,
+)
+from userlm.users import PromptedUser, TrainedUser
 
 EXAMPLE_INTENT = INTENT_PREFIX + "plan a trip to Rome."
+SAVE_FILE = "chat.jsonl"
+
+COMMANDS = {
+    "/again": "Sample the other side's last turn, or its end, again.",
+    "/intent TEXT": "Begin a new conversation with this intent. Without TEXT: show the intent.",
+    "/save FILE": f"Save the conversation when you leave it, in {SAVE_FILE} by default.",
+    "/info": "Show details of the other side's last turn: P(end), drafts, tokens.",
+    "/quit": "Leave. So do an empty line, Ctrl-D and Ctrl-C.",
+    "//TEXT": "Say a text that begins with one slash.",
+}
+
+_YOU = re.compile(r"you\b", re.IGNORECASE)
+"""How a whole intent begins, and a goal does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
     """Play the assistant and talk to a simulated user, or play the user and talk to an assistant.
 
-    An empty line ends the conversation; /info shows details of the last turn: P(end), drafts,
-    tokens.
+    Commands begin with a slash: /help lists them, and none is sent to a model. /again samples the
+    last turn of the other side again, /intent TEXT begins a new conversation, and /quit or an empty
+    line leaves.
 
-    $ userlm chat --intent "You are a user chatting with an assistant to plan a trip."
+    $ userlm chat --intent "plan a trip to Naples."
 
     $ userlm chat --role user --assistant openai:gpt-4o-mini
     """
@@ -51,7 +77,11 @@ class Chat:
         "assistant-tiny if it is not here.",
     )
     role: Literal["assistant", "user"] = option("assistant", "Your role.")
-    intent: str | None = option(None, "What the user wants, in one sentence.")
+    intent: str | None = option(
+        None,
+        "What the user wants, in one sentence. A goal alone is put after the opening words of an "
+        "intent.",
+    )
     save: Path | None = option(None, "Append the conversation to this .jsonl file.")
     max_turns: int = option(20, "Maximum number of user turns.", min=1)
     seed: int = seed_option()
@@ -63,59 +93,31 @@ def chat(options: Chat) -> Results:
     saved, if the model could not answer."""
     check(options)
     _check_sides(options)
-    role = options.role
-    intent = options.intent
-    seed = options.seed
-    max_turns = options.max_turns
-    save = options.save
-    you = _Keyboard(role)
-    if role == "user":
-        user_side: Speaker = Human(you.ask)
-        assistant_side = loading.assistant(
-            options.assistant or loading.small_or_tiny("assistant"),
-            seed=seed,
-            local=options.models.settings,
-        )
-    else:
-        user = options.user
-        if user.user == EMBEDDED_USER and intent is None:
-            intent = EXAMPLE_INTENT  # without an intent the user talks about anything
-            console.print(f"{intent} (give another with --intent)", style="dim")
-        user_side = user.with_embedded_defaults().load(seed, options.models)
-        assistant_side = Human(you.ask)
-    # Fails before the conversation.
-    saved = save.open("a", encoding="utf-8") if save else None
-    said = you.seen = Conversation(f"chat-{seed}", intent=intent)
+    if options.save:
+        _check_file(options.save)
+    with console.status("loading ..."):
+        other, name = _other_side(options)
+    you = _You(options, other, name)
     _stop_as_at_ctrl_c()
+    with suppress(AttributeError):  # tests replace stdin
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        said = converse(user_side, assistant_side, said, max_turns, until=you.watch)
+        you.hold()
     finally:  # whatever ends it
-        said = said if said.stop else you.seen
-        record = _record(said)
-        if save and saved:
-            with saved:
-                saved.write(_line_break(save) + dumps(record) + "\n")
-    _say_why_it_stopped(said, you, max_turns)
-    return record
+        you.keep()
+    if you.talk.stop == "error":
+        raise ModelError(you.why)
+    return _record(you.talk)
 
 
-def _line_break(path: Path) -> str:
-    """Return the line break that the last line of a file lacks."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 1, 0))
-        return "" if file.read() in (b"", b"\n") else "\n"
-
-
-def _record(conversation: Conversation) -> Results:
-    now = datetime.now(UTC)
-    return to_record(replace(conversation, id=f"chat-{now:%Y%m%dT%H%M%S.%f}"))
-
-
-def _stop_as_at_ctrl_c() -> None:
-    """Let a terminal that is closed, and SIGTERM, end the chat as Ctrl-C does."""
-    with suppress(AttributeError, ValueError):  # not on Windows, nor in other threads
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
+def _other_side(options: Chat) -> tuple[Speaker, str]:
+    """Return who talks to you, and its address."""
+    if options.role == "user":
+        address = options.assistant or loading.small_or_tiny("assistant")
+        local = options.models.settings
+        return loading.assistant(address, seed=options.seed, local=local), address
+    user = options.user.with_embedded_defaults()
+    return user.load(options.seed, options.models), user.user
 
 
 def _check_sides(options: Chat) -> None:
@@ -131,56 +133,245 @@ def _check_sides(options: Chat) -> None:
         and options.intent is None
     ):
         raise InputError("a prompted user needs an intent; give --intent")
-    if options.save and options.save.suffix != ".jsonl":
+
+
+def _check_file(path: Path) -> None:
+    """Raise an error if a conversation cannot be saved in this file."""
+    if path.suffix != ".jsonl":
         raise InputError(
-            f"--save {options.save}: conversations are saved as lines of a .jsonl file"
+            f"{path}: conversations are saved as lines of a file; give one that ends in .jsonl"
         )
+    path.open("a").close()
 
 
-def _say_why_it_stopped(ended: Conversation, you: _Keyboard, max_turns: int) -> None:
-    stopped_by = ended.next_role
-    if len(ended.turns) > len(you.seen.turns):
-        # The text of a turn that also ends the conversation.
-        stopped_by = ended.turns[-1].role
-        you.watch(ended)
-    reasons = {
-        "end": "ended the conversation",
-        "max_turns": f"reached the limit of {max_turns} turns",
-        "context": "has no room left in the model's context length",
-        "guard": "wrote no draft that passes the guard",
-    }
-    who = "you" if stopped_by == you.role else f"the {stopped_by}"
-    if ended.stop == "error":
-        raise ModelError(f"{who} could not answer: {ended.meta.get('error')}")
-    console.print(f"{who} {reasons.get(ended.stop or '', ended.stop)}", style="dim")
+def _stop_as_at_ctrl_c() -> None:
+    """Let a terminal that is closed, and SIGTERM, end the chat as Ctrl-C does."""
+    with suppress(AttributeError, ValueError):  # not on Windows, nor in other threads
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
 
 
-class _Keyboard:
-    """A person who plays one role in the terminal, and the conversation shown so far."""
+def _line_break(path: Path) -> str:
+    """Return the line break that the last line of a file lacks."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 1, 0))
+        return "" if file.read() in (b"", b"\n") else "\n"
 
-    def __init__(self, role: str) -> None:
-        self.role = role
-        self.seen = Conversation()
 
-    def watch(self, conversation: Conversation) -> str | None:
-        """Show what the other side just said. Returns `None`, so the conversation goes on."""
-        self.seen = conversation
-        turn = conversation.turns[-1]
-        if turn.role != self.role:
-            show_turn(turn)
-        return None
+def _record(conversation: Conversation) -> Results:
+    now = datetime.now(UTC)
+    return to_record(replace(conversation, id=f"chat-{now:%Y%m%dT%H%M%S.%f}"))
 
-    def ask(self, conversation: Conversation) -> str | None:
-        """Return a line that the person types; `None` ends the conversation."""
-        while True:
-            try:
-                text = console.input(Text(f"{self.role} (you)> ", style="bold")).strip()
-            except (EOFError, KeyboardInterrupt):
-                return None
-            if text != "/info":
-                return text if has_words(text) else None
-            known = dict(self.seen.turns[-1].meta) if self.seen.turns else {}
+
+def _with_seed(speaker: Speaker, seed: int) -> Speaker:
+    """Return a model with another seed; others, such as a script or a bot, as they are."""
+    if isinstance(speaker, TrainedUser | PromptedUser | ModelAssistant):
+        return replace(speaker, seed=seed)
+    return speaker
+
+
+class _You:
+    """A person in the terminal, in one role of a conversation, with a speaker in the other."""
+
+    def __init__(self, options: Chat, other: Speaker, name: str) -> None:
+        self.role: Role = options.role
+        self.other = other
+        self.name = name
+        self.max_turns = options.max_turns
+        self.seed = options.seed
+        self.file = options.save
+        self.has_profile = options.user.parsed.form == "profile"
+        self.samples = 0
+        self.begun = 0
+        self.why = ""
+        intent = options.intent
+        is_embedded = self.role == "assistant" and options.user.user == EMBEDDED_USER
+        if intent is None and is_embedded:
+            intent = EXAMPLE_INTENT  # without an intent the user talks about anything
+        self.talk = self._begin(intent)
+
+    def hold(self) -> None:
+        """Take turns until you leave."""
+        self._greet()
+        leaves = False
+        while not leaves:
+            if self.talk.stop or self.talk.next_role == self.role:
+                leaves = self._take_line()
+            else:
+                self._hear()
+        self._leave()
+
+    def keep(self) -> None:
+        """Save the conversation if it is to be saved, and say so."""
+        if not self.talk.turns:
+            return
+        turns = plural(len(self.talk.turns), "turn")
+        if self.file is None:
+            _note(f"not saved ({turns}); --save FILE or /save does that")
+            return
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(_line_break(self.file) + dumps(_record(self.talk)) + "\n")
+        _note(f"saved in {self.file} ({turns})")
+
+    # --- conversations ----------------------------------------------------------------------------
+
+    def _begin(self, intent: str | None) -> Conversation:
+        """Return a new conversation. Its id is new, too: bots have a session for each."""
+        self.begun += 1
+        self.why = ""
+        if intent and not self.has_profile and not _YOU.match(intent):
+            intent = INTENT_PREFIX + intent
+        number = f"-{self.begun}" if self.begun > 1 else ""
+        return Conversation(f"chat-{self.seed}{number}", intent=intent)
+
+    def _greet(self) -> None:
+        intent = self.talk.intent
+        you, it = (self.role, "bold"), (self.name, "bold")
+        console.print(
+            Text.assemble("You are the ", you, "; the other side is ", it, ".")
+        )
+        if self.role == "user" and intent:
+            console.print(f"Your intent, which the assistant does not see: {intent}")
+        elif self.role == "assistant":
             console.print(
-                dumps(known) if known else "there are no details of this turn",
-                style="dim",
+                f"The user's intent: {intent or 'none; /intent TEXT gives one'}"
             )
+        _note("/help shows the commands. An empty line or /quit leaves.\n")
+
+    def _leave(self) -> None:
+        if not self.talk.stop:
+            self.talk = self.talk.close("end")
+            self._say_why("you")
+
+    def _say_why(self, who: str) -> None:
+        """Say why the conversation stopped, and who stopped it."""
+        reasons = {
+            "end": "ended the conversation",
+            "max_turns": f"reached the limit of {plural(self.max_turns, 'turn')}",
+            "context": "has no room left in the model's context length",
+            "guard": "wrote no draft that passes the guard",
+            "error": f"could not answer: {self.talk.meta.get('error')}",
+        }
+        stop = self.talk.stop or ""
+        self.why = f"{who} {reasons.get(stop, stop)}"
+        _note(self.why)
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """Let the other side take a turn."""
+        before = self.talk
+        take = answer if self.role == "user" else respond
+        with console.status(f"{before.next_role} ..."):
+            self.talk = take(self.other, before)
+        if len(self.talk.turns) > len(before.turns):
+            show_turn(self.talk.turns[-1])
+        if self.talk.stop:
+            self._say_why(f"the {before.next_role}")
+        self._limit()
+
+    def _limit(self) -> None:
+        """Stop the conversation if the user has had all turns, and each of them an answer."""
+        talk = self.talk
+        is_full = talk.next_role == "user" and len(talk.user_turns) >= self.max_turns
+        if is_full and not talk.stop:
+            self.talk = talk.close("max_turns")
+            self._say_why("you" if self.role == "user" else "the user")
+
+    def _take_line(self) -> bool:
+        """Take a line that you type, a text or a command; return whether you leave."""
+        is_typed = sys.stdin.isatty()
+        if self.talk.stop and is_typed:
+            _note("/again, /intent TEXT, or an empty line to leave")
+        try:
+            line = console.input(Text(f"{self.role} (you)> ", "bold")).strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return True
+        if not is_typed:
+            console.print(line)
+        if line.startswith("/") and not line.startswith("//"):
+            return self._obey(*line.partition(" ")[::2])
+        if not has_words(line):
+            return True
+        if self.talk.stop:
+            return not is_typed  # a pipe may never end
+        self.talk = self.talk.say(line.removeprefix("/"))
+        self._limit()
+        return False
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def _obey(self, command: str, rest: str) -> bool:
+        """Do what a command says; return whether you leave."""
+        match command:
+            case "/quit":
+                return True
+            case "/help":
+                _show_commands()
+            case "/again":
+                self._again()
+            case "/intent":
+                self._change_intent(rest.strip())
+            case "/save":
+                self._save_in(Path(rest.strip() or SAVE_FILE).expanduser())
+            case "/info":
+                self._inform()
+            case _:
+                _note(f"{command} is no command, so nothing was sent; see /help")
+        return False
+
+    def _again(self) -> None:
+        """Take back the last turn of the other side, or its end, so that it takes another."""
+        talk, turns = self.talk, self.talk.turns
+        if turns and turns[-1].role != self.role:
+            turns = turns[:-1]
+        elif not talk.stop:
+            _note("the other side has not said anything yet")
+            return
+        meta = without_outcome(talk.meta)
+        self.talk = replace(talk, turns=turns, stop=None, ended=False, meta=meta)
+        self.samples += 1
+        self.other = _with_seed(self.other, self.seed + self.samples)
+        self._limit()
+
+    def _change_intent(self, intent: str) -> None:
+        """Begin a new conversation: what was said so far was said with another intent."""
+        if not intent:
+            _note(self.talk.intent or "there is no intent; /intent TEXT gives one")
+            return
+        if self.talk.turns:
+            self._leave()
+            self.keep()
+            console.print()
+        self.talk = self._begin(intent)
+        self._greet()
+
+    def _save_in(self, path: Path) -> None:
+        try:
+            _check_file(path)
+        except InputError as error:
+            _note(str(error))
+            return
+        except OSError as error:
+            _note(f"{path}: {error.strerror}")
+            return
+        self.file = path
+        _note(f"will be saved in {path} when you leave the conversation")
+
+    def _inform(self) -> None:
+        """Show the details of the other side's last turn, or of its end without a text."""
+        theirs = [turn.meta for turn in self.talk.turns if turn.role != self.role]
+        known = self.talk.meta.get("end_meta") or (theirs[-1] if theirs else {})
+        _note(dumps(known) if known else "there are no details of this turn")
+
+
+def _show_commands() -> None:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for command, what in COMMANDS.items():
+        grid.add_row(Text(command, "bold"), what)
+    console.print(grid)
+
+
+def _note(text: str) -> None:
+    console.print(text, style="dim")

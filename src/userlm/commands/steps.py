@@ -77,7 +77,10 @@ def finished(
     if results is None or has_failures(results):
         return None
     run.delete_replaced()  # `Run.finish` may have been cut off
-    console.print(f"{run.folder} is complete already; nothing to do", style="dim")
+    console.print(
+        f"{run.folder} is complete already, so nothing is done again; --force begins anew",
+        style="dim",
+    )
     show_run(run.folder, options.output.details)
     return results
 

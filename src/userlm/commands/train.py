@@ -151,6 +151,11 @@ class Train:
         min=0,
         recorded=False,
     )
+    region: str | None = _validation(
+        None,
+        "Where the devices are, such as a country, for the model card.",
+        recorded=False,
+    )
     output: Output = Output()
 
 

@@ -126,6 +126,7 @@ def _write_results(
         "pack": results["pack"],
         "max_tokens": options["max_tokens"],
         "watts": recorded.watts,
+        "region": recorded.region,
     }
     manifest = {**run.manifest, "options": {**run.manifest["options"], **shown}}
     run.path("model/README.md").write_text(

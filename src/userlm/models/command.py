@@ -7,10 +7,13 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 
 from userlm.json_files import dump
 from userlm.models.event_loops import event_loop, late
@@ -26,6 +29,33 @@ GRACE = 1.0
 """Seconds until what was killed has ended; a process that left its group may still hold a pipe."""
 SESSION = "USERLM_SESSION"
 """The environment variable in which the command gets the id of the session."""
+
+_WATCH = """
+import os, signal, sys
+running = set()
+for line in sys.stdin:
+    running ^= {int(line)}
+for pid in running:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+"""Reads the id of each command when it begins, and again when it has ended."""
+
+
+@cache
+def _watcher() -> int:
+    """Start a process that kills what still runs once this one has ended, even if it was killed.
+    Return its standard input, which is then closed."""
+    read, write = os.pipe()
+    command = [sys.executable, "-I", "-S", "-c", _WATCH]
+    with suppress(OSError):
+        subprocess.Popen(
+            command, stdin=read, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+        )
+    os.close(read)
+    return write
 
 
 class Command:
@@ -59,6 +89,7 @@ class Command:
         return asyncio.run_coroutine_threadsafe(asking, event_loop("bots")).result()
 
     async def _run(self, given: bytes, session: str) -> str:
+        _watcher()  # is there before what it watches
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._words,
@@ -71,6 +102,7 @@ class Command:
         except OSError as error:
             raise ModelError(f"cannot be run: {error.strerror or error}") from None
         assert process.stdin and process.stdout and process.stderr
+        _tell_watcher(process.pid)
 
         def kill() -> None:
             with suppress(ProcessLookupError):
@@ -94,6 +126,7 @@ class Command:
             alarm.cancel()
             if process.returncode is None:
                 kill()
+            _tell_watcher(process.pid)
         if time.monotonic() - begun >= self._timeout:
             raise late(self._timeout)
         if len(said) > MAX_OUTPUT:
@@ -103,6 +136,11 @@ class Command:
             why = f": {told}" if told else ""
             raise ModelError(f"ended with status {status}{why}")
         return said.decode(errors="replace").strip()
+
+
+def _tell_watcher(pid: int) -> None:
+    with suppress(BrokenPipeError):
+        os.write(_watcher(), b"%d\n" % pid)
 
 
 async def _write(stream: asyncio.StreamWriter, given: bytes) -> None:

@@ -36,7 +36,8 @@ START_SECONDS = 60.0
 """For the start of the process of the code, which a busy machine may delay."""
 STARTED = b"started"
 USED = b"used"
-"""What the process of the tests says before the verdict: the code is there; the tests use it."""
+"""What the process of the tests says before the verdict: the code is there; it is used. If nothing
+more is said, whatever came last has failed."""
 MODULE = 0
 """The number of the object with the names of the code."""
 PLAIN_MODULES = ("builtins", "collections", "itertools")
@@ -290,6 +291,13 @@ class Remote:
         if self.ended:
             raise self.ended
         request = encode((what, *content), _number)
+        self._say(USED)  # its answer may be made to be read for ever
+        try:
+            return self._answer(request)
+        finally:
+            self._say(STARTED)
+
+    def _answer(self, request: str) -> Any:
         answer = self.exchange(request)
         try:
             good, value, *message = decode(answer, lambda number: Handle(self, number))
@@ -299,7 +307,9 @@ class Remote:
             text = str(*message)
         except Exception:
             raise self.over("the answer of the code is no plain data") from None
-        if isinstance(kind, type) and issubclass(kind, Exception):
+        # Those would end a `map` or `zip` of the tests as if there were no more to compare.
+        is_end = kind in (StopIteration, StopAsyncIteration)
+        if isinstance(kind, type) and issubclass(kind, Exception) and not is_end:
             raise kind(text)
         raise RuntimeError(f"{value}: {text}")
 
@@ -336,10 +346,13 @@ class Remote:
     def use(self) -> Remote:
         """From here on, whatever fails is the fault of the code: no trick of it can make its tests
         look broken instead."""
-        if not self.used:
-            self.used = True
-            os.write(self.verdict, USED + b"\n")
+        self._say(USED)
+        self.used = True
         return self
+
+    def _say(self, word: bytes) -> None:
+        if not self.used:
+            os.write(self.verdict, word + b"\n")
 
     def over(self, reason: str) -> Ended:
         self.ended = Ended(reason)
@@ -405,6 +418,8 @@ def run_tests(remote: Remote, tests: str, entry_point: str | None, prompt: str) 
         # Helpers of the prompt that tests use are not taken from the code, which may redefine them.
         exec(compile(prompt, "prompt", "exec"), names)
         names[entry_point] = remote.name(entry_point)
+        if type(names[entry_point]) is not Handle:
+            remote.use()  # a built-in type crosses, and is called here
         if not callable(names[entry_point]):
             raise remote.over(f"{entry_point!r} is no function")
     exec(compile(tests, "tests", "exec"), names)
@@ -433,7 +448,7 @@ def verdict_of(remote: Remote, job: Job) -> tuple[bool | None, str]:
             remote.exchange()
         except Ended:
             return None, "the sandbox did not start"
-        os.write(remote.verdict, STARTED + b"\n")
+        remote._say(STARTED)
         remote.end = time.monotonic() + seconds
         remote.load(code)
         run_tests(remote, tests, entry_point, prompt)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from userlm.sandbox.inside import START_SECONDS, USED, encode
 from userlm.sandbox.processes import Process, Start, Stdin
+from userlm.tasks import never_run
 from userlm.types import RIGHT, WRONG, TestsCheck, Verdict
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Sandbox:
             prompt = _whole(check.prompt)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             return Verdict(None, f"the prompt of the task is not Python: {error}")
+        if problem := _never_run(check.tests):
+            return Verdict(None, problem)
         parts = _parts(check.prompt, prompt, code)
         seconds = self.limits.seconds
         job: Job = (parts, check.tests, check.entry_point, prompt, seconds)
@@ -122,8 +125,7 @@ def _verdict(told: int, seconds: float) -> Verdict:
     """Wait for the verdict of the tests.
 
     Args:
-        seconds: how long they may take after they said that they started, or that they use the
-            code.
+        seconds: how long they may take after each word: that they started, or use the code.
     """
     poll = select.poll()
     poll.register(told, select.POLLIN)
@@ -140,7 +142,7 @@ def _verdict(told: int, seconds: float) -> Verdict:
         reason = last[1:].decode("utf-8", "replace")
         # The code may have written it, and a terminal does what control characters say.
         return Verdict(LABELS[last[:1]], "".join(filter(str.isprintable, reason)))
-    label = WRONG if USED in before else None
+    label = WRONG if USED in before[-1:] else None
     return Verdict(
         label, "the tests did not end" if before else "the sandbox did not start"
     )
@@ -149,6 +151,13 @@ def _verdict(told: int, seconds: float) -> Verdict:
 def _left(end: float) -> float:
     """Milliseconds until then."""
     return max(0.0, end - time.monotonic()) * 1000
+
+
+def _never_run(tests: str) -> str:
+    try:
+        return never_run(ast.parse(tests))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""  # the process of the tests says what is wrong
 
 
 def _whole(prompt: str) -> str:

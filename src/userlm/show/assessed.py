@@ -28,6 +28,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import dropped
 from userlm.show.finished import Finished
+from userlm.show.formats import called
 from userlm.show.measures import measured, value_alone
 from userlm.show.results import Compared, ItemCounts, Measured
 from userlm.show.transcripts import pair
@@ -81,7 +82,7 @@ def largest(runs: Sequence[Finished]) -> Iterator[Panel]:
             value = (Value(ends[0], 0), interval(*ends[1:], 0))
             row = Quote(in_words(one.measure), 60, LOOKS[one.kind])
             rows.append(Measurement(row, "", value, "", _strip(one)))
-        title = Quote(f"{user_of(run)} less people", 60)
+        title = Quote(f"{called(user_of(run))} less people", 60)
         yield Panel(title, "", "points", NOTE, rows, AXIS)
 
 

@@ -85,10 +85,11 @@ def _cost(one: Mapping[str, Any]) -> Line:
 
 def section(runs: Sequence[Finished]) -> Section:
     """Return the section with all that was compared."""
+    comparisons = [run for run in runs if run.verb == "compare"]
     groups = []
-    for run in runs:
-        if run.verb == "compare":
-            groups.append(Group(list(_blocks(run)), Quote(run.name, NAME)))
+    for run in comparisons:
+        name = Quote(run.name, NAME) if len(comparisons) > 1 else ""
+        groups.append(Group(list(_blocks(run)), name))
     title = "The assistants side by side"
     return Section("compared", "Comparison", title, groups)
 

@@ -21,7 +21,7 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import plural
+from userlm.show.formats import called, plural
 from userlm.show.published import MEASURES, NOTE, ROWS
 from userlm.show.results import Measured
 
@@ -47,7 +47,7 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Block]:
     """Yield whether the users of `assess` runs are good enough, and why."""
     for run in runs:
         if run.verb == "assess":
-            title = ("Is ", Quote(user_of(run), 60), " good enough?")
+            title = ("Is ", Quote(called(user_of(run)), 60), " good enough?")
             yield Group(list(_verdict(run)), title)
 
 

@@ -102,6 +102,22 @@ def throughput(
 
 def render(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     """Return the card (README.md) of a finished training."""
+    return _render("card.md.j2", facts(manifest, results))
+
+
+def uses(side: str, languages: str, *, has_base: bool) -> str:
+    """Return the sections of a card on uses, risks and guards.
+
+    Args:
+        side: whose turns the model learned, or `both`.
+        languages: a sentence on the languages of its data.
+        has_base: whether it was trained from a language model.
+    """
+    given = {"side": side, "languages": languages, "has_base": has_base}
+    return _render("uses.md.j2", given)
+
+
+def _render(name: str, values: Mapping[str, Any]) -> str:
     environment = Environment(
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -109,8 +125,8 @@ def render(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["figure"] = _figure
-    source = files(assets).joinpath("card.md.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(facts(manifest, results))
+    source = files(assets).joinpath(name).read_text(encoding="utf-8")
+    return environment.from_string(source).render(values)
 
 
 def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,12 +141,21 @@ def facts(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, 
     base = options["base"]
     source = assets.SMALL_ID if base in assets.SMALL else base
     name = "random weights" if base.startswith("scratch:") else Path(source).name
+    side = options.get("side", "user")
+    codes = _codes(results.get("languages", {}))
+    languages = "Those of the logs; they were not recorded."
+    if codes:
+        languages = f"According to the labels in the logs: {', '.join(codes)}."
+    processes, device = results["processes"], results["device"]
     return {
         **results,
-        "side": options.get("side", "user"),
+        "side": side,
+        "uses": uses(side, languages, has_base=not base.startswith("scratch:")),
+        "hardware": f"{processes} x {device}" if processes > 1 else device,
+        "region": options.get("region"),
         "base": name,
         "base_model": source if _is_hub_id(source) else None,
-        "languages": _codes(results.get("languages", {})),
+        "languages": codes,
         "files": _files(manifest),
         "options": _options(options) | {"precision": results["precision"]},
         "notes": [note.replace(base, Path(base).name) for note in results["notes"]],

@@ -6,6 +6,7 @@ rows with the same `id` are a conversation, in their order.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from userlm.lines import Line
 from userlm.types import InputError
 
 FIELDS = ("role", "text", "messages", "id", "user", "intent")
+_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan", re.IGNORECASE)
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
 
@@ -110,7 +112,7 @@ class Map:
         return assemble(
             messages,
             id=self.id_in(row),
-            user=id_of({"user": _at(row, self.user)}, "user") or None,
+            user=_id_at(row, self.user) or None,
             intent=intent if isinstance(intent, str) and intent else None,
             meta={},
             lost_fields=count_others(row, used),
@@ -122,7 +124,7 @@ class Map:
 
     def id_in(self, row: Row) -> str:
         """Return the id of the conversation of a row; empty if it has none."""
-        return id_of({"id": _at(row, self.id)}, "id")
+        return _id_at(row, self.id)
 
 
 class Rows:
@@ -142,12 +144,13 @@ class Rows:
     def found(self) -> Iterator[Found]:
         """Return the conversations, in the order of their first rows."""
         for rows in self._rows.values():
-            first, place = rows[0]
+            _, place = rows[0]
             try:
                 found = self._conversation(rows)
             except Rejected as rejected:
-                line = Line(place.number, dict(first))
-                yield Found(place.file, line, None, rejected)
+                for row, place in rows:
+                    line = Line(place.number, dict(row))
+                    yield Found(place.file, line, None, rejected)
                 continue
             found = found.with_notes({"merged lines": len(rows) - 1})
             yield Found(place.file, Line(place.number), found, None)
@@ -171,6 +174,15 @@ def _pairs(option: str, text: str) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def _id_at(row: Row, path: str) -> str:
+    """Return the id at a path, empty if there is none. In a table it is a text: in a column with
+    gaps, `12.0` stands for 12, and `NaN` for a gap."""
+    value = _at(row, path)
+    if isinstance(value, str) and _NUMBER_WITH_GAPS.fullmatch(value.strip()):
+        value = float(value)
+    return id_of({path: value}, path)
 
 
 def _at(row: Mapping[str, Any], path: str) -> Any:
