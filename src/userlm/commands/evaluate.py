@@ -262,7 +262,7 @@ def _is_unfinished(options: Evaluate, tasks: Sequence[Task], results: Results) -
     cells = results["cells"]
     if any(cell["failed"] or has_errors(cell) for cell in cells):
         return True
-    reasons = {one["why"] for cell in cells for one in cell["measures"]}
+    reasons = {one.get("why") for cell in cells for one in cell["measures"]}
     unsafe_local = options.grading.unsafe_local
     return NO_SANDBOX in reasons and find_sandbox(tasks, unsafe_local) is not None
 
