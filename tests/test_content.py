@@ -146,7 +146,7 @@ def test_no_content_has_no_words():
 
 
 def test_the_type_of_a_part_takes_no_time_however_long():
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert split_content([{"type": "tool" * 40_000, "text": "hello"}]) == ("", "")
     assert split_content([{"tool" * 40_000: "hello"}]) == ("", "")
-    assert time.perf_counter() - begun < 2  # it was minutes
+    assert time.process_time() - begun < 2  # it was minutes

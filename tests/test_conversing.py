@@ -60,7 +60,7 @@ def quick(monkeypatch):
     """Endpoints with next to no pauses between tries."""
 
     def endpoint(name, url, variable):
-        return EndpointModel(name, url, "a-key", timeout=5, pause=0.01)
+        return EndpointModel(name, url, "a-key", timeout=20, pause=0.01)
 
     monkeypatch.setattr(loading, "_endpoint", endpoint)
 

@@ -231,7 +231,7 @@ def test_a_data_set_of_the_hub_is_imported_and_nothing_of_the_copies_stays(
             env={**os.environ, **known},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stderr

@@ -43,7 +43,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Any:
             url,
             KEY,
             retries=1,
-            timeout=5,
+            timeout=20,
             pause=0.01,
             key_variable=variable,
             key_header=header,

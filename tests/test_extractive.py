@@ -128,10 +128,10 @@ def test_nothing_to_say_gives_none():
 
 
 def test_a_hostile_first_turn_takes_no_time():
-    begun = time.perf_counter()
+    begun = time.process_time()
     extractive(log("hello how are you " + "aing" * 25 + "z"))
     extractive(log("hello " * 60 + "z"))
-    assert time.perf_counter() - begun < 2  # it was years
+    assert time.process_time() - begun < 2  # it was years
 
 
 def test_a_conversation_of_thousands_of_turns_takes_no_time():

@@ -623,7 +623,7 @@ def visit(host: str, scratch: Path, *places: str, **environment: str) -> list[ob
         env={**os.environ, **known, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -355,7 +355,7 @@ def walk(tmp_path):
         env |= {"DATA": str(tmp_path), "CALLS": str(tmp_path / "calls"), **variables}
         command = ["bash", SMALL / "findings.sh", *parts]
         done = subprocess.run(
-            command, env=env, cwd=SMALL, capture_output=True, text=True, timeout=60
+            command, env=env, cwd=SMALL, capture_output=True, text=True, timeout=300
         )
         calls = (
             (tmp_path / "calls").read_text().splitlines()

@@ -152,10 +152,10 @@ def test_a_reference_without_a_number_is_an_error() -> None:
     ["9 ", "=", "#", "answer ", "1/", "\\boxed{", "\\boxed{{}", "1. ", "step ", '"? '],
 )
 def test_a_model_that_loops_does_not_stall_the_grader(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     final_number(unit * 5000 + "a")
     final_number("#### " + unit * 5000 + "a b")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_an_expression_that_would_be_tried_for_ever_gives_no_grade(

@@ -146,9 +146,9 @@ def test_two_thousand_first_turns_take_seconds_and_little_memory() -> None:
     ]
     conversations = [talk(str(i), text) for i, text in enumerate(texts)]
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     found = first_turn_diversity(conversations)
-    took, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    took, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.n == 2000
     assert took < 10
@@ -255,9 +255,9 @@ def test_goal_consistency_of_two_thousand_conversations_takes_seconds() -> None:
         return " ".join(f"w{i}" for i in rng.integers(0, 3000, count))
 
     talks = [asked(f"p{i}", draw(20), draw(30), "x", draw(30)) for i in range(2000)]
-    start = time.perf_counter()
+    start = time.process_time()
     assert goal_consistency(talks).n == 4000
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_the_variants_by_hand() -> None:

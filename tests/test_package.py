@@ -123,7 +123,7 @@ def run(statement: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-c", WATCH.format(statement=statement)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -64,7 +64,7 @@ def test_the_counts_of_wildchat_stand_beside_those_of_the_paper(tmp_path):
 
     env = processes.on_path(tmp_path / "bin") | {"USERLM": str(tmp_path / "bin/userlm")}
     command = ["bash", RECIPES / "wildchat_counts.sh", logs, tmp_path / "runs"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     table = [line.rsplit(maxsplit=3) for line in done.stdout.splitlines()[1:]]
     # 106 less the French; of these the three that are no template, all of one person, whose draw
@@ -172,7 +172,7 @@ def walk(tmp_path):
             cwd=RECIPES.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         calls = [
@@ -500,7 +500,7 @@ def said(pairs):
 
 def mix(run, out):
     command = [sys.executable, RECIPES / "tiny/mix.py", run, out]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -548,7 +548,7 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
 
 def small_mix(run, out, held_out):
     command = [sys.executable, RECIPES / "small/mix.py", run, out, held_out]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -630,7 +630,7 @@ def test_the_scaling_curve_has_a_point_for_each_model_that_was_measured(tmp_path
             (tmp_path / path).write_text(json.dumps(content))
     drawing = tmp_path / "curve.svg"
     command = [sys.executable, RECIPES / "small/curve.py", tmp_path, drawing]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines()[2:] == [
         "| model-a | 2,928,960 | 1.74 |",
         "| model-b | 134,515,008 | 1.04 |",

@@ -344,13 +344,13 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
     run = Run.open(tmp_path / "run", "import", {})
     code = f"from userlm.runs import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
     other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
     )
     assert "another process is working" in other.stderr
     del run
     assert (
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, timeout=60
+            [sys.executable, "-c", code], capture_output=True, timeout=300
         ).returncode
         == 0
     )
@@ -381,7 +381,7 @@ def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there
             with pytest.raises(InputError, match="another process is working in"):
                 Run.open(folder, "import", {"seed": 1})
             assert (folder / "run.json").read_bytes() == before
-        working.communicate("\n", timeout=60)
+        working.communicate("\n", timeout=300)
 
 
 def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):

@@ -145,10 +145,10 @@ def test_a_long_text_is_split_in_linear_time():
         "<answer>",
         "</answer> ",
     ):
-        since = time.perf_counter()
+        since = time.process_time()
         split_thought("<think>a</think>" + part * (200_000 // len(part)) + "</think>")
         split_thought(part * (200_000 // len(part)) + "\n```")
-        assert time.perf_counter() - since < 5, part
+        assert time.process_time() - since < 5, part
 
 
 @pytest.mark.parametrize(
