@@ -221,6 +221,7 @@ def test_each_conversation_that_is_listed_is_linked_to_where_the_page_has_it(
     assert len(links) == 15
     for link in links:
         assert f'"anchor":"{link}"' in page.replace('": "', '":"')
+    assert '"solved":false' in page
     assert "Apples cost 11 dollars." in page
     assert "failed.jsonl" in text(compared)
 
@@ -254,7 +255,7 @@ def test_the_terminal_shows_it_on_one_screen(compared, capsys) -> None:
     shown = capsys.readouterr().out
     assert "is better than" in shown
     assert "went wrong" not in shown
-    assert shown.count("\n") < 67
+    assert shown.count("\n") < 70
 
 
 def test_a_grid_that_was_moved_can_still_be_compared(grid, tmp_path) -> None:
@@ -290,6 +291,19 @@ def test_what_was_not_graded_is_not_measured_and_not_zero(tmp_path) -> None:
     found = text(tmp_path / "out")
     assert "Nothing can be compared" in found
     assert "not measured: `not graded: needs a judge` (6 missing)" in found
+
+
+def test_the_page_of_a_grid_has_all_measures_of_each_cell_also_by_family(grid) -> None:
+    # OneByOne tells a fact a turn and forgets the last one in half of the odd conversations.
+    found = text(grid)
+    row = rf"`{PATIENT}` \| `{ONE_BY_ONE}` \| `spreads required facts` \| ([^|]*)\|([^|]*)\|([^|]*)\|"
+    [values] = re.findall(row, found)
+    assert [value.split("%")[0].strip() for value in values] == [
+        "75.00",
+        "100.00",
+        "50.00",
+    ]
+    assert "| all tasks | `even` | `odd` |" in found
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -360,8 +374,8 @@ def test_one_bot_with_one_user_is_compared_with_its_single_prompts(tmp_path) -> 
     ]
     commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
     found = text(tmp_path / "out")
-    assert f"`{HASTY}` talked to by `{ONE_BY_ONE}` solves 100.0 points (" in found
-    assert "less than with a single prompt that says everything." in found
+    assert "`hasty` talked to by `OneByOne` solves 100.0 points (" in found
+    assert "less than with a single prompt." in found
     assert "Nothing can be compared" not in found
 
 

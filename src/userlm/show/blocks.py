@@ -18,12 +18,11 @@ Counts: TypeAlias = Sequence[tuple[str, int]]
 @dataclass(frozen=True)
 class Quote:
     """Text from a file, cut after `limit` characters. `look` is `badge` for a warning, or the
-    colour of what the text names; `to` is the anchor of a conversation that it links to."""
+    colour of what the text names."""
 
     text: str
     limit: int = 160
     look: str = ""
-    to: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to a conversation on the same page; see `transcripts.anchor`."""
+
+    text: Quote
+    anchor: str
+
+
+@dataclass(frozen=True)
 class Small:
     """A detail, in small print on a separate line."""
 
     line: Line
 
 
-Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Small
+Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Link | Small
 Line: TypeAlias = Part | tuple["Line", ...]
 Row: TypeAlias = Sequence[Line]
 Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]

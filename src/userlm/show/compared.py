@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from userlm.show.blocks import (
     Block,
     Group,
     Line,
+    Link,
     Quote,
     Row,
     Section,
@@ -21,7 +22,7 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import number, plural
+from userlm.show.formats import called, number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
 from userlm.show.transcripts import anchor
@@ -29,8 +30,6 @@ from userlm.show.transcripts import anchor
 SCORE = "assistant score"
 NAME = 60
 NOTHING = "–"
-SENTENCES = 2
-"""More costs of being talked to are in a table alone."""
 OPEN = 3
 """How many of the worst tasks are shown at once, so that all of it fits on a screen."""
 
@@ -57,34 +56,40 @@ NEEDED = "So many tasks show a difference of so many points in 4 of 5 runs."
 
 
 def answers(runs: Sequence[Finished]) -> Iterator[Text]:
-    """Yield which assistant is better, and what it costs to be talked to."""
+    """Yield which assistant is better, and where it costs most to be talked to."""
     for run in runs:
         if run.verb == "compare":
             if answer := _answer(run.results):
                 yield Text(answer, "answer")
-            costs = [one for one in run.results["single"] if one["value"] is not None]
-            if len(costs) <= SENTENCES:
-                yield from (Text(_cost(one), "finding") for one in costs)
+            known = [one for one in run.results["single"] if one["value"] is not None]
+            if known:
+                most = max(known, key=lambda one: abs(one["value"]))
+                yield Text(_cost(most), "finding")
             yield Text(PAIRED)
 
 
 def _cost(one: Mapping[str, Any]) -> Line:
-    names = (Quote(one["assistant"], NAME), " talked to by ", Quote(one["user"], NAME))
+    names = (
+        Quote(called(one["assistant"]), NAME),
+        " talked to by ",
+        Quote(called(one["user"]), NAME),
+    )
     value, low, high = one["value"], one["low"], one["high"]
     word = "less"
     if value < 0:
         word = "more"
         value, low, high = -value, high and -high, low and -low
     points = (f" solves {number(value, 1)} points", interval(low, high, 1))
-    return (names, points, f" {word} than with a single prompt that says everything.")
+    return (names, points, f" {word} than with a single prompt.")
 
 
 def section(runs: Sequence[Finished]) -> Section:
     """Return the section with all that was compared."""
+    comparisons = [run for run in runs if run.verb == "compare"]
     groups = []
-    for run in runs:
-        if run.verb == "compare":
-            groups.append(Group(list(_blocks(run)), Quote(run.name, NAME)))
+    for run in comparisons:
+        name = Quote(run.name, NAME) if len(comparisons) > 1 else ""
+        groups.append(Group(list(_blocks(run)), name))
     title = "The assistants side by side"
     return Section("compared", "Comparison", title, groups)
 
@@ -337,17 +342,29 @@ def _worst(run: Finished) -> Iterator[Block]:
         rows = []
         places: list[Row] = []
         for one in tasks:
-            first: dict[str, Place] = {}
-            for place in one["failed"]:
-                first.setdefault(place["id"], place)
-            rows.append((*_worst_row(one, names), _links(first.values())))
+            rows.append((*_worst_row(one, names), _conversations(run, one["failed"])))
             for folder, own in _by_folder(one["failed"]).items():
-                places.append((Quote(one["task"], NAME), Quote(folder), _links(own)))
+                talks = _conversations(run, own)
+                places.append((Quote(one["task"], NAME), Quote(folder), talks))
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
         path = Quote(f"{run.folder}/failed.jsonl")
         yield Text(("These conversations: ", path))
         more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
         yield Group(more, "More of these, and where they are", look="fold")
+
+
+def _conversations(run: Finished, places: Sequence[Place]) -> Line:
+    """Return the ids of conversations, with links to those that are on the page."""
+    shown = {(talks.name, talk.id) for talks in run.talks for talk in talks.shown}
+    links = {}
+    for place in places:
+        name, id = Path(place["folder"]).name, place["id"]
+        if (name, id) in shown:
+            links[id] = Link(Quote(id, NAME), anchor(name, id))
+    ids = dict.fromkeys(place["id"] for place in places)
+    parts: list[Line] = [links.get(id) or Quote(id, NAME) for id in ids]
+    spaced = [part for one in parts for part in (one, " ")]
+    return tuple(spaced[:-1])
 
 
 def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
@@ -367,15 +384,6 @@ def _by_folder(failed: Sequence[Place]) -> dict[str, list[Place]]:
     for place in failed:
         places.setdefault(place["folder"], []).append(place)
     return places
-
-
-def _links(places: Iterable[Place]) -> Line:
-    """The ids of conversations, each with a link to it."""
-    links: list[Line] = []
-    for place in places:
-        to = anchor(Path(place["folder"]).name, place["id"])
-        links += [" " if links else "", Quote(place["id"], NAME, to=to)]
-    return tuple(links)
 
 
 def _spread(found: Mapping[str, Any]) -> Iterator[Block]:

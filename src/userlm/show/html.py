@@ -28,6 +28,7 @@ from userlm.show.blocks import (
     Facts,
     Interval,
     Line,
+    Link,
     Mark,
     Page,
     Quote,
@@ -77,10 +78,8 @@ def inline(line: Line) -> Markup:
             return Markup("").join(inline(part) for part in line)
         case str():
             return visible(line)
-        case Quote(text, limit, look, to):
+        case Quote(text, limit, look):
             quoted = visible(cut(text, limit))
-            if to:
-                return Markup('<a href="#{}">{}</a>').format(to, quoted)
             return Markup(f'<span class="{look}">{quoted}</span>') if look else quoted
         case Value(value, digits):
             return Markup('<data value="{}">{}</data>').format(
@@ -93,6 +92,8 @@ def inline(line: Line) -> Markup:
             return Markup("; ").join(_reason(why, count) for why, count in counts)
         case Mark(shape, look):
             return charts.key(shape, look)
+        case Link(text, anchor):
+            return Markup('<a href="#{}">{}</a>').format(anchor, inline(text))
         case Small(detail):
             return Markup(f"<small>{inline(detail)}</small>") if detail else Markup("")
 
