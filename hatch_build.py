@@ -7,18 +7,14 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")
+LINK = re.compile(r"(\]\()(?!https?:|#)([^)\s]+)")
+IMAGE = re.compile(r'(<img src=")(?!https?:)([^"]+)')
 
 
 def whole_addresses(text: str, repository: str) -> str:
     """Return a text in Markdown whose links and images lead to files of the repository."""
-
-    def whole(link: re.Match[str]) -> str:
-        is_image, shown, path = link.groups()
-        page = "raw" if is_image else "blob"
-        return f"{is_image}[{shown}]({repository}/{page}/main/{path})"
-
-    return LINK.sub(whole, text)
+    text = LINK.sub(rf"\1{repository}/blob/main/\2", text)
+    return IMAGE.sub(rf"\1{repository}/raw/main/\2", text)
 
 
 class Readme(MetadataHookInterface):

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 ]
 REPOSITORY = PROJECT["urls"]["Repository"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r'\]\(([^)\s]+)\)|src="([^"]+)"')
 
 
 def snippets(language: str) -> list[str]:
@@ -92,16 +92,15 @@ def on_an_index_page(monkeypatch) -> str:
 
 
 def test_on_an_index_page_readme_has_whole_addresses_alone(on_an_index_page):
-    links = LINK.findall(on_an_index_page)
-    assert len(links) == len(LINK.findall(README)) > 20
-    assert all(link.startswith("https://") for link in links)
-    own = [link for link in links if link.startswith(REPOSITORY)]
-    for link in own:
-        kind, _, path = link.removeprefix(f"{REPOSITORY}/").partition("/main/")
-        assert kind in ("blob", "raw")
-        assert (ROOT / path.partition("#")[0]).exists()
-    images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", on_an_index_page)
-    assert images and all("/raw/main/" in image for image in images)
+    whole = [link for pair in LINK.findall(on_an_index_page) for link in pair if link]
+    assert len(whole) == len(LINK.findall(README)) > 20
+    assert all(link.startswith("https://") for link in whole)
+    for link in whole:
+        if link.startswith(f"{REPOSITORY}/"):
+            kind, _, path = link.removeprefix(f"{REPOSITORY}/").partition("/main/")
+            is_image = path.endswith(".png")
+            assert kind == ("raw" if is_image else "blob")
+            assert (ROOT / path.partition("#")[0]).exists()
 
 
 def test_readme_and_citation_name_the_address_of_the_metadata():
