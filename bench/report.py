@@ -3,10 +3,10 @@
     python bench/report.py [CONVERSATIONS]
 
 Writes two runs of `simulate` with so many generated conversations in all (10,000 if it is not
-said; words by Zipf's law; seeded), makes their report, and opens the file in headless Chromium five times,
-each a fresh browser; medians. Opened: until the list and the first conversation are drawn. Frames:
-while the list scrolls from the first to the last conversation in 4 s; late ones take over 50 ms.
-Found: from a word in the search box to the new list, with what it waits for the next key.
+said; words by Zipf's law; seeded), makes their report, and opens the file in headless Chromium
+five times, each a fresh browser; medians. Opened: until the list and the first conversation are
+drawn. Frames: while the list scrolls from the first to the last conversation in 4 s; late ones
+take over 50 ms. Found: from a word in the search box to the new list, with its wait for a next key.
 """
 
 from __future__ import annotations

@@ -570,12 +570,16 @@ def test_the_page_begins_with_the_answer_and_results_have_the_same_verdict(tmp_p
     options = {"user": script(tmp_path), "assistant": "clarifier"}
     results = assess(tmp_path, **options)
     run, sections = page_of(tmp_path / "run")
-    assert list(sections)[:4] == ["verdict", "published", "assess", "pairs"]
+    order = [name for name in sections if name != "figures"]
+    expected = ["found", "pairs", "conversations", "verdict", "published", "assess"]
+    assert order[: len(expected)] == expected
     page = (tmp_path / "run/report.md").read_text()
     answer = results["verdict"]["answer"]
     assert "undecided." in answer
     assert page.index("good enough?") < page.index(answer) < page.index("UserLM-8b")
     assert concluded(run).record() == results["verdict"]
+    html = (tmp_path / "run/report.html").read_text()
+    assert html.count('"anchor":"c-run%2Fsimulate-') == html.count('"anchor":"') == 8
 
 
 def test_a_user_that_replays_people_is_not_told_from_them_by_any_sentence(tmp_path):
@@ -640,7 +644,7 @@ def test_latex_has_the_main_tables_first_and_one_for_each_stage_not_for_each_fam
     main, _, rest = tables.partition("% The rest")
     begin = r"\begin{table}"
     captions = [one.partition(r"\caption{")[2] for one in main.split(begin)[1:]]
-    expected = ["Beside the users", "Is this simulator", "How far from people"]
+    expected = ["Beside the users", "All measures in", "How far from people"]
     assert [
         one[: len(two)] for one, two in zip(captions, expected, strict=True)
     ] == expected

@@ -371,7 +371,7 @@ METRICS = (
     _outcome(
         "adds demands",
         "Share of the conversations in which the user demands something that is not in the task, "
-        "by a judge.",
+        "by a judge; how far judges agree with people on this is not known.",
         "grades",
         extrinsic.adds_demands,
     ),

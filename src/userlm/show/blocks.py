@@ -64,13 +64,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to a conversation on the same page; see `transcripts.anchor`."""
+
+    text: Quote
+    anchor: str
+
+
+@dataclass(frozen=True)
 class Small:
     """A detail, in small print on a separate line."""
 
     line: Line
 
 
-Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Small
+Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Link | Small
 Line: TypeAlias = Part | tuple["Line", ...]
 Row: TypeAlias = Sequence[Line]
 Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]

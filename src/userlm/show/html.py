@@ -28,6 +28,7 @@ from userlm.show.blocks import (
     Facts,
     Interval,
     Line,
+    Link,
     Mark,
     Page,
     Quote,
@@ -91,6 +92,8 @@ def inline(line: Line) -> Markup:
             return Markup("; ").join(_reason(why, count) for why, count in counts)
         case Mark(shape, look):
             return charts.key(shape, look)
+        case Link(text, anchor):
+            return Markup('<a href="#{}">{}</a>').format(anchor, inline(text))
         case Small(detail):
             return Markup(f"<small>{inline(detail)}</small>") if detail else Markup("")
 

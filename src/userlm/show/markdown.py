@@ -16,6 +16,7 @@ from userlm.show.blocks import (
     Group,
     Interval,
     Line,
+    Link,
     Mark,
     Measures,
     Page,
@@ -79,6 +80,8 @@ def inline(line: Line, cell: bool = False) -> str:
             return ", ".join(
                 f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts
             )
+        case Link(text):
+            return inline(text, cell)
         case Small(detail):
             return f" ({inline(detail, cell)})" if detail else ""
 

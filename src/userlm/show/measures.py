@@ -30,6 +30,7 @@ from userlm.show.formats import axis, number, percent, plural
 from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
 HUMAN = "human"
+MEANINGS = "What these measures are"
 COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
@@ -120,6 +121,9 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
             if measure.get("outcomes"):
                 yield outcomes(measure, column.label)
     yield from _by_family(columns)
+    if shown:
+        rows = [(one.title, one.note) for one in shown]
+        yield Group([Table(("measure", "is"), rows, "findings")], MEANINGS, look="fold")
 
 
 def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
@@ -143,7 +147,7 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
             unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
                 cells = rows.setdefault((name, one["name"]), {})
-                cells[column.label] = _of_family(one, unit)
+                cells[column.label] = of_family(one, unit)
     if not rows:
         return
     labels = [column.label for column in columns]
@@ -155,7 +159,8 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
     yield Group([Table(head, lines, "fixed")], "By family of tasks")
 
 
-def _of_family(one: OfFamily, unit: str) -> Line:
+def of_family(one: OfFamily, unit: str) -> Line:
+    """Return the value of a measure in one family of tasks, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 60))
     counted = f"n {one['n']:,}"

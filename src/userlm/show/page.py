@@ -365,8 +365,10 @@ def _conversations(runs: Runs) -> Section:
     noted: dict[tuple[str, str], Noted] = {}
     for run in runs:
         noted |= run.notes
-    # Conversations about the hardest tasks of a comparison are also those of its runs.
-    for run in sorted(runs, key=lambda run: run.verb == "compare"):
+    # Those of an assessment are also a run of their own, which may be given too; and those of a
+    # comparison, about the hardest tasks, are in its runs.
+    turn = {"assess": 0, "compare": 2}
+    for run in sorted(runs, key=lambda run: turn.get(run.verb, 1)):
         for talks in run.talks:
             is_shown = run.verb == "compare" and names[talks.name]
             if talks.path in paths or is_shown:

@@ -426,9 +426,10 @@ class BesidePeople(Distance):
 
 
 class Comparisons(TypedDict):
-    """Of `compare`."""
+    """Of `compare`; `real` are the assistants that are no stubs."""
 
     cells: list[CellMeasured]
+    real: list[Text]
     assistants: list[Difference]
     users: list[Difference]
     single: list[SinglePrompt]

@@ -106,7 +106,7 @@ def _about_assessments(runs: Runs) -> Line:
 
 
 def _talks(run: Finished) -> bool:
-    return run.verb in ("simulate", "respond")
+    return run.verb in ("simulate", "serve", "respond")
 
 
 def _about_users(runs: Runs, users: Sequence[str]) -> Line:

@@ -36,6 +36,7 @@ from userlm.show.blocks import (
     Group,
     Interval,
     Line,
+    Link,
     Measures,
     Page,
     Pair,
@@ -255,6 +256,8 @@ def inline(line: Line) -> Styled:
         case Reasons(counts):
             reasons = [f"{plain(cut(why, 100))} {count:,}" for why, count in counts]
             return Styled("\n".join(reasons))
+        case Link(text):
+            return inline(text)
         case Small(detail):
             shown = inline(detail)
             return Styled.assemble(" (", shown, ")", style="dim") if shown else Styled()

@@ -47,7 +47,8 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Block]:
     """Yield whether the users of `assess` runs are good enough, and why."""
     for run in runs:
         if run.verb == "assess":
-            yield Group(list(_verdict(run)), Quote(user_of(run), 60))
+            title = ("Is ", Quote(user_of(run), 60), " good enough?")
+            yield Group(list(_verdict(run)), title)
 
 
 def section(runs: Sequence[Finished]) -> Section:
