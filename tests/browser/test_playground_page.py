@@ -233,6 +233,35 @@ def test_two_users_answer_one_conversation_and_either_goes_on(page, tmp_path):
     assert talk.turns[0].meta["others"]["user"]["text"] == "a one"
 
 
+def test_the_page_is_opened_with_six_requests_and_forty_kilobytes(page, tmp_path):
+    sizes = []
+    page.on(
+        "response", lambda answer: sizes.append(int(answer.headers["content-length"]))
+    )
+    with playing({"user": Script(["hi"])}, tmp_path) as server:
+        opened(page, server)
+        expect(page.locator("#saved")).to_contain_text("none yet")
+    assert len(sizes) == 6 and sum(sizes) < 40_000
+
+
+def test_the_shortcuts_draw_again_take_back_save_and_begin_anew(page, tmp_path):
+    with playing({"user": Script(["one", "two"])}, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        page.keyboard.press("Alt+r")
+        expect(page.locator("#seed")).to_have_value("1")
+        wait(page, 1)
+        page.keyboard.press("Alt+s")
+        expect(page.locator("#status")).to_contain_text("Saved in")
+        page.keyboard.press("Alt+z")
+        wait(page, 0)
+        press(page, "next")
+        wait(page, 1)
+        page.keyboard.press("Alt+n")
+        wait(page, 0)
+
+
 def test_the_page_asks_for_the_key_and_sends_it_to_this_server_alone(
     page, tmp_path, faults, serious
 ):

@@ -10,6 +10,7 @@ const STOPS = {
   error: "failed",
 };
 const MOST_TURNS = 20; // of the user, when both play on by themselves
+const SHORTCUTS = { KeyR: "again", KeyZ: "back", KeyS: "save", KeyN: "new" }; // with Alt
 const SIDES = ["user", "against"];
 
 let server; // what it can do
@@ -361,6 +362,12 @@ function listen() {
   find("new").addEventListener("click", () => { begin(); focusNext(); });
   find("load").addEventListener("click", load);
   find("view").addEventListener("toggle", () => { if (find("view").open) look(); });
+  document.addEventListener("keydown", (event) => {
+    const button = event.altKey && !event.ctrlKey && !event.metaKey && SHORTCUTS[event.code];
+    if (!button) return;
+    event.preventDefault();
+    find(button).click();
+  });
   find("form").addEventListener("submit", (event) => event.preventDefault());
   for (const choice of document.querySelectorAll("[name=seat]")) choice.addEventListener("change", () => show());
 }
