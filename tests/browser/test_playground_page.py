@@ -2,11 +2,12 @@
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PHONE
+from conftest import PHONE, TIMEOUT_MS
 from playing import playing
 from playwright.sync_api import Page, expect
 
@@ -232,12 +233,42 @@ def test_two_users_answer_one_conversation_and_either_goes_on(page, tmp_path):
     assert talk.turns[0].meta["others"]["user"]["text"] == "a one"
 
 
+def test_the_page_is_opened_with_six_requests_and_forty_kilobytes(page, tmp_path):
+    sizes = []
+    page.on(
+        "response", lambda answer: sizes.append(int(answer.headers["content-length"]))
+    )
+    with playing({"user": Script(["hi"])}, tmp_path) as server:
+        opened(page, server)
+        expect(page.locator("#saved")).to_contain_text("none yet")
+    assert len(sizes) == 6 and sum(sizes) < 40_000
+
+
+def test_the_shortcuts_draw_again_take_back_save_and_begin_anew(page, tmp_path):
+    with playing({"user": Script(["one", "two"])}, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        page.keyboard.press("Alt+r")
+        expect(page.locator("#seed")).to_have_value("1")
+        wait(page, 1)
+        page.keyboard.press("Alt+s")
+        expect(page.locator("#status")).to_contain_text("Saved in")
+        page.keyboard.press("Alt+z")
+        wait(page, 0)
+        press(page, "next")
+        wait(page, 1)
+        page.keyboard.press("Alt+n")
+        wait(page, 0)
+
+
 def test_the_page_asks_for_the_key_and_sends_it_to_this_server_alone(
-    page, tmp_path, faults
+    page, tmp_path, faults, serious
 ):
     with playing({"user": Script(["hi"])}, tmp_path, ServerConfig(key="s3")) as server:
         page.goto(server.url)
         expect(page.get_by_label("This server needs its key.")).to_be_focused()
+        assert serious(page) == []
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
         expect(page.get_by_label("This is not its key.")).to_be_focused()
@@ -256,6 +287,7 @@ class Hostile:
     def reply(self, conversation):
         text = HOSTILE[len(conversation.user_turns) % len(HOSTILE)]
         drafts = [{"text": each, "why": [each[:50]]} for each in HOSTILE]
+        drafts += [None, 5, {"text": {}}, {"why": 5}]
         return Reply(text, meta={"p_end": 0.5, "rejected": drafts, "violates": HOSTILE})
 
 
@@ -313,6 +345,29 @@ def test_a_failed_model_is_said_in_words_and_the_page_goes_on(page, tmp_path, fa
     page.locator("#next").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("Is it still running?")
     faults.clear()
+
+
+def test_a_turn_that_takes_long_is_stopped_and_nothing_is_lost(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            if conversation.turns:
+                assert gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"turn {len(conversation.turns)}")
+
+    with playing({"user": Slow()}, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        page.keyboard.type("yes?")
+        page.keyboard.press("Enter")
+        press(page, "stop")
+        expect(page.get_by_role("alert")).to_contain_text("Stopped.")
+        wait(page, 2)
+        gate.set()
+        press(page, "next")
+        wait(page, 3)
 
 
 # --- the blind test -------------------------------------------------------------------------------

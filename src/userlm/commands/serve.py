@@ -50,8 +50,6 @@ class Serve:
 
     $ userlm serve --user trained:microsoft/UserLM-8b --port 8765
 
-    $ userlm serve --assistant assistant-small --against prompted:assistant-small
-
     $ userlm serve --blind runs/respond --reference runs/intents
     """
 

@@ -10,6 +10,7 @@ const STOPS = {
   error: "failed",
 };
 const MOST_TURNS = 20; // of the user, when both play on by themselves
+const SHORTCUTS = { KeyR: "again", KeyZ: "back", KeyS: "save", KeyN: "new" }; // with Alt
 const SIDES = ["user", "against"];
 
 let server; // what it can do
@@ -18,6 +19,7 @@ let id = "new";
 let items = [];
 let busy = false;
 let playing = false;
+let waiting = new AbortController(); // of the turns that models are writing
 
 // --- the conversation -------------------------------------------------------------------------
 
@@ -64,7 +66,9 @@ function read(saved) {
   }
 }
 
-function item(role, text, ending, { by, others = {}, ...meta }) {
+function item(role, text, ending, { by, others: given, ...meta }) {
+  const others = {};
+  for (const side of SIDES) if (typeof given?.[side]?.text === "string") others[side] = { stop: null, meta: {}, ...given[side] };
   const side = by === "person" ? "you" : role === "assistant" ? "assistant" : "against" in others || !by ? "user" : "against";
   return { role, chosen: side, replies: { ...others, [side]: { text, stop: ending, meta } } };
 }
@@ -83,7 +87,7 @@ async function reply(side, before) {
       guard: guard === "" ? null : guard === "none" ? "" : guard,
     });
   }
-  return call("ask", asked);
+  return call("ask", asked, waiting.signal);
 }
 
 // Let the models whose turn it is speak.
@@ -102,6 +106,7 @@ async function takeTurn() {
 async function change(doing, what) {
   if (busy) return;
   busy = true;
+  waiting = new AbortController();
   showError(null);
   show(doing);
   try {
@@ -172,6 +177,7 @@ function show(status = "") {
   find("send").hidden = !mine;
   find("next").hidden = mine;
   find("next").textContent = items.length || seat() === "watch" ? "Next turn" : "Let the user begin";
+  find("stop").hidden = !busy;
   find("play").hidden = seat() !== "watch";
   find("play").textContent = playing ? "Pause" : "Play on";
   find("play").setAttribute("aria-pressed", playing);
@@ -222,7 +228,8 @@ function said(role, side, { text, stop: ending, meta, error }, isChosen, place) 
   if (text) made.append(quoted(text));
   if (error) made.append(quoted(error, "end"));
   else if (ending) made.append(el("p", { className: "text end" }, `The ${role} ${STOPS[ending] ?? ending}.`));
-  if (Array.isArray(meta.rejected) && meta.rejected.length) made.append(drafts(meta.rejected));
+  const rejected = Array.isArray(meta.rejected) ? meta.rejected.filter((draft) => draft?.why) : [];
+  if (rejected.length) made.append(drafts(rejected));
   if (!isChosen && place === items.length - 1 && !error) {
     made.append(el("button", { type: "button", onclick: () => { items[place].chosen = side; show(); find("text").focus(); } }, "Go on with this one"));
   }
@@ -348,12 +355,19 @@ function listen() {
   });
   find("next").addEventListener("click", () => speak().then(focusNext));
   find("play").addEventListener("click", play);
+  find("stop").addEventListener("click", () => { waiting.abort(); focusNext(); });
   find("again").addEventListener("click", drawAgain);
   find("back").addEventListener("click", () => { items = items.slice(0, -1); show(); });
   find("save").addEventListener("click", save);
   find("new").addEventListener("click", () => { begin(); focusNext(); });
   find("load").addEventListener("click", load);
   find("view").addEventListener("toggle", () => { if (find("view").open) look(); });
+  document.addEventListener("keydown", (event) => {
+    const button = event.altKey && !event.ctrlKey && !event.metaKey && SHORTCUTS[event.code];
+    if (!button) return;
+    event.preventDefault();
+    find(button).click();
+  });
   find("form").addEventListener("submit", (event) => event.preventDefault());
   for (const choice of document.querySelectorAll("[name=seat]")) choice.addEventListener("change", () => show());
 }

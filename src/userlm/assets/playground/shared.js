@@ -5,18 +5,19 @@ let key = "";
 export class Refused extends Error {}
 
 // The answer of a call of this server. A key is kept in memory only, and sent nowhere else.
-export async function call(name, body = {}) {
+export async function call(name, body = {}, signal = null) {
   const headers = { "Content-Type": "application/json" };
   if (key) headers.Authorization = `Bearer ${key}`;
   let answer;
   try {
-    answer = await fetch(`/playground/${name}`, { method: "POST", headers, body: JSON.stringify(body) });
+    answer = await fetch(`/playground/${name}`, { method: "POST", headers, signal, body: JSON.stringify(body) });
   } catch {
+    if (signal?.aborted) throw new Refused("Stopped.");
     throw new Refused("The server does not answer. Is it still running?");
   }
   if (answer.status === 401) {
     key = await askKey(key ? "This is not its key. Try again." : "This server needs its key.");
-    return call(name, body);
+    return call(name, body, signal);
   }
   const content = await answer.json().catch(() => ({}));
   if (answer.ok) return content;
