@@ -22,7 +22,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.finished import Finished
+from userlm.show.finished import SPEAKING, Finished
 from userlm.show.formats import called, plural
 from userlm.show.measures import HUMAN, value_alone
 from userlm.show.results import Measured
@@ -102,7 +102,7 @@ def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
     others."""
     assistants = {}
     for run in runs:
-        if run.verb in ("simulate", "respond"):
+        if run.verb in SPEAKING:
             assistants[run.name] = (run.verb, run.options.get("assistant"))
     users = {run.name: str(run.options.get("user")) for run in runs}
     for run in runs:

@@ -39,6 +39,8 @@ from userlm.types import FAILED, Conversation, InputError, MeasureRow
 
 TALKING = ("simulate", "serve")
 """Verbs whose conversations are shown: simulated ones, and those of the playground."""
+SPEAKING = (*TALKING, "respond")
+"""Verbs in which a simulated user speaks."""
 EXTRACTIVE = "intents: extractive"
 HUMAN = "human"
 """The column of people in a score."""

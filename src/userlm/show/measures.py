@@ -25,7 +25,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.finished import Finished
+from userlm.show.finished import SPEAKING, Finished
 from userlm.show.formats import axis, number, percent, plural
 from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
@@ -66,9 +66,7 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
     trained = [run.name for run in runs if run.verb == "train"]
     predicted = [run.name for run in runs if run.verb == "ppl"]
     talking = [name for run in runs if run.verb == "score" for name in run.columns]
-    talking += [
-        run.name for run in runs if run.verb in ("simulate", "respond", "serve")
-    ]
+    talking += [run.name for run in runs if run.verb in SPEAKING]
     humans = {HUMAN, *(run.name for run in runs if run.is_human)}
     colours = dict.fromkeys(humans, HUMAN)
     for family in (trained, predicted, talking):

@@ -39,7 +39,13 @@ from userlm.show.blocks import (
     Where,
 )
 from userlm.show.data import MAX_REASONS, by_count, first_ones, unscrubbed, usage_table
-from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
+from userlm.show.finished import (
+    EXTRACTIVE,
+    SPEAKING,
+    TURN_BINS,
+    WORD_BINS,
+    Finished,
+)
 from userlm.show.formats import axis, json_text, percent, plain, plural
 from userlm.show.noted import Noted, Talks
 from userlm.show.transcripts import STOPS, transcripts
@@ -301,7 +307,7 @@ def _data(runs: Runs) -> Section:
 def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
-        if run.verb in ("simulate", "respond", "serve"):
+        if run.verb in SPEAKING:
             counts[_name(run)] = Counter(run.results.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]

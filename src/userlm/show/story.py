@@ -25,7 +25,7 @@ from userlm.show.blocks import (
     Where,
     interval,
 )
-from userlm.show.finished import HUMAN, Finished
+from userlm.show.finished import HUMAN, SPEAKING, Finished
 from userlm.show.formats import called, number, plural
 from userlm.show.measures import Column
 from userlm.show.results import Measured
@@ -106,7 +106,7 @@ def _about_assessments(runs: Runs) -> Line:
 
 
 def _talks(run: Finished) -> bool:
-    return run.verb in ("simulate", "serve", "respond")
+    return run.verb in SPEAKING
 
 
 def _about_users(runs: Runs, users: Sequence[str]) -> Line:
