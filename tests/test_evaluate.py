@@ -452,6 +452,27 @@ def test_of_a_replay_only_what_is_new_is_asked_again_and_all_that_was_asked_is_c
     assert scores(results)["bot", "user, without added demands"] == 100
 
 
+def test_a_grid_goes_on_under_another_name_of_its_folder(here: Path) -> None:
+    (here / "oil_again.py").write_text(OIL)
+    with serving(judging_oil) as server:
+        options = Evaluate(
+            ["py:oil_again:bot"],
+            tasks="t.jsonl",
+            user=["py:oil_again:user"],
+            single=False,
+            replay=True,
+            grading=Grading(judge=f"{server.url}#judge"),
+        )
+        results = evaluate(options)
+        asked = (here / "asked.txt").read_text(), len(server.bodies)
+        (here / "runs/evaluate").rename(here / "moved")
+        for out in ("moved", here / "moved", "./moved", "moved"):
+            for path in (here / "moved").rglob("results.json"):
+                path.unlink()
+            assert evaluate(replace(options, out=Path(out))) == results
+        assert asked == ((here / "asked.txt").read_text(), len(server.bodies))
+
+
 def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
     here: Path,
 ) -> None:

@@ -54,7 +54,7 @@ from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import Run, is_stale, take_over
+from userlm.runs import Run, is_stale, rename_input, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
@@ -406,6 +406,7 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
     if cell.replayed:
         said = cell.replayed.folder / WITHOUT_ADDED
+        rename_input(cell.folder, said)
         if is_stale(cell.folder, said):
             # `--force` would also forget what was answered, and what that cost.
             forget_changed(cell.folder / TURNS, said)
@@ -439,6 +440,7 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
     it answered."""
     place = cell.folder / SCORE
     talks = cell.folder / TALKS
+    rename_input(place, talks)
     if is_stale(place, talks):
         # `--force` would also forget what the judge has answered.
         take_over(place, talks)
