@@ -1,6 +1,7 @@
 # make env    the environment, in .venv, and the small model, in the user's cache
 # make test   lint, types and tests: no network, no key, no GPU; WORKERS=N sets the processes (2)
 # make test-fast   the quick tests alone, in a minute
+# make test-browser   the report and the playground in Chromium, by keyboard; needs Chromium
 # make size   how large the code is, in tokens
 # make demo   from sample logs to a report, in a few minutes on a CPU
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: env test test-fast demo lint size clean
+.PHONY: env test test-fast test-browser demo lint size clean
 
 env: .venv/.ready
 
@@ -39,6 +40,18 @@ test: lint
 
 test-fast: env
 	$(PYTEST) -m "not slow"
+
+# Not part of `make test`, which needs no browser. The browser is the system's, not one of pip's.
+test-browser: .venv/.browser
+	$(BIN)/python -m pytest tests/browser
+
+.venv/.browser: .venv/.ready
+	@{ if command -v uv >/dev/null; then \
+	  UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" uv pip install --python $(BIN)/python -c constraints.txt -e '.[browser]'; \
+	else \
+	  $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[browser]'; \
+	fi; } || { echo "playwright could not be installed: see above"; exit 1; }
+	@touch $@
 
 demo: env
 	$(BIN)/userlm demo

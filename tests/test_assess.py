@@ -570,12 +570,16 @@ def test_the_page_begins_with_the_answer_and_results_have_the_same_verdict(tmp_p
     options = {"user": script(tmp_path), "assistant": "clarifier"}
     results = assess(tmp_path, **options)
     run, sections = page_of(tmp_path / "run")
-    assert list(sections)[:4] == ["verdict", "published", "assess", "pairs"]
+    order = [name for name in sections if name != "figures"]
+    expected = ["found", "pairs", "conversations", "verdict", "published", "assess"]
+    assert order[: len(expected)] == expected
     page = (tmp_path / "run/report.md").read_text()
     answer = results["verdict"]["answer"]
     assert "undecided." in answer
     assert page.index("good enough?") < page.index(answer) < page.index("UserLM-8b")
     assert concluded(run).record() == results["verdict"]
+    html = (tmp_path / "run/report.html").read_text()
+    assert html.count('"anchor":"c-run%2Fsimulate-') == html.count('"anchor":"') == 8
 
 
 def test_a_user_that_replays_people_is_not_told_from_them_by_any_sentence(tmp_path):
@@ -640,7 +644,7 @@ def test_latex_has_the_main_tables_first_and_one_for_each_stage_not_for_each_fam
     main, _, rest = tables.partition("% The rest")
     begin = r"\begin{table}"
     captions = [one.partition(r"\caption{")[2] for one in main.split(begin)[1:]]
-    expected = ["Beside the users", "Is this simulator", "How far from people"]
+    expected = ["Beside the users", "All measures in", "How far from people"]
     assert [
         one[: len(two)] for one, two in zip(captions, expected, strict=True)
     ] == expected
@@ -701,3 +705,43 @@ def test_the_verdict_fits_on_a_screen(tmp_path, capsys, monkeypatch):
     people(tmp_path / "people.jsonl", 30)
     assess(tmp_path, user=script(tmp_path), assistant="clarifier")
     assert len(capsys.readouterr().out.splitlines()) <= 24
+
+
+# --- ratings --------------------------------------------------------------------------------------
+
+
+def test_ratings_of_people_are_added_to_a_complete_assessment_and_shown(
+    tmp_path, capsys
+):
+    """Of 40 pairs, 4 were taken wrongly: 10 %, 40 points less than if nobody could tell."""
+    people(tmp_path / "people.jsonl")
+    user = script(tmp_path)
+    before = assess(tmp_path, user=user)
+    assert "ratings" not in before["measures"]
+    answered = (tmp_path / "run/respond/turns.jsonl").read_bytes()
+    path = tmp_path / "ratings.jsonl"
+    rows = [
+        {
+            "pair": n,
+            "id_human": f"c{n}",
+            "id_model": f"c{n}/1",
+            "chosen": "model" if n < 4 else "human",
+            "rater": f"r{n % 2}",
+        }
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = assess(tmp_path, user=user, ratings=path)
+    [rated] = results["measures"]["ratings"]
+    assert rated["user"]["value"] == 10 and rated["human"] is None
+    assert (rated["user"]["n"], results["ratings"]["raters"]) == (40, 2)
+    assert rated["user"]["low"] < 10 < rated["user"]["high"] < 50
+    said = [one["sentence"] for one in results["verdict"]["findings"]]
+    assert any(one.startswith("People tell it from a person") for one in said)
+    assert (tmp_path / "run/respond/turns.jsonl").read_bytes() == answered
+    page = (tmp_path / "run/report.html").read_text()
+    assert "taken for a person" in page and "Blind test" in page
+    assert assess(tmp_path, user=user) == results, "they stay"
+    with pytest.raises(InputError, match="chosen is 'left'"):
+        path.write_text(json.dumps({**rows[0], "chosen": "left"}) + "\n")
+        assess(tmp_path, user=user, ratings=path)

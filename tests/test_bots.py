@@ -491,6 +491,19 @@ def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
     assert found == Reply("your key is [key]")
 
 
+def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
+    text = (
+        'url = "{url}"\n[headers]\nAuthorization = "Bearer 0123-abcd-key"\n'
+        'Content-Type = "application/json"'
+    )
+    said = Said(body={"text": "0123-abcd-key is of application/json"})
+    with serving([error(400, "no such 0123-abcd-key"), said]) as server:
+        bot = loading.assistant(describe(tmp_path, server.url, text))
+        with pytest.raises(ModelError, match=r"no such \[key\]"):
+            bot.reply(SAID)
+        assert bot.reply(SAID) == Reply("[key] is of application/json")
+
+
 def test_a_short_value_in_a_header_is_no_secret_and_stays_in_answers(
     tmp_path, monkeypatch
 ):

@@ -325,6 +325,20 @@ def test_a_function_of_another_name_is_called_by_the_tests_all_the_same() -> Non
     assert "f = " not in (function_code(text, "double") or "")
 
 
+def test_what_the_code_uses_may_stand_in_another_block() -> None:
+    text = (
+        "Import:\n```python\nfrom math import pi\n```\nA helper, and its first try:\n"
+        "```python\ndef half(x):\n    return x\n```\n"
+        "```python\ndef half(x):\n    return x / 2\n\ndef sum(x):\n    return 0\n```\n"
+        "Now:\n```python\ndef f(x):\n    y = sum([half(x), pi])\n    return y\n```\n"
+        "For example:\n```python\ny = f(1)\n```"
+    )
+    assert function_code(text, "f") == (
+        "from math import pi\n\ndef half(x):\n    return x / 2\n\n"
+        "def f(x):\n    y = sum([half(x), pi])\n    return y\n"
+    )
+
+
 def test_tests_after_the_code_are_not_the_code() -> None:
     code = "def f():\n    return 1\n"
     for use in ("def test_f():\n    assert f() == 1", "def main():\n    print(f())"):

@@ -15,7 +15,7 @@ from userlm import commands
 from userlm.commands import Compare, Evaluate, Score, Simulate, User
 from userlm.commands.compare import read_human_scores
 from userlm.json_files import read_json, write_json, write_lines
-from userlm.rows import read_conversations
+from userlm.rows import read_rows
 from userlm.show import html, markdown
 from userlm.show.finished import read_run
 from userlm.show.page import describe
@@ -207,12 +207,23 @@ def test_the_hardest_tasks_come_first_with_conversations_to_read(compared) -> No
         (HASTY, ONE_BY_ONE, "t1#0"),
         (HASTY, ONE_BY_ONE, "t1#1"),
     ]
-    talks = list(read_conversations(compared / "failed.jsonl"))
-    assert talks[0].id == "t1#1"
-    assert talks[1].meta["verdict"] == "22, not 33"
+    talks = [line.row for line in read_rows(compared / "failed.jsonl")]
+    assert [one["id"] for one in talks[:3]] == ["t1#1", "t1#0", "t1#1"]
+    assert talks[1]["meta"]["verdict"] == "22, not 33"
+
+
+def test_each_conversation_that_is_listed_is_linked_to_where_the_page_has_it(
+    compared,
+) -> None:
     page = html.render(describe([read_run(compared)]))
-    assert "Where conversations went wrong" in page
+    links = set(re.findall(r'href="#(c-[^"]+)"', page))
+    # Patient fails in three conversations with OneByOne, hasty in all twelve.
+    assert len(links) == 15
+    for link in links:
+        assert f'"anchor":"{link}"' in page.replace('": "', '":"')
+    assert '"solved":false' in page
     assert "Apples cost 11 dollars." in page
+    assert "failed.jsonl" in text(compared)
 
 
 def test_the_variance_of_a_score_is_split_and_tells_how_many_tasks_it_takes(
@@ -244,7 +255,7 @@ def test_the_terminal_shows_it_on_one_screen(compared, capsys) -> None:
     shown = capsys.readouterr().out
     assert "is better than" in shown
     assert "went wrong" not in shown
-    assert shown.count("\n") < 65
+    assert shown.count("\n") < 70
 
 
 def test_a_grid_that_was_moved_can_still_be_compared(grid, tmp_path) -> None:
@@ -280,6 +291,19 @@ def test_what_was_not_graded_is_not_measured_and_not_zero(tmp_path) -> None:
     found = text(tmp_path / "out")
     assert "Nothing can be compared" in found
     assert "not measured: `not graded: needs a judge` (6 missing)" in found
+
+
+def test_the_page_of_a_grid_has_all_measures_of_each_cell_also_by_family(grid) -> None:
+    # OneByOne tells a fact a turn and forgets the last one in half of the odd conversations.
+    found = text(grid)
+    row = rf"`{PATIENT}` \| `{ONE_BY_ONE}` \| `spreads required facts` \| ([^|]*)\|([^|]*)\|([^|]*)\|"
+    [values] = re.findall(row, found)
+    assert [value.split("%")[0].strip() for value in values] == [
+        "75.00",
+        "100.00",
+        "50.00",
+    ]
+    assert "| all tasks | `even` | `odd` |" in found
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -321,6 +345,47 @@ def test_one_assistant_with_two_users_is_compared_by_its_users(tmp_path) -> None
     found = text(tmp_path / "out")
     assert f"With `{AT_ONCE}`, 0.0 points [" in found
     assert f"more is solved than with `{ONE_BY_ONE}` with this assistant" in found
+
+
+def test_a_stub_is_what_one_bot_stands_beside_and_not_its_rival(tmp_path) -> None:
+    runs = [run(tmp_path, one, name=one[-5:], repeats=2) for one in (HASTY, "oracle")]
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    # The oracle solves all of the even tasks and half of the odd ones.
+    found = text(tmp_path / "out")
+    assert f"`{HASTY}` solves 75.0 points [" in found
+    assert f"less than the stub `oracle` with these users (`{ONE_BY_ONE}`;" in found
+    assert results["needed"] == []
+
+
+def test_users_are_compared_by_a_stub_where_there_is_no_other_assistant(
+    tmp_path,
+) -> None:
+    runs = [
+        run(tmp_path, "oracle", name=one[-8:], user=one)
+        for one in (AT_ONCE, ONE_BY_ONE)
+    ]
+    commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert f"With `{AT_ONCE}`, 0.0 points" in text(tmp_path / "out")
+
+
+def test_one_bot_with_one_user_is_compared_with_its_single_prompts(tmp_path) -> None:
+    runs = [
+        run(tmp_path, HASTY, name=one[-6:], user=one) for one in (ONE_BY_ONE, "single")
+    ]
+    commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    found = text(tmp_path / "out")
+    assert "`hasty` talked to by `OneByOne` solves 100.0 points (" in found
+    assert "less than with a single prompt." in found
+    assert "Nothing can be compared" not in found
+
+
+def test_where_scores_vary_is_not_said_where_nothing_can_be_split(tmp_path) -> None:
+    runs = [run(tmp_path, one, name=one[-5:]) for one in (PATIENT, HASTY)]
+    half = [{**task(i), "check": {"number": 30 + 3 * (i % 2)}} for i in range(6)]
+    write_lines(tmp_path / "tasks.jsonl", half)
+    results = commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
+    assert any(one["task"] for one in results["variance"])
+    assert "Where scores vary" not in text(tmp_path / "out")
 
 
 def test_below_five_tasks_it_says_that_there_is_no_interval(tmp_path) -> None:
@@ -456,6 +521,17 @@ def test_scores_of_tasks_give_the_agreement_an_interval(grid, tmp_path) -> None:
     assert tau["low"] is not None
 
 
+def test_scores_of_tasks_count_as_many_as_there_are_tasks(grid, tmp_path) -> None:
+    people = tmp_path / "people.jsonl"
+    rows = []
+    for i in range(6):
+        for score, bot in enumerate((HASTY, PATIENT)):
+            rows.append({"assistant": bot, "task": f"t{i}", "score": 50 * score + i})
+    write_lines(people, rows)
+    commands.compare(Compare([grid], people, out=tmp_path / "out"))
+    assert "6 tasks (12 scores)" in text(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -464,6 +540,7 @@ def test_scores_of_tasks_give_the_agreement_an_interval(grid, tmp_path) -> None:
         ({"assistant": "a", "score": 101}, "it must be a percentage, 0 to 100"),
         ({"assistant": "a", "score": "nan"}, "it must be a percentage, 0 to 100"),
         ({"score": 1}, "give one or both"),
+        ({"task": "a", "score": 0.7}, "give them in percent: 70, not 0.7"),
     ],
 )
 def test_scores_with_people_that_cannot_be_read_are_named(

@@ -244,6 +244,18 @@ def test_limits_hold_for_all_cells_together(here: Path) -> None:
         assert len(server.bodies) == 10
 
 
+def test_a_single_prompt_is_estimated_as_one_call(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(lambda body, n: completion("It is red then.")) as server:
+        model = f"{server.url}#one"
+        limits = Limits(max_calls=5)
+        evaluate(Evaluate([model], tasks="t.jsonl", user=["single"], limits=limits))
+    shown = capfd.readouterr().err
+    assert "#one: 5 calls" in shown
+    assert "may stop the run earlier" not in shown
+
+
 def test_each_model_has_its_own_price(here: Path) -> None:
     with serving(lambda body, n: completion("It is red then.")) as server:
         models = [f"{server.url}#one", f"{server.url}#two"]
@@ -576,6 +588,20 @@ def test_a_gate_names_each_assistant_that_fails_and_asks_nobody_again(
     assert (here / "asked.txt").read_text() == asked
 
 
+@pytest.mark.parametrize(("bot", "user"), [("asks", "single"), ("clarifier", "slow")])
+def test_a_gate_holds_for_a_stub_or_a_single_prompt_that_was_asked_for_by_name(
+    here: Path, bot: str, user: str
+) -> None:
+    options = Evaluate(
+        [bot if bot == "clarifier" else f"py:bots_of_a_grid:{bot}"],
+        tasks="t.jsonl",
+        user=[user if user == "single" else f"py:users_of_a_grid:{user}"],
+        fail_under=["score=0.5:value"],
+    )
+    with pytest.raises(ModelError, match=r"is 0.0 %, less than 50 %"):
+        evaluate(options)
+
+
 def test_a_gate_fails_where_conversations_have_no_grade(here: Path) -> None:
     rows = [
         {"id": str(i), "goal": "x", "check": {"contains": "colour"}} for i in range(9)
@@ -632,6 +658,22 @@ def test_a_bot_is_tested_in_three_lines(here: Path) -> None:
         found.check(score=0.99)
     found.check(score=1, end="value")
     assert not (here / "runs").exists()
+
+
+def test_in_python_a_user_has_the_same_defaults_by_its_name_as_on_the_command_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded user is small and repeats itself, so it has a guard."""
+    loaded = []
+
+    def load(asked: User, *_: object) -> object:
+        loaded.append(asked.settings.guard)
+        return userlm.user("single")
+
+    monkeypatch.setattr(User, "load", load)
+    for user in (None, "trained:userlm-small"):
+        userlm.evaluate(bot, "t.jsonl", user)
+    assert loaded == ["no-repeat"] * 2
 
 
 def test_in_python_errors_and_missing_grades_fail_the_check(here: Path) -> None:

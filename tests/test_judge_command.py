@@ -11,7 +11,7 @@ from fake_server import CUT, Said, completion, error, serving
 from flat import flat
 
 from userlm import commands, loading
-from userlm.commands.judge import Judged, shares
+from userlm.commands.judge import JudgedTurn, shares
 from userlm.json_files import read_json, write_json
 from userlm.judges import ENDED, read_prompt
 from userlm.models.call_cache import UNUSABLE
@@ -186,10 +186,10 @@ def test_shares_are_of_the_turns_with_a_verdict():
     prompt = read_prompt("user-role")
     labels = ["USER", "USER", "ANSWERS", None]
     judged = [
-        Judged(f"c{i}", 0, f"p{i}", Verdict(label, "" if label else "no label", ""))
+        JudgedTurn(f"c{i}", 0, f"p{i}", Verdict(label, "" if label else "no label", ""))
         for i, label in enumerate(labels)
     ]
-    judged.append(Judged("c9", None, "p9", Verdict(None, ENDED, "")))
+    judged.append(JudgedTurn("c9", None, "p9", Verdict(None, ENDED, "")))
     user, answers, other, all_ = shares(judged, prompt)
     assert (user.value, user.n, user.missing) == (pytest.approx(200 / 3), 3, 1)
     assert (answers.value, other.value) == (pytest.approx(100 / 3), 0)

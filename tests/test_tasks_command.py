@@ -10,14 +10,24 @@ import processes
 import pytest
 from fake_server import Said, completion, error, serving
 
-from userlm.commands import Score, Simulate, User, score, simulate
+from userlm.commands import (
+    Evaluate,
+    Respond,
+    Score,
+    Simulate,
+    User,
+    evaluate,
+    respond,
+    score,
+    simulate,
+)
 from userlm.commands.grading import Grading
 from userlm.commands.options import Output
 from userlm.commands.tasks import Tasks, tasks
 from userlm.json_files import read_json, write_lines
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import read_tasks
-from userlm.types import InputError, ModelError
+from userlm.types import RIGHT, InputError, ModelError, TestsCheck, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "test-my-chatbot.md"
@@ -441,6 +451,45 @@ def test_a_judge_that_did_not_answer_fails_the_score_and_is_asked_again(
         score(options)
     found = measured(here / "scored")["assistant score"]
     assert (found["value"], found["missing"]) == (100, 0)
+
+
+def test_a_judge_is_not_asked_about_responses_which_have_no_outcome(here: Path) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"rubric": "It is kind."})])
+    responses = Respond(User("script:lines.txt"), run(here) / "conversations.jsonl")
+    respond(replace(responses, out=here / "responses"))
+    with serving(judging) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        options = Score([here / "responses"], tasks="t.jsonl", grading=grading)
+        score(replace(options, out=here / "scored"))
+        assert server.bodies == []
+
+
+def test_code_that_had_no_sandbox_is_graded_by_the_same_command_once_there_is_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Passing:
+        def run(self, check: TestsCheck, code: str, /) -> Verdict:
+            return Verdict(RIGHT, "passed")
+
+    def none(unsafe_local: bool) -> object:
+        raise InputError("there is no sandbox")
+
+    write_lines(here / "t.jsonl", [row("a", check={"tests": "assert f()"})])
+    (here / "coder_of_tasks.py").write_text(
+        "def bot(text):\n    return '```\\ndef f():\\n    return 1\\n```'\n"
+    )
+    (here / "lines.txt").write_text("hi\n")
+    options = Evaluate(
+        ["py:coder_of_tasks:bot"], "t.jsonl", ["script:lines.txt"], single=False
+    )
+    monkeypatch.setattr("userlm.commands.grading.find", none)
+    for _ in range(2):
+        [cell] = evaluate(options)["cells"]
+        assert "needs a sandbox" in cell["measures"][-2]["why"]
+    monkeypatch.setattr("userlm.commands.grading.find", lambda unsafe_local: Passing())
+    [cell] = evaluate(options)["cells"]
+    found = {one["name"]: one["value"] for one in cell["measures"]}
+    assert found["assistant score"] == 100
 
 
 def test_a_score_of_tasks_shows_these_and_of_the_rest_the_titles_but_with_details(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +16,8 @@ _LINE_END = re.compile(r"\r\n?|\n")
 """As Python counts lines, which may have other marks in their texts."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
-_DEFINITIONS = (*_FUNCTIONS, *_ASSIGNMENTS, ast.ClassDef, ast.Import, ast.ImportFrom)
+_HELPERS = (*_FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom)
+_DEFINITIONS = (*_HELPERS, *_ASSIGNMENTS)
 
 
 def function_code(text: str, entry_point: str | None = None) -> str | None:
@@ -23,8 +25,9 @@ def function_code(text: str, entry_point: str | None = None) -> str | None:
     not only tests of it; `None` if no block has one.
 
     A text without blocks may be code itself. Only definitions are left of it: examples of use and
-    questions for input would run in the tests. A user may never say the name that the tests call,
-    so the last function is also called `entry_point`, if nothing else is.
+    questions for input would run in the tests. What it uses and other blocks define stands before
+    it. A user may never say the name that the tests call, so the last function is also called
+    `entry_point`, if nothing else is.
     """
 
     def rank(found: tuple[str, Sequence[ast.stmt]]) -> tuple[bool, bool]:
@@ -33,15 +36,38 @@ def function_code(text: str, entry_point: str | None = None) -> str | None:
         return entry_point not in names, is_a_test
 
     blocks = map(textwrap.dedent, reversed(list(_blocks(text)) or [text]))
-    found = [(block, _definitions(block)) for block in blocks]
-    found = [(block, nodes) for block, nodes in found if _complete(nodes)]
+    defined = [(block, _definitions(block)) for block in blocks]
+    found = [(block, nodes) for block, nodes in defined if _complete(nodes)]
     if not found:
         return None
     block, nodes = min(found, key=rank)
-    code = _source(block, nodes)
+    code = _helpers(nodes, defined) + _source(block, nodes)
     if entry_point and entry_point not in set(_names(nodes)):
         code += f"\n\n{entry_point} = {_complete(nodes)[-1]}"
     return code + "\n"
+
+
+def _helpers(
+    nodes: Sequence[ast.stmt], defined: Iterable[tuple[str, Sequence[ast.stmt]]]
+) -> str:
+    """Return the functions, classes and imports that definitions use and other blocks have. What is
+    assigned there may be an example: `result = f(1)` has the name of a variable in f."""
+    known = {*_names(nodes), *dir(builtins)}
+    wanted = _used(nodes)
+    helpers = ""
+    for block, others in defined:
+        for node in reversed(others):
+            names = set(_names([node])) if isinstance(node, _HELPERS) else set()
+            if names & wanted and not names & known:
+                helpers = f"{_source(block, [node])}\n\n{helpers}"
+                known |= names
+                wanted |= _used([node])
+    return helpers
+
+
+def _used(nodes: Iterable[ast.stmt]) -> set[str]:
+    inside = [each for node in nodes for each in ast.walk(node)]
+    return {each.id for each in inside if isinstance(each, ast.Name)}
 
 
 def _complete(nodes: Iterable[ast.stmt]) -> list[str]:
@@ -55,6 +81,8 @@ def _names(nodes: Iterable[ast.stmt]) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (one.asname or one.name.split(".")[0] for one in node.names)
         elif isinstance(node, _ASSIGNMENTS):
             yield from (each.id for each in ast.walk(node) if _is_assigned(each))
 

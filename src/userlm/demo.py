@@ -182,11 +182,11 @@ def _show_beside_each_other(folders: list[Path]) -> None:
     from userlm.show.finished import read_run  # heavy: pydantic
     from userlm.show.transcripts import transcript
 
-    runs = [read_run(folder) for folder in folders]
-    by_id = [{talk.id: talk for talk in run.transcripts} for run in runs]
+    runs = [read_run(folder, TALKS) for folder in folders]
+    by_id = [{talk.id: talk for talk in run.talks[0].shown} for run in runs]
     shared = [talk for id, talk in by_id[0].items() if all(id in it for it in by_id)]
     shown = max(shared, key=lambda talk: min(len(talk.user_turns), 2)).id
     for run, talks in zip(runs, by_id, strict=True):
         talk = talks[shown]
         console.print(run.name, style="bold")
-        show([Transcripts([transcript(talk, run)], run.total, "")])
+        show([Transcripts([transcript(talk)], 1, "")])

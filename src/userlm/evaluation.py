@@ -109,8 +109,7 @@ def evaluate(
     chat = loading.chat_model(judge) if judge else None
     grader = Grader(GradingJudge(chat) if chat else None, find_sandbox(about))
     if user is None or isinstance(user, str):
-        asked = User(user or EMBEDDED_USER)
-        speaker = (asked if user else asked.with_embedded_defaults()).load(seed)
+        speaker = User(user or EMBEDDED_USER).with_embedded_defaults().load(seed)
     else:
         speaker = _speaker(user)
     if isinstance(bot, str):

@@ -359,6 +359,7 @@ _WRITTEN = {
     "score": "scores.jsonl grades.jsonl facts.jsonl added.jsonl asked.jsonl usage.jsonl",
     "compare": "failed.jsonl",
     "tasks": "tasks.jsonl asked.jsonl usage.jsonl",
+    "serve": "conversations.jsonl ratings.jsonl",
     "judge": "verdicts.jsonl asked.jsonl usage.jsonl",
     "assess": "reference.jsonl role.jsonl intent.jsonl respond simulate ppl role intent judge-role "
     "judge-intent detect score report.html report.md report.tex",

@@ -8,6 +8,7 @@
     sample_script.txt       what a scripted user says, one turn per line
     role_items.jsonl        60 test items of user-role adherence, and
     intent_items.jsonl      60 of intent adherence (`items`)
+    playground/             the pages of `userlm serve`
     models/                 small models that were trained on real conversations, each with its
                             card: userlm-tiny and assistant-tiny by recipes/tiny, and userlm-small,
                             an adapter, by recipes/small

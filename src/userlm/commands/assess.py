@@ -60,7 +60,9 @@ from userlm.commands.steps import (
 )
 from userlm.items import KINDS, Kind
 from userlm.json_files import read_json
+from userlm.manifest import file_hash
 from userlm.metrics import adherence, catalog, naturalness
+from userlm.metrics import ratings as blind_test
 from userlm.metrics.end_references import ALWAYS
 from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
@@ -95,8 +97,9 @@ STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), DETECT, SCORE)
 ANSWERED = (RESPOND, SIMULATE, *KINDS)
 """The stages whose conversations are scored."""
 REFERENCE = "reference.jsonl"
+RATINGS = "ratings"
 ROBUSTNESS = "robustness"
-"""The key of the mean of both tests, beside the stages."""
+"""The keys of the ratings of people and of the mean of both tests, beside the stages."""
 NO_ASSISTANT = "no --assistant was given"
 REPLAYED = "a user of the kind replay: its people were not asked these questions"
 NO_DETECTOR = "no --detector was given; the two-sample AUROC needs none"
@@ -159,6 +162,12 @@ class Assess:
     human_label: str | None = option(
         None, "The label of classifier:MODEL that means: written by a person."
     )
+    ratings: Path | None = option(
+        None,
+        "Ratings of people in the blind test of `userlm serve`: its ratings.jsonl. Those of a "
+        "complete run may be added.",
+        recorded=False,
+    )
     max_turns: int = option(
         10, "Maximum number of user turns in whole conversations.", min=1
     )
@@ -214,7 +223,13 @@ def assess(options: Assess) -> Results:
         files += inputs.files(detector)
         stamped.append(detector)
     run = open_run("assess", options, files, inputs.stamps(*stamped))
-    results = finished(run, options, _is_unfinished)
+    rated = {"ratings": _rated(options.ratings)}
+
+    def is_unfinished(results: Results) -> bool:
+        same = rated["ratings"] in (None, results.get("ratings"))
+        return _is_unfinished(results) or not same
+
+    results = finished(run, options, is_unfinished)
     if results is None:
         _check_before_paying(options, user, assistant)
         run.unfinish()
@@ -223,12 +238,28 @@ def assess(options: Assess) -> Results:
         for kind, file in item_files.items():
             items[kind] = _write_items(run, options, kind, file)
         stages = _stages(run, options, user, assistant)
-        results = _measure(run, options, stages, {"counts": counts, "items": items})
+        counted = {"counts": counts, "items": items, **rated}
+        results = _measure(run, options, stages, counted)
     ran = [name for name in STAGES if _is_complete(run, name)]
     report(Report([run.folder, *map(run.path, ran)], run.folder))
     for name, why in results["failed"].items():
         raise ModelError(f"{name}: {why}")
     return results
+
+
+def _rated(path: Path | None) -> Results | None:
+    """Return the measure of the ratings of people, by how many of them, and the hash of the file;
+    `None` if there is none."""
+    if path is None:
+        return None
+    ratings = blind_test.read_ratings(path)
+    metric = catalog.metric_of(blind_test.NAME)
+    measured = metric.described(blind_test.taken_for_person(ratings))
+    return {
+        "measure": measure_record(measured),
+        "raters": len({rating.rater for rating in ratings}),
+        "file": file_hash(path),
+    }
 
 
 def _is_unfinished(results: Results) -> bool:
@@ -514,6 +545,8 @@ def _measure(
     if DETECT in stages and _is_complete(run, DETECT):
         detected = read_json(run.path(f"{DETECT}/results.json"))
     measures = _beside_people(scores) | _robustness(run, scores) | _judged(run)
+    if counted["ratings"]:
+        measures[RATINGS] = [{"user": counted["ratings"]["measure"], "human": None}]
     if measures:
         measures[DETECT] = _naturalness(detected, options)
     results = {

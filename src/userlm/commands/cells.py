@@ -13,7 +13,7 @@ from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
 from userlm.manifest import file_hash
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
-from userlm.rows import read_conversations, read_rows
+from userlm.rows import read_conversations, read_parsed
 from userlm.runs import FinishedRun, Run
 from userlm.types import Conversation, InputError, MeasureRow
 
@@ -245,11 +245,7 @@ def _hashes(scored: FinishedRun) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    for line in read_rows(path, may_be_empty=True):
-        if line.error or not isinstance(line.row, dict):
-            problem = line.error or "is no object"
-            raise InputError(f"{path}, line {line.number}: the line {problem}")
-        yield line.row
+    return read_parsed(path, lambda line: line.row, may_be_empty=True)
 
 
 def _row(path: Path, line: Mapping[str, Any]) -> MeasureRow:

@@ -18,7 +18,7 @@ from userlm.json_files import take
 from userlm.metrics import comparison
 from userlm.metrics.catalog import JUDGED, metric_of
 from userlm.metrics.comparison import Pair
-from userlm.rows import read_conversations, read_rows, write_conversations
+from userlm.rows import read_conversations, read_parsed, write_conversations
 from userlm.runs import measure_record
 from userlm.stats import MEAN, PERCENT, Rows, Statistic, difference, measure
 from userlm.types import Conversation, InputError, MeasureRow
@@ -77,6 +77,7 @@ def compare(options: Compare) -> Results:
     worst = _worst(grid)
     results = {
         "cells": [_cell(cell) for cell in grid.in_order],
+        "real": grid.real,
         "assistants": list(_between(grid.assistants, grid.users, grid.cell)),
         "users": list(_between(grid.users, grid.real, _swapped(grid.cell))),
         "single": list(_single(grid)),
@@ -114,9 +115,10 @@ class Grid:
 
     @property
     def real(self) -> list[str]:
-        """The assistants that are no controls."""
+        """The assistants that are no controls; all, if there are no others."""
         controls = self.controls
-        return [name for name in self.assistants if name not in controls]
+        names = [name for name in self.assistants if name not in controls]
+        return names or self.assistants
 
     @property
     def users(self) -> list[str]:
@@ -277,7 +279,7 @@ def _variance(grid: Grid) -> Iterator[Results]:
 
 def _needed(grid: Grid) -> Iterator[Results]:
     """Yield how many tasks would show a difference between the first two assistants."""
-    for a, b in list(combinations(grid.assistants, 2))[:1]:
+    for a, b in list(combinations(grid.real, 2))[:1]:
         of_a, of_b = grid.rows(a), grid.rows(b)
         apart = {
             user: comparison.differences(of_a[user], of_b[user])
@@ -359,21 +361,19 @@ def _some(failed: Iterable[tuple[Cell, str]]) -> list[Results]:
 
 
 def _failed(cells: Sequence[Cell], worst: Iterable[Results]) -> list[Conversation]:
-    """Return the first conversation of each assistant about each of the worst tasks."""
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    for one in worst:
-        for place in one["failed"]:
-            by = (one["task"], place["assistant"])
-            first.setdefault(by, (place["folder"], place["id"]))
+    """Return the conversations that are listed with the worst tasks."""
+    listed = [
+        (place["folder"], place["id"]) for one in worst for place in one["failed"]
+    ]
     talks = {}
     for cell in cells:
         for talk in read_conversations(cell.files[0]):
             place = (str(cell.folder), talk.id)
-            if place in first.values():
+            if place in listed:
                 why = {"verdict": cell.reasons.get(talk.id, "")}
                 names = {"assistant": cell.assistant, "user": cell.user}
                 talks[place] = replace(talk, meta={**talk.meta, **names, **why})
-    return [talks[place] for place in first.values()]
+    return [talks[place] for place in listed]
 
 
 # --- beside people --------------------------------------------------------------------------------
@@ -394,20 +394,16 @@ def read_human_scores(path: Path) -> list[HumanScore]:
     Raises:
         InputError: the message names the file, the line and the field.
     """
-    found = []
-    for line in read_rows(path):
-        try:
-            if line.error:
-                raise ValueError(f"the line {line.error}")
-            found.append(_human_score(line.row))
-        except ValueError as error:
-            raise InputError(f"{path}, line {line.number}: {error}") from None
+    found = list(read_parsed(path, lambda line: _human_score(line.row)))
+    scores = {one.score for one in found}
+    if max(scores) <= 1 and scores - {0, 1}:
+        raise InputError(
+            f"{path}: all scores are at most 1; give them in percent: 70, not 0.7"
+        )
     return found
 
 
-def _human_score(row: Any) -> HumanScore:
-    if not isinstance(row, dict):
-        raise ValueError("a row is an object with assistant or task, and score")
+def _human_score(row: Mapping[str, Any]) -> HumanScore:
     assistant, task = (
         take(row, name, str, default=None) or None for name in ("assistant", "task")
     )

@@ -15,6 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ from userlm.commands.costs import (
     check_price,
     read_price,
 )
-from userlm.commands.grading import TASKS_HELP, Grading, tasks_inputs
+from userlm.commands.grading import (
+    TASKS_HELP,
+    Grading,
+    find_sandbox,
+    tasks_inputs,
+)
 from userlm.commands.options import (
     COSTS,
     EMBEDDED_USER,
@@ -48,6 +54,7 @@ from userlm.commands.options import (
 from userlm.commands.score import Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, open_run, unshown
+from userlm.grading import NO_SANDBOX
 from userlm.json_files import read_json, write_lines
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
@@ -59,7 +66,7 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.text import has_words
-from userlm.types import Conversation, InputError, ModelError, Turn
+from userlm.types import Conversation, InputError, ModelError, Task, Turn
 
 CELLS, SCORE = "cells", "score"
 """The folders of cells in that of the run, and of the score in that of a cell."""
@@ -74,7 +81,7 @@ AGAIN = "--replay"
 REPLAYED = ", without added demands"
 """End the folder and the name of a user whose turns are said again without these."""
 CONTROLS = ("oracle", "clarifier")
-"""The assistants of `--controls`: no gate holds for them."""
+"""The assistants of `--controls`."""
 KEPT = ("turns per conversation",)
 """Measures that are kept of a cell, beside those of its tasks."""
 
@@ -154,8 +161,8 @@ class Evaluate:
     fail_under: list[str] = option(
         (),
         "Fail (exit code 1) if an assistant's score is less with a user: score=0.7 for the lower "
-        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. Neither "
-        "controls nor single prompts count.",
+        "end of its 95 % interval, score=0.7:value for the value; or coverage=0.7. What --controls "
+        "and --single add does not count.",
         panel=OUTPUT,
         recorded=False,
     )
@@ -207,11 +214,11 @@ def evaluate(options: Evaluate) -> Results:
         files += () if cell.replayed else cell.user.files
         stamps |= inputs.stamps(cell.user.parsed, cell.assistant)
     run = open_run("evaluate", options, dict.fromkeys(files), stamps)
-    results = finished(run, options, _is_unfinished)
+    results = finished(run, options, partial(_is_unfinished, options, tasks))
     if results is None:
         _check_before_paying(options, cells)
         run.unfinish()
-        results = _run_all(run, options, cells)
+        results = _run_all(run, options, tasks, cells)
     for cell in results["cells"]:
         stops = Counter(cell["stops"])
         where = f"{_named(cell)}: "
@@ -228,8 +235,10 @@ def _check_gates(options: Evaluate, gates: Sequence[Gate], results: Results) -> 
     """Raise `ModelError` if a gate fails, or conversations have no grade; it names all that do."""
     wrong = []
     for cell in results["cells"]:
-        is_user = cell["user"] != SINGLE and not cell["user"].endswith(REPLAYED)
-        if cell["assistant"] in CONTROLS or not is_user:
+        # Those that were not asked for by name stand beside the others, and pass whatever they do.
+        is_single = cell["user"] == SINGLE and SINGLE not in options.user
+        is_control = cell["assistant"] in {*CONTROLS} - {*options.assistant}
+        if is_control or is_single or cell["user"].endswith(REPLAYED):
             continue
         measured = {one["name"]: one for one in cell["measures"]}
         for gate in gates:
@@ -250,9 +259,14 @@ def _named(cell: Results) -> str:
     return f"{cell['assistant']} with {cell['user']}"
 
 
-def _is_unfinished(results: Results) -> bool:
-    """Whether the same command has something to try again."""
-    return any(cell["failed"] or has_errors(cell) for cell in results["cells"])
+def _is_unfinished(options: Evaluate, tasks: Sequence[Task], results: Results) -> bool:
+    """Whether the same command has something to try again, or code to run that had no sandbox."""
+    cells = results["cells"]
+    if any(cell["failed"] or has_errors(cell) for cell in cells):
+        return True
+    reasons = {one["why"] for cell in cells for one in cell["measures"]}
+    unsafe_local = options.grading.unsafe_local
+    return NO_SANDBOX in reasons and find_sandbox(tasks, unsafe_local) is not None
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -371,7 +385,9 @@ def _load(options: Evaluate, parts: address.Address) -> None:
 # --- running them ---------------------------------------------------------------------------------
 
 
-def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
+def _run_all(
+    run: Run, options: Evaluate, tasks: Sequence[Task], cells: Sequence[Cell]
+) -> Results:
     """Run all cells. One that fails does not stop the others."""
     found = []
     for number, cell in enumerate(cells, 1):
@@ -400,7 +416,7 @@ def _run_all(run: Run, options: Evaluate, cells: Sequence[Cell]) -> Results:
         "dollars": float(used.dollars),
     }
     results = {"cells": found, "spent": spent_in_all}
-    return finish(run, options, results, _is_unfinished(results))
+    return finish(run, options, results, _is_unfinished(options, tasks, results))
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:

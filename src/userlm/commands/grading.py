@@ -26,7 +26,7 @@ from userlm.commands.options import LocalModels, option
 from userlm.commands.steps import in_parallel
 from userlm.data.intents import transcript
 from userlm.facts import said, told_in
-from userlm.grading import Grader, Sandbox, find_check
+from userlm.grading import NO_SANDBOX, Grader, Sandbox, find_check
 from userlm.json_files import write_lines
 from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
@@ -230,7 +230,7 @@ def grade_all(
         )
     with _grader(run, options, about) as grader:
         run.unfinish()
-        job = partial(_judged, grader)
+        job = partial(_verdicts, grader)
         found = in_parallel(job, about, options.workers)
         judged = [one for _, one in track(found, "grading", len(about))]
     if tasks:
@@ -276,6 +276,12 @@ def unanswered(run: Run) -> tuple[int, int]:
     return missing, missing + answered
 
 
+def can_grade_more(run: Run, tasks: Iterable[Task], unsafe_local: bool) -> bool:
+    """Return whether answers have no grade since there was no sandbox, and there is one now."""
+    reasons = {row.get("reason") for row in _lines(run, GRADES)}
+    return NO_SANDBOX in reasons and find_sandbox(tasks, unsafe_local) is not None
+
+
 def _lines(run: Run, name: str) -> Iterator[Mapping[str, Any]]:
     path = run.path(name)
     if path.is_file():
@@ -284,7 +290,7 @@ def _lines(run: Run, name: str) -> Iterator[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Verdicts:
     """The verdicts on a conversation.
 
     Attributes:
@@ -297,7 +303,7 @@ class Judged:
     added: Sequence[Verdict]
 
 
-def _judged(grader: Grader, one: TaskConversation) -> Judged:
+def _verdicts(grader: Grader, one: TaskConversation) -> Verdicts:
     grade = grader.grade(one.task, one.conversation)
     of_facts: list[Verdict] = []
     of_turns: list[Verdict] = []
@@ -309,7 +315,7 @@ def _judged(grader: Grader, one: TaskConversation) -> Judged:
                 verdict = judge.ask("fact", {"fact": fact.text, "said": told})
             of_facts.append(verdict)
         of_turns += [judge.ask("added", shown) for shown in _messages(one)]
-    return Judged(grade, of_facts, of_turns)
+    return Verdicts(grade, of_facts, of_turns)
 
 
 def _messages(one: TaskConversation) -> Iterator[dict[str, str]]:
@@ -324,7 +330,7 @@ def _messages(one: TaskConversation) -> Iterator[dict[str, str]]:
 
 
 def _write(
-    run: Run, about: Sequence[TaskConversation], judged: Sequence[Judged]
+    run: Run, about: Sequence[TaskConversation], judged: Sequence[Verdicts]
 ) -> None:
     """Write the grades; which turns tell which facts; and which turns add demands."""
     grades = []
@@ -352,7 +358,7 @@ def _write(
         write_lines(run.path(ADDED), added)
 
 
-def _told(one: TaskConversation, found: Judged) -> Iterator[dict[str, Any]]:
+def _told(one: TaskConversation, found: Verdicts) -> Iterator[dict[str, Any]]:
     """Yield for each fact the numbers, from 0, of the turns of each side that tell it by their
     words, and what a judge says of the user's."""
     facts = one.task.facts
@@ -476,7 +482,7 @@ def _show_ungraded(grades: Sequence[Grade]) -> None:
 
 
 def _show_agreement(
-    about: Sequence[TaskConversation], judged: Sequence[Judged]
+    about: Sequence[TaskConversation], judged: Sequence[Verdicts]
 ) -> None:
     """Print how far the judge and the comparison of words agree on which facts were said."""
     items = []

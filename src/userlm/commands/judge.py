@@ -180,7 +180,9 @@ def judge(options: Judge) -> Results:
     return results
 
 
-def _check_failures(options: Judge, judged: Sequence[Judged], calls: Results) -> None:
+def _check_failures(
+    options: Judge, judged: Sequence[JudgedTurn], calls: Results
+) -> None:
     """Raise `ModelError` if too many turns that could be judged were not."""
     asked = sum(one.turn is not None for one in judged)
     how = "ended in an error"
@@ -238,7 +240,7 @@ def _identity(parts: Address) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedTurn:
     """A conversation and the verdict on its last turn: a line of verdicts.jsonl.
 
     Attributes:
@@ -269,7 +271,7 @@ class Judged:
 
 def _judge_all(
     run: Run, options: Judge, prompt: JudgePrompt, price: Price | None, path: Path
-) -> tuple[list[Judged], Results]:
+) -> tuple[list[JudgedTurn], Results]:
     """Write the verdicts on all conversations; return them, and what the calls used."""
     given = address.parse(options.judge)
     chat = loading.chat_model(given, options.models.settings)
@@ -284,7 +286,7 @@ def _judge_all(
     requests = _requests(prompt, track(logs(), "reading"))
     estimate_requests(cache, requests, options.max_tokens, "verdicts")
     run.unfinish()
-    judged: list[Judged] = []
+    judged: list[JudgedTurn] = []
 
     def lines() -> Iterator[Mapping[str, Any]]:
         total = count_total([path], options.limit)
@@ -320,22 +322,22 @@ def _name(log: Conversation, request: Sequence[Message]) -> str:
     return f"{log.id} {stable_hash(request[0]['content']):016x}"
 
 
-def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> Judged:
+def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> JudgedTurn:
     """Return the verdict on a conversation, from an earlier attempt or from the judge."""
     cluster = item_of(log) if kind_of(log) else cluster_name(log)
     turn = judge.prompt.turn(log)
     if isinstance(turn, str):
-        return Judged(log.id, None, cluster, Verdict(None, turn, ""))
+        return JudgedTurn(log.id, None, cluster, Verdict(None, turn, ""))
     sampling = judge.sampling(stable_hash(log.id) % 2**63)
     request = judge.prompt.request(turn)
     answer = cache.ask(_name(log, request), 0, request, sampling)
     verdict = judge.prompt.read(answer)
     if not answer.error:
         cache.count_use(verdict.label is not None)
-    return Judged(log.id, turn.k, cluster, verdict, answer.error)
+    return JudgedTurn(log.id, turn.k, cluster, verdict, answer.error)
 
 
-def _read_verdicts(path: Path) -> list[Judged]:
+def _read_verdicts(path: Path) -> list[JudgedTurn]:
     """Return the verdicts of a complete run."""
     journal = Journal(path)
     judged = list(journal.read(_parse))
@@ -343,17 +345,17 @@ def _read_verdicts(path: Path) -> list[Judged]:
     return judged
 
 
-def _parse(row: Mapping[str, Any]) -> Judged:
+def _parse(row: Mapping[str, Any]) -> JudgedTurn:
     label = take(row, "label", str, default=None)
     verdict = Verdict(label, take(row, "reason", str), take(row, "raw", str))
     turn = take(row, "turn", int, default=None)
-    return Judged(take(row, "id", str), turn, take(row, "cluster", str), verdict)
+    return JudgedTurn(take(row, "id", str), turn, take(row, "cluster", str), verdict)
 
 
 # --- measures -------------------------------------------------------------------------------------
 
 
-def shares(judged: Iterable[Judged], prompt: JudgePrompt) -> list[Measure]:
+def shares(judged: Iterable[JudgedTurn], prompt: JudgePrompt) -> list[Measure]:
     """Return how many of the judged turns got each label, in percent. A turn without a verdict is
     missing.
 
@@ -395,14 +397,14 @@ def positive_share(results: Results) -> Results:
     return {**found, "outcomes": counts, "by": by}
 
 
-def _has(one: Judged, label: str) -> Found:
+def _has(one: JudgedTurn, label: str) -> Found:
     verdict = one.verdict
     if verdict.label is None:
         return verdict.reason
     return float(verdict.label == label), 1.0
 
 
-def _counts(judged: Sequence[Judged], hand: Mapping[str, str]) -> dict[str, int]:
+def _counts(judged: Sequence[JudgedTurn], hand: Mapping[str, str]) -> dict[str, int]:
     """Return how many conversations there are and were judged, and why others have no verdict."""
     counts = Counter({"in": len(judged), "out": 0})
     for one in judged:
@@ -439,7 +441,7 @@ def read_labels(path: Path, prompt: JudgePrompt) -> dict[str, str]:
     return dict(read_parsed(path, parse, "; give rows of id and label"))
 
 
-def _agreement(judged: Iterable[Judged], hand: Mapping[str, str]) -> list[Measure]:
+def _agreement(judged: Iterable[JudgedTurn], hand: Mapping[str, str]) -> list[Measure]:
     """Return how far the judge agrees with the labels by hand; nothing without any."""
     items = []
     for one in judged:

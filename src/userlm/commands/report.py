@@ -28,13 +28,13 @@ class Report:
 def report(options: Report) -> Results:
     """Write the page as HTML and Markdown, and tables of users as LaTeX, if there are any."""
     from userlm.show import html, latex, markdown  # heavy: jinja2, pydantic
-    from userlm.show.finished import read_runs
+    from userlm.show.finished import MOST_TRANSCRIPTS, read_runs
     from userlm.show.page import describe
 
     pages = {kind: options.out / f"report.{kind}" for kind in ("html", "md", "tex")}
     for path in pages.values():
         check_page(path, "--out")
-    page = describe(read_runs(options.runs))
+    page = describe(read_runs(options.runs, MOST_TRANSCRIPTS))
     texts = {
         "html": html.render(page),
         "md": markdown.render(page),

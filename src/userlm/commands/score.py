@@ -12,6 +12,7 @@ from userlm.commands.costs import Limits
 from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
+    can_grade_more,
     grade_all,
     judge_inputs,
     tasks_inputs,
@@ -125,7 +126,14 @@ def score(options: Score) -> Results:
     stamps |= judge_stamps
     run = open_run("score", resolved, [*inputs.values(), *others], stamps)
     failed = _show_failed(inputs)
-    done = finished(run, options, lambda results: unanswered(run)[0])
+    unsafe_local = options.grading.unsafe_local
+    done = finished(
+        run,
+        options,
+        lambda _: (
+            unanswered(run)[0] or can_grade_more(run, tasks.values(), unsafe_local)
+        ),
+    )
     results = done or _measure_all(run, resolved, inputs, tasks)
     missing, asked = unanswered(run)
     how = "are missing, since the judge did not answer"
@@ -163,7 +171,17 @@ def _measure_all(
     Args:
         known: the tasks by id.
     """
-    graded = grade_all(run, options, inputs, known)
+    folders = {name: path.parent for name, path in inputs.items()}
+    runs = {
+        name: Run.read(folder) if (folder / "run.json").is_file() else None
+        for name, folder in folders.items()
+    }
+    talks = {
+        name: path
+        for name, path in inputs.items()
+        if not _is_of_responses(runs[name])  # which have no outcome
+    }
+    graded = grade_all(run, options, talks, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
         learned = read_conversations(options.trained_on)
@@ -186,14 +204,14 @@ def _measure_all(
             conversations = [one for one in conversations if not kind_of(one)]
             if not conversations:
                 continue
-        made = Run.read(path.parent) if (path.parent / "run.json").is_file() else None
+        made = runs[name]
         if not known and any(_has_task(one) for one in conversations):
             _show_tasks_missing(name, made)
         needed = dict(beside)
         if people:
             limits[name] = people.limit(made)
             reference = needed["reference"] = people.cut(limits[name])
-        if made and made.verb == "respond":
+        if made and _is_of_responses(made):
             columns[name] += _measures(conversations, RESPONSES, needed)
             calibration = _end_calibration(made, columns[name])
             endings[name] = {**calibration, "comparison": _comparison(conversations)}
@@ -216,6 +234,10 @@ def _measure_all(
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
+
+
+def _is_of_responses(made: FinishedRun | None) -> bool:
+    return made is not None and made.verb == "respond"
 
 
 def _of_tasks(

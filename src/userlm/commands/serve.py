@@ -8,10 +8,14 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from time import sleep
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from userlm import address, loading
+from userlm.commands.chat import EXAMPLE_INTENT
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -19,21 +23,34 @@ from userlm.commands.options import (
     check,
     option,
 )
+from userlm.commands.show import describe
+from userlm.rows import read_conversations
+from userlm.runs import conversations_file
 from userlm.show.terminal import console
-from userlm.types import InputError
+from userlm.types import InputError, Speaker
+from userlm.users import TrainedUser
+
+if TYPE_CHECKING:
+    from userlm.serving.blind import BlindPair
+    from userlm.serving.playground import Playground, View
 
 KEY = "USERLM_SERVE_KEY"
+PAGES = "Pages"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Serve a simulated user through the OpenAI API: the completion is the user's next turn.
+    """Serve a simulated user through the OpenAI API: the completion is the user's next turn. The
+    page at / lets you talk to the user; that at /blind tests whether people can tell it from a
+    person.
 
     Ctrl-C stops it. If the environment variable USERLM_SERVE_KEY is set, clients must use it as
     their API key.
 
     $ userlm serve --user trained:microsoft/UserLM-8b --port 8765
+
+    $ userlm serve --blind runs/respond --reference runs/intents
     """
 
     user: User = User(EMBEDDED_USER)
@@ -63,6 +80,38 @@ class Serve:
     )
     seed: int | None = option(
         None, "Seed of requests without one. Default: a random one for each."
+    )
+    page: Literal["auto", "on", "off"] = option(
+        "auto",
+        "The playground at / and the blind test at /blind. auto: only if nobody but this machine "
+        "can connect.",
+        panel=PAGES,
+    )
+    assistant: str | None = option(
+        None,
+        "An assistant for the playground, so that you can play the user, or watch.",
+        panel=PAGES,
+    )
+    against: str | None = option(
+        None,
+        "A second user for the playground, whose turns stand beside those of --user.",
+        panel=PAGES,
+    )
+    out: Path = option(
+        Path("runs/playground"),
+        "Folder in which the pages save conversations and ratings.",
+        panel=PAGES,
+        recorded=False,
+    )
+    blind: Path | None = option(
+        None,
+        "Responses or simulated conversations for the blind test: the folder of a run, or a file.",
+        panel=PAGES,
+    )
+    reference: Path | None = option(
+        None,
+        "The conversations of people that those of --blind start from.",
+        panel=PAGES,
     )
     models: LocalModels = LocalModels()
 
@@ -97,8 +146,15 @@ def serve(options: Serve) -> None:
         options.models.batch,
     )
     # Fail before loading a model, which takes minutes.
+    has_page = _has_page(options)
+    pairs = _pairs(options)
     with _listen(host, options.port) as listening:
-        app = create_app(served.load(local=options.models), config)
+        speaker = served.load(local=options.models)
+        app = create_app(speaker, config)
+        if has_page:
+            from userlm.serving.playground import add_pages
+
+            add_pages(app, _playground(options, served, speaker, name, pairs), config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "
@@ -110,17 +166,114 @@ def serve(options: Serve) -> None:
             signal.signal(request_to_stop, signal.default_int_handler)
         with running(app, listening) as thread:
             shown_host = f"[{host}]" if ":" in host else host
-            shown_key = f"os.environ[{KEY!r}]" if key else '"none"'
-            console.print(
-                f'OpenAI(base_url="http://{shown_host}:{listening.getsockname()[1]}/v1", '
-                f'api_key={shown_key}), model="{name}"; Ctrl-C stops it',
-                soft_wrap=True,
-            )
+            url = f"http://{shown_host}:{listening.getsockname()[1]}/"
+            _say_how_to_call(url, name, has_key=key is not None)
+            _say_where_pages_are(url, options.page, has_page, bool(pairs))
             _wait(thread)
             console.print(
                 "stopping; requests in progress are still answered, unless you press Ctrl-C again",
                 style="dim",
             )
+
+
+def _say_how_to_call(url: str, name: str, has_key: bool) -> None:
+    shown_key = f"os.environ[{KEY!r}]" if has_key else '"none"'
+    console.print(
+        f'OpenAI(base_url="{url}v1", api_key={shown_key}), model="{name}"; Ctrl-C stops it',
+        soft_wrap=True,
+    )
+
+
+def _say_where_pages_are(url: str, page: str, has_page: bool, has_pairs: bool) -> None:
+    if has_page:
+        console.print(f"playground: {url}", soft_wrap=True)
+    elif page == "auto":
+        console.print(
+            "no playground, since others can connect too; --page on serves it to them",
+            style="dim",
+        )
+    if has_page and has_pairs:
+        console.print(f"blind test: {url}blind", soft_wrap=True)
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def _has_page(options: Serve) -> bool:
+    """Return whether there are pages; raise `InputError` for options that are only for them."""
+    if options.page == "on" or (options.page == "auto" and _is_loopback(options.host)):
+        return True
+    if options.assistant or options.against or options.blind:
+        raise InputError(
+            "--assistant, --against and --blind are for the pages, which are not served here; "
+            "give --page on, or leave them out"
+        )
+    return False
+
+
+def _playground(
+    options: Serve, served: User, user: Speaker, name: str, pairs: list[BlindPair]
+) -> Playground:
+    """Return what the pages can do; load the other speakers."""
+    from userlm.serving.playground import AGAINST, ASSISTANT, USER, Playground
+    from userlm.serving.saved import Saved
+
+    speakers = {USER: user}
+    names = {USER: name}
+    if options.against:
+        other = User(options.against).with_embedded_defaults()
+        speakers[AGAINST] = other.load(local=options.models)
+        names[AGAINST] = str(other.parsed)
+    if options.assistant:
+        speakers[ASSISTANT] = loading.assistant(
+            options.assistant, local=options.models.settings
+        )
+        names[ASSISTANT] = address.parse(options.assistant).short_name
+    views = {role: _view(speaker) for role, speaker in speakers.items()}
+    intent = options.intent
+    if intent is None and options.user.user == EMBEDDED_USER:
+        intent = EXAMPLE_INTENT
+    return Playground(
+        speakers,
+        names,
+        Saved(options.out),
+        served.settings.guard or "",
+        intent or "",
+        {role: view for role, view in views.items() if view},
+        pairs,
+    )
+
+
+def _view(speaker: Speaker) -> View | None:
+    """Return what shows a conversation as a model on this machine sees it."""
+    if not isinstance(speaker, TrainedUser):
+        return None
+    from userlm.models.local import LocalModel
+
+    if not isinstance(speaker.model, LocalModel):
+        return None
+    return partial(
+        describe,
+        model=speaker.model,
+        template=speaker.template,
+        max_tokens=speaker.context_length,
+    )
+
+
+def _pairs(options: Serve) -> list[BlindPair]:
+    """Return the pairs of the blind test; raise `InputError` if only one side is given."""
+    if options.blind is None and options.reference is None:
+        return []
+    if options.blind is None or options.reference is None:
+        raise InputError("the blind test needs both --blind and --reference")
+    from userlm.serving.blind import blind_pairs
+
+    simulated = read_conversations(conversations_file(options.blind))
+    people = read_conversations(conversations_file(options.reference))
+    return blind_pairs(simulated, {one.id: one for one in people}, options.seed or 0)
+
+
+# --- the server -----------------------------------------------------------------------------------
 
 
 def _wait(thread: threading.Thread) -> None:

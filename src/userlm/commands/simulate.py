@@ -168,11 +168,12 @@ def simulate(options: Simulate) -> Results:
     check_caps(budget)
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
+    turns_expected = 1 if user.kind == "single" else options.max_turns
     estimate_conversations(
         budget,
         speakers,
         starts(),
-        lambda start: calls_to_come(start, answers, options.max_turns),
+        lambda start: calls_to_come(start, answers, turns_expected),
     )
     grader = Grader(sandbox=find_sandbox(tasks, options.unsafe_local))
     stopped = simulate_all(

@@ -14,6 +14,7 @@ from userlm.metrics import (
     intrinsic,
     memorization,
     naturalness,
+    ratings,
     two_sample,
 )
 from userlm.stats import (
@@ -40,6 +41,7 @@ Needs = Literal[
     "reference",
     "training turns",
     "detector",
+    "ratings",
     "role items",
     "intent items",
     "both items",
@@ -77,8 +79,8 @@ class Metric:
             prefixes; whole `conversations`, logged or simulated; `any` of the two; conversations
             about `tasks`, or these with their `grades`, and the
             `judged facts` in them; any, beside the human `reference`, the
-            `training turns` of the user or what a `detector` says of the turns; responses to test
-            items (`items`) of one kind, or to those of both.
+            `training turns` of the user or what a `detector` says of the turns; `ratings` of a
+            blind test; responses to test items (`items`) of one kind, or to those of both.
         better: which values are better; `neither`: those close to the human reference.
         unit: the unit of value and interval.
         function: computes the measure from conversations, and from what else it needs: the tasks
@@ -287,6 +289,16 @@ METRICS = (
         family=TOLD,
     ),
     Metric(
+        ratings.NAME,
+        "How often people took the simulated conversation for the person's in a blind test that "
+        "shows both. At 50 % they cannot tell them apart.",
+        "ratings",
+        "higher",
+        "%",
+        statistic=PERCENT,
+        family=TOLD,
+    ),
+    Metric(
         "first-turn diversity",
         "How different the first turns are: mean Jaccard distance of their words.",
         "any",
@@ -359,7 +371,7 @@ METRICS = (
     _outcome(
         "adds demands",
         "Share of the conversations in which the user demands something that is not in the task, "
-        "by a judge.",
+        "by a judge; how far judges agree with people on this is not known.",
         "grades",
         extrinsic.adds_demands,
     ),

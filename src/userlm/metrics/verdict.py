@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from userlm.guard import Guard
-from userlm.metrics import adherence, naturalness, two_sample
+from userlm.metrics import adherence, naturalness, ratings, two_sample
 from userlm.metrics.termination import format_threshold
 from userlm.stats import MIN_CLUSTERS
 
@@ -39,6 +39,12 @@ on the assistant and on the limit of turns."""
 
 ALWAYS = ("user-role adherence", "intent adherence")
 """What people do always, by construction of the test; a rule or a judge may tell."""
+GIVEN = {
+    **dict.fromkeys(ALWAYS, 100.0),
+    **adherence.CEILINGS,
+    ratings.NAME: ratings.CHANCE,
+}
+"""What people have of measures that they have by construction, in percent."""
 NOT_COUNTED = (
     "robustness",  # the mean of two others
     "termination F1",  # people have none; it stands beside the end rate
@@ -69,6 +75,7 @@ WORDINGS = {
     "MATTR": "{} of 50 words in a row are different",
     "HD-D": "{} of 42 random words are different",
     "two-sample AUROC": "the AUROC, this share, is {}",
+    ratings.NAME: "it was taken for one in {} of ratings",
     "user-role adherence": "it keeps its role in {} of tests",
     "intent adherence": "it keeps its intent in {} of tests",
 }
@@ -94,6 +101,7 @@ PLAIN = {
     "user-role adherence": "keeping its role",
     "intent adherence": "keeping its intent",
     "naturalness": "what a detector says",
+    ratings.NAME: "what people say who see it beside a person",
 }
 """Names of measures in plain words, where their own name is a term."""
 UNITS = ("%", "words", "turns")
@@ -172,6 +180,7 @@ CLAIMS = {
         "",
         "It lets the assistant lead it away from its intent",
     ),
+    ratings.NAME: ("", "People tell it from a person"),
     "naturalness": (
         "A detector takes more of its turns for a person's",
         "A detector takes fewer of its turns for a person's",
@@ -426,9 +435,9 @@ def reference_of(
     construction, if people are not measured."""
     if human is not None:
         return human["value"], user.get("distance")
-    if _base(user["name"]) not in ALWAYS or user["value"] is None:
+    of_people = GIVEN.get(user["name"], GIVEN.get(_base(user["name"])))
+    if of_people is None or user["value"] is None:
         return None, None
-    of_people = adherence.CEILINGS.get(user["name"], 100.0)
     ends = {key: user[key] for key in ("value", "low", "high")}
     less = {key: None if end is None else end - of_people for key, end in ends.items()}
     return of_people, {**less, "clusters": user.get("clusters", 0)}

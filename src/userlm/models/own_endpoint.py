@@ -50,6 +50,8 @@ FIELDS = {
     "roles": dict,
 }
 PLACE = re.compile(r"\{(text|messages|session|role)\}")
+SECRET_HEADER = re.compile(r"auth|cookie|key|secret|session|token", re.IGNORECASE)
+"""Found in the names of headers whose values are secrets, wherever they stand."""
 MESSAGES_BODY = {"messages": "{messages}"}
 MESSAGE = {"role": "{role}", "content": "{text}"}
 
@@ -176,8 +178,8 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Return the headers with the values of environment variables in them, and those of
-    these values that are secrets."""
+    """Return the headers with the values of environment variables in them, and the secrets among
+    these and in the file."""
     headers = {}
     secrets: list[str] = []
     for name, value in given.items():
@@ -197,6 +199,8 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
                 raise InputError(f"{where}: set the environment variable {variable}")
         headers[name] = template.substitute(os.environ).strip()
         values = [os.environ[each].strip() for each in template.get_identifiers()]
+        if SECRET_HEADER.search(name):
+            values += headers[name].split()
         # A shorter one is a word that answers may have, such as the name of a shop.
         secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
         sent = name + headers[name]

@@ -3,4 +3,5 @@
 `schema` says what requests and answers are, `messages` turns a request into a conversation (and
 `prompts` finds those that are none), `answers` samples the user's turn and formats the answer.
 `access` says who may call, `connections` how long a client may take, and `app` is the server.
+`playground` adds the pages, `blind` makes the pairs of their test, and `saved` writes for them.
 """

@@ -21,6 +21,27 @@ def check_caller(request: Request, config: ServerConfig) -> None:
         _check_key(request, config.key)
 
 
+def check_page(request: Request, config: ServerConfig) -> None:
+    """Raise `RequestError` if a page of the server is asked for under a wrong host name or by
+    another site. It needs no key, since a browser cannot send one, and holds no secret."""
+    if config.hosts:
+        _check_host(request, config.hosts)
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise _wrong_origin("other sites may not open this page; type its address")
+
+
+def check_own_page(request: Request, config: ServerConfig) -> None:
+    """Raise `RequestError` unless a request comes from a page of this very server: the same host
+    and port. Browsers send `Origin` with each POST."""
+    check_caller(request, config)
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise _wrong_origin("only the pages of this server may call this")
+    own = request.headers.get("host", "").lower()
+    origins = request.headers.getlist("origin")
+    if [origin.lower().partition("://")[2] for origin in origins] != [own]:
+        raise _wrong_origin("only the pages of this server may call this")
+
+
 def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
     """Raise `RequestError` unless the headers `Host`, and `Origin` if there is one, have one of
     these hosts, or the address of the server.
@@ -41,11 +62,13 @@ def _check_host(request: Request, hosts: tuple[str, ...]) -> None:
     for origin in request.headers.getlist("origin"):
         scheme, _, host = origin.partition("://")
         if scheme not in ("http", "https") or not _is_allowed(host, allowed):
-            raise RequestError(
-                403,
-                "web pages of other sites may not use this server; start it with a key",
-                code="wrong_origin",
+            raise _wrong_origin(
+                "web pages of other sites may not use this server; start it with a key"
             )
+
+
+def _wrong_origin(message: str) -> RequestError:
+    return RequestError(403, message, code="wrong_origin")
 
 
 def _is_allowed(text: str, allowed: list[str]) -> bool:

@@ -19,7 +19,7 @@ from userlm.serving.schema import (
     too_long,
 )
 from userlm.text import named_type, stable_hash
-from userlm.types import ModelError, Reply, Speaker
+from userlm.types import Conversation, ModelError, Reply, Speaker
 from userlm.users import with_sampling
 
 
@@ -37,16 +37,22 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
         top_p=turn.request.top_p,
         max_tokens=turn.max_tokens,
     )
-    reply = speaker.reply(turn.conversation)
+    return reply_of(speaker, turn.conversation)
+
+
+def reply_of(speaker: Speaker, conversation: Conversation) -> Reply:
+    """Return the reply of a speaker; see `sample` for what it raises."""
+    reply = speaker.reply(conversation)
     if not isinstance(reply, Reply):
         raise TypeError(
-            f"{type(user).__name__}.reply returned {named_type(reply)}; return "
+            f"{type(speaker).__name__}.reply returned {named_type(reply)}; return "
             f"userlm.Reply(text)"
         )
     if reply.stop == "context":
         raise too_long()
     if reply.stop == "error" or not (reply.text or reply.stop):
-        raise ModelError("the user returned neither a text nor a reason to stop")
+        role = conversation.next_role
+        raise ModelError(f"the {role} returned neither a text nor a reason to stop")
     return reply
 
 

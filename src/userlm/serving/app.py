@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,7 +36,9 @@ from userlm.serving.schema import (
     unknown_model,
 )
 from userlm.text import mask_key
-from userlm.types import InputError, ModelError, Reply, Speaker, encodable
+from userlm.types import InputError, ModelError, Speaker, encodable
+
+Done = TypeVar("Done")
 
 MAX_BODY_BYTES = 4 * 2**20
 """About fifty times the size of a context of 8,192 tokens."""
@@ -57,18 +60,17 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         check_caller(request, config)
         # A large body takes long to read; others are answered meanwhile. It is kept no longer.
         turn = await asyncio.to_thread(
-            _parse, await _read_body(request, unfinished), user, config
+            _parse, await read_body(request, unfinished), user, config
         )
         asked = turn.request
         count = asked.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
-        futures = pool.submit(jobs)
-        if not await _done(futures, request):
+        replies = await pool.results(jobs, request, config.key)
+        if not replies:
             return Response()  # the client is gone
-        replies = [_result(future, config.key) for future in futures]
         answer = completion(replies, turn, config)
         if not asked.stream:
-            return _json(answer.model_dump())
+            return json_response(answer.model_dump())
         parts = chunks(answer, asked.stream_options)
         events = [f"data: {_dumps(part)}\n\n" for part in parts]
         events.append("data: [DONE]\n\n")
@@ -84,14 +86,14 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         }
         asked = request.path_params.get("name")
         if asked is None:
-            return _json({"object": "list", "data": [model]})
+            return json_response({"object": "list", "data": [model]})
         if asked != name:
             raise unknown_model(asked, name)
-        return _json(model)
+        return json_response(model)
 
     async def health(request: Request) -> Response:
         counts = {"in_flight": pool.in_flight, "room": pool.room}
-        return _json({"status": "ok", **counts})
+        return json_response({"status": "ok", **counts})
 
     app = Starlette(
         routes=[
@@ -105,6 +107,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         ),
     )
     app.state.pool = pool
+    app.state.unfinished = unfinished
     return app
 
 
@@ -153,7 +156,7 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
 
 
 class Pool:
-    """Threads that sample replies, with a bounded queue.
+    """Threads that call models, with a bounded queue.
 
     Args:
         width: the number of replies that are sampled concurrently.
@@ -169,7 +172,17 @@ class Pool:
         self._mean_seconds = 0.0
         self._closed = False
 
-    def submit(self, jobs: Sequence[Callable[[], Reply]]) -> list[Future[Reply]]:
+    async def results(
+        self, jobs: Sequence[Callable[[], Done]], request: Request, key: str | None
+    ) -> list[Done]:
+        """Return what the jobs return; nothing if the client disconnected before. Raise
+        `RequestError`, with the key masked, for errors that are not bugs."""
+        futures = self.submit(jobs)
+        if not await _done(futures, request):
+            return []
+        return [_result(future, key) for future in futures]
+
+    def submit(self, jobs: Sequence[Callable[[], Done]]) -> list[Future[Done]]:
         """Queue all jobs or none; raise `RequestError` if the queue is full."""
         with self._lock:
             if self._closed:
@@ -194,7 +207,7 @@ class Pool:
         message = f"{self.in_flight} replies are in progress or waiting; try again in {wait} s"
         return _later(429, message, "queue_full", wait)
 
-    def _timed(self, job: Callable[[], Reply]) -> Reply:
+    def _timed(self, job: Callable[[], Done]) -> Done:
         begun = time.monotonic()
         try:
             return job()
@@ -204,12 +217,12 @@ class Pool:
                 # A moving average, to estimate how long a full queue takes.
                 self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
 
-    def _finished(self, future: Future[Reply]) -> None:
+    def _finished(self, future: Future[Any]) -> None:
         with self._lock:
             self.in_flight -= 1
 
 
-async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
+async def _done(futures: Sequence[Future[Done]], request: Request) -> bool:
     """Return whether all jobs finished before the client disconnected; if not, cancel the waiting
     ones."""
 
@@ -228,8 +241,8 @@ async def _done(futures: Sequence[Future[Reply]], request: Request) -> bool:
             future.cancel()  # no effect on a running job
 
 
-def _result(future: Future[Reply], key: str | None) -> Reply:
-    """Return the reply; raise `RequestError`, with the key masked, for errors that are not bugs."""
+def _result(future: Future[Done], key: str | None) -> Done:
+    """Return the result; raise `RequestError` for errors that are not bugs, with the key masked."""
     if future.cancelled():
         raise _stopping()
     try:
@@ -260,7 +273,7 @@ def _later(status: int, message: str, code: str, wait: int) -> RequestError:
 # --- HTTP -----------------------------------------------------------------------------------------
 
 
-async def _read_body(request: Request, unfinished: dict[Request, bytearray]) -> bytes:
+async def read_body(request: Request, unfinished: dict[Request, bytearray]) -> bytes:
     """Return the request body; raise `RequestError` if it is not said to be JSON, or too large.
 
     While it has not come whole, it is among the unfinished ones. If these grow too large together,
@@ -302,6 +315,12 @@ async def _read_body(request: Request, unfinished: dict[Request, bytearray]) -> 
 
 def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
     """Return the request in a body; raise `RequestError` if there is none."""
+    content = read_json(body)
+    return turn_request(parse_request(content, config.model_name), user, config)
+
+
+def read_json(body: bytes) -> Any:
+    """Return the JSON value in a body; raise `RequestError` if there is none, or a large one."""
     fields = 0
 
     def with_encodable_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -317,16 +336,16 @@ def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
         return {encodable(name): value for name, value in pairs}
 
     try:
-        content = json.loads(body, object_pairs_hook=with_encodable_names)
+        return json.loads(body, object_pairs_hook=with_encodable_names)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from None
-    return turn_request(parse_request(content, config.model_name), user, config)
 
 
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-def _json(content: object) -> Response:
+def json_response(content: object) -> Response:
+    """Return an answer in JSON."""
     return Response(_dumps(content), media_type="application/json")
 
 

@@ -86,7 +86,7 @@ def turn_request(
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
     system, turns, notes = read_messages(request.messages, roles, config.stop_phrase)
-    _check_length(system, turns)
+    check_length(system, turns)
     if options.intent is None:
         _check_no_prompt(request.messages, system, turns, config.intent)
     intent, intent_notes = find_intent(options.intent, system, config.intent)
@@ -285,7 +285,7 @@ def _no_turn(i: int, fault: str) -> RequestError:
 # --- length ---------------------------------------------------------------------------------------
 
 
-def _check_length(system: str, turns: Sequence[Turn]) -> None:
+def check_length(system: str, turns: Sequence[Turn]) -> None:
     """Raise `RequestError` for a text that no model can read."""
     length = len(system) + _characters(turns)
     if length > MAX_TEXT:

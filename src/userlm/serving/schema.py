@@ -190,7 +190,7 @@ def parse_request(body: object, model_name: str) -> ChatRequest:
     try:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
-        raise _field_error(error) from None
+        raise field_error(error) from None
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ _EXPECTED = {"missing": "be given", "model_type": "be an object"}
 """Texts after "it should", for pydantic errors whose own message is unclear."""
 
 
-def _field_error(error: ValidationError) -> RequestError:
+def field_error(error: ValidationError) -> RequestError:
     """Return pydantic's error as a sentence: the field, its value, and what it should be."""
     # A union has an error for each member; the deepest one belongs to the intended member.
     details = max(error.errors(), key=lambda details: len(details["loc"]))

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from userlm.items import KINDS
 from userlm.metrics.catalog import FAMILIES, family_of
-from userlm.metrics.verdict import Finding, Points, finding, reference_of
+from userlm.metrics.verdict import Finding, Points, finding, in_words, reference_of
 from userlm.show.blocks import (
     Axis,
     Block,
     Group,
     Line,
     Mark,
+    Measurement,
     Pairs,
+    Panel,
     Quote,
     Row,
     Section,
@@ -29,7 +31,7 @@ from userlm.show.finished import Finished
 from userlm.show.measures import measured, value_alone
 from userlm.show.results import Compared, ItemCounts, Measured
 from userlm.show.transcripts import pair
-from userlm.show.verdicts import LOOKS, SHAPES, user_of
+from userlm.show.verdicts import LOOKS, SHAPES, concluded, user_of
 
 TITLES = {
     "respond": "Single turns, each after a real conversation so far",
@@ -40,6 +42,7 @@ TITLES = {
     "judge-role": "Does it stay in its role? By a judge",
     "judge-intent": "Does it stay with its intent? By a judge",
     "detect": "Naturalness",
+    "ratings": "Blind test",
 }
 TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
 """The stages that measure replies to test items."""
@@ -56,11 +59,30 @@ INTRO = (
     "The scale is in points: percent of turns; hundredths of an AUROC; of lengths, the difference "
     "in percent of the longer one. Whole conversations also depend on the assistant.",
 )
+NOTE = "In what it differs most, with 95 % intervals. The dashed line is people."
+LARGEST = 6
 MOST = 100
 """Points: the ends of the scale."""
 TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
 AXIS = Axis("", -MOST, MOST, TICKS)
 NO_VALUE = "–"
+
+
+def largest(runs: Sequence[Finished]) -> Iterator[Panel]:
+    """Yield for each user the measures in which it is least like people."""
+    for run in runs:
+        found = concluded(run).of_kind("bad")[:LARGEST] if run.verb == "assess" else []
+        drawn = [one for one in found if None not in (one.size, one.low, one.high)]
+        if not drawn:
+            continue
+        rows = []
+        for one in drawn:
+            ends = (one.size or 0.0, one.low or 0.0, one.high or 0.0)
+            value = (Value(ends[0], 0), interval(*ends[1:], 0))
+            row = Quote(in_words(one.measure), 60, LOOKS[one.kind])
+            rows.append(Measurement(row, "", value, "", _strip(one)))
+        title = Quote(f"{user_of(run)} less people", 60)
+        yield Panel(title, "", "points", NOTE, rows, AXIS)
 
 
 def section(runs: Sequence[Finished]) -> Section:

@@ -64,13 +64,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A link to a conversation on the same page; see `transcripts.anchor`."""
+
+    text: Quote
+    anchor: str
+
+
+@dataclass(frozen=True)
 class Small:
     """A detail, in small print on a separate line."""
 
     line: Line
 
 
-Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Small
+Part: TypeAlias = str | Quote | Value | Interval | Reasons | Mark | Link | Small
 Line: TypeAlias = Part | tuple["Line", ...]
 Row: TypeAlias = Sequence[Line]
 Facts: TypeAlias = Sequence[tuple[str, Sequence[str]]]
@@ -213,9 +221,16 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Panels:
+    """The measures that carry a story, drawn. Renderers without drawings leave them out: each is
+    also among the `Measures`, or in a table."""
+
+    items: Sequence[Panel]
+
+
+@dataclass(frozen=True)
 class Measures:
-    """Measures of several runs side by side. `tables` has the same numbers for renderers without
-    drawings."""
+    """Measures of several runs side by side: in `tables`; for the terminal, also line by line."""
 
     panels: Sequence[Panel]
     tables: Sequence[Table]
@@ -253,7 +268,15 @@ class Said:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A conversation."""
+    """A conversation.
+
+    Attributes:
+        anchor: where a link to it points, on any page that has it.
+        stop: why it stopped.
+        solved: whether its task was solved; `None` if that is not known, or there is none.
+        rejected: how many drafts the guard rejected.
+        human: how human a classifier finds it, higher if more; `None` if none read it.
+    """
 
     id: str
     title: str
@@ -262,6 +285,11 @@ class Transcript:
     turns: Sequence[Said]
     ending: Said
     facts: Facts
+    anchor: str = ""
+    stop: str = ""
+    solved: bool | None = None
+    rejected: int = 0
+    human: float | None = None
 
 
 @dataclass(frozen=True)
@@ -271,6 +299,15 @@ class Transcripts:
     items: Sequence[Transcript]
     total: int
     path: str
+    name: str = ""
+    about: Line = ""
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """The conversations of all runs of a page, to search in and to read."""
+
+    runs: Sequence[Transcripts]
 
 
 @dataclass(frozen=True)
@@ -330,7 +367,16 @@ class Group:
 
 
 Block: TypeAlias = (
-    Text | Table | Measures | Figure | Transcripts | Pairs | Tokens | Group
+    Text
+    | Table
+    | Panels
+    | Measures
+    | Figure
+    | Transcripts
+    | Conversations
+    | Pairs
+    | Tokens
+    | Group
 )
 
 
@@ -341,7 +387,6 @@ class Section:
     Attributes:
         link: its name in the table of contents.
         intro: an introduction for the reader.
-        search: whether its transcripts can be searched.
         where: whether the terminal shows it too, always or with `--details` only.
     """
 
@@ -350,15 +395,20 @@ class Section:
     title: str
     blocks: Sequence[Block]
     intro: Line = ""
-    search: bool = False
     where: Where = "everywhere"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page."""
+    """A whole page.
 
-    title: str
+    Attributes:
+        title: what the runs are about.
+        lead: which runs they are.
+        notices: what to know before anything on it is believed.
+    """
+
+    title: Line
     lead: str
     notices: Sequence[Line]
     sections: Sequence[Section]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from userlm.metrics import catalog
@@ -10,22 +11,21 @@ from userlm.show.blocks import (
     Block,
     Group,
     Line,
+    Link,
     Quote,
     Row,
     Section,
     Small,
     Table,
     Text,
-    Transcript,
-    Transcripts,
     Value,
     interval,
 )
 from userlm.show.finished import Finished
-from userlm.show.formats import number, plural
+from userlm.show.formats import called, number, plural
 from userlm.show.measures import measured
 from userlm.show.results import Difference, Measured, Place, Within, WorstTask
-from userlm.show.transcripts import transcript
+from userlm.show.transcripts import anchor
 
 SCORE = "assistant score"
 NAME = 60
@@ -55,39 +55,47 @@ VARIES = (
 NEEDED = "So many tasks show a difference of so many points in 4 of 5 runs."
 
 
+def answers(runs: Sequence[Finished]) -> Iterator[Text]:
+    """Yield which assistant is better, and where it costs most to be talked to."""
+    for run in runs:
+        if run.verb == "compare":
+            if answer := _answer(run.results):
+                yield Text(answer, "answer")
+            known = [one for one in run.results["single"] if one["value"] is not None]
+            if known:
+                most = max(known, key=lambda one: abs(one["value"]))
+                yield Text(_cost(most), "finding")
+            yield Text(PAIRED)
+
+
+def _cost(one: Mapping[str, Any]) -> Line:
+    names = (
+        Quote(called(one["assistant"]), NAME),
+        " talked to by ",
+        Quote(called(one["user"]), NAME),
+    )
+    value, low, high = one["value"], one["low"], one["high"]
+    word = "less"
+    if value < 0:
+        word = "more"
+        value, low, high = -value, high and -high, low and -low
+    points = (f" solves {number(value, 1)} points", interval(low, high, 1))
+    return (names, points, f" {word} than with a single prompt.")
+
+
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section that says which assistant is better."""
+    """Return the section with all that was compared."""
+    comparisons = [run for run in runs if run.verb == "compare"]
     groups = []
-    for run in runs:
-        if run.verb == "compare":
-            groups.append(Group(list(_blocks(run)), Quote(run.name, NAME)))
-    title = "Which assistant is better?"
+    for run in comparisons:
+        name = Quote(run.name, NAME) if len(comparisons) > 1 else ""
+        groups.append(Group(list(_blocks(run)), name))
+    title = "The assistants side by side"
     return Section("compared", "Comparison", title, groups)
-
-
-def failed(runs: Sequence[Finished]) -> Section:
-    """Return the section with conversations in which the worst tasks were not solved."""
-    groups = []
-    for run in runs:
-        if run.verb == "compare":
-            of_cells: dict[tuple[str, str], list[Transcript]] = {}
-            for talk in run.transcripts:
-                names = (str(talk.meta.get("assistant")), str(talk.meta.get("user")))
-                of_cells.setdefault(names, []).append(transcript(talk, run))
-            for (assistant, user), shown in of_cells.items():
-                path = f"{run.folder}/failed.jsonl"
-                talks = Transcripts(shown, len(shown), path)
-                names_shown = (Quote(assistant, NAME), " with ", Quote(user, NAME))
-                groups.append(Group([talks], names_shown))
-    title = "Where conversations went wrong"
-    return Section("failed", title, title, groups, search=True, where="details")
 
 
 def _blocks(run: Finished) -> Iterator[Block]:
     found = run.results
-    answer = _answer(found)
-    yield Text(answer, "answer")
-    yield Text(PAIRED)
     yield from _scores(found)
     yield from _differences(found, "assistants")
     if found["users"]:
@@ -97,7 +105,7 @@ def _blocks(run: Finished) -> Iterator[Block]:
     yield from _costs(found)
     yield from _human(found)
     yield from _failure(found)
-    yield from _worst(found)
+    yield from _worst(run)
     yield from _spread(found)
 
 
@@ -105,46 +113,83 @@ def _blocks(run: Finished) -> Iterator[Block]:
 
 
 def _answer(found: Mapping[str, Any]) -> Line:
-    """Say which of the first two assistants is better or, if there is but one, with which user more
-    is solved."""
-    sides = (("assistants", "these users"), ("users", "this assistant"))
-    for key, beside in sides:
-        for one in found[key]:
-            if one["measure"] == SCORE:
-                many = f" with {beside} ("
-                sizes = f"; {_sizes(found)})"
-                told = (many, _listed(one["with"]), sizes, _unpaired(one), _unsure(one))
-                return (_difference(one, key == "users"), *told, ".")
+    """Say which of the first two assistants is better. If there is but one: how much it solves
+    beside a stub, or with which user more is solved; nothing if only the cost of being talked to
+    is known."""
+    real = found["real"]
+    assistants, users = (
+        [one for one in found[key] if one["measure"] == SCORE]
+        for key in ("assistants", "users")
+    )
+    for one in assistants:
+        if one["a"] in real and one["b"] in real:
+            return (_better(one), *_with(found, one, "these users"))
+    for one in assistants:
+        if one["a"] in real:
+            return (_beside_stub(one), *_with(found, one, "these users"))
+    for one in users:
+        return (_more_with(one), *_with(found, one, "this assistant"))
+    if any(one["value"] is not None for one in found["single"]):
+        return ""
     return "Nothing can be compared: no user or assistant has graded conversations in two runs."
 
 
-def _difference(one: Difference, is_of_users: bool) -> Line:
+def _with(found: Mapping[str, Any], one: Difference, beside: str) -> tuple[Line, ...]:
+    sizes = f"; {_sizes(found)})"
+    told = (_listed(one["with"]), sizes, _unpaired(one), _unsure(one))
+    return (f" with {beside} (", *told, ".")
+
+
+def _better(one: Difference) -> Line:
     low, high = one["low"], one["high"]
-    a, b = Quote(one["a"], NAME), Quote(one["b"], NAME)
-    value = one["value"] or 0.0
-    is_turned = value < 0
-    if is_turned:
-        a, b = b, a
-    points = f"{number(abs(value), 1)} points{_ends(one, is_turned)}"
+    a, b = _names(one)
     is_clear = low is not None and high is not None and not low <= 0 <= high
-    if is_of_users:
-        return ("With ", a, f", {points} more is solved than with ", b)
     if is_clear:
-        return (a, " is better than ", b, f" by {points}")
+        return (a, " is better than ", b, f" by {_points(one)}")
     if _unsure(one):
-        return (a, f" solves {points} more than ", b)
-    return (a, " and ", b, f" cannot be told apart: the first solves {points} more")
+        return (a, f" solves {_points(one)} more than ", b)
+    return (
+        a,
+        " and ",
+        b,
+        f" cannot be told apart: the first solves {_points(one)} more",
+    )
+
+
+def _beside_stub(one: Difference) -> Line:
+    a, b = (Quote(one[side], NAME) for side in ("a", "b"))
+    word = "less" if _is_turned(one) else "more"
+    return (a, f" solves {_points(one)} {word} than the stub ", b)
+
+
+def _more_with(one: Difference) -> Line:
+    a, b = _names(one)
+    return ("With ", a, f", {_points(one)} more is solved than with ", b)
+
+
+def _names(one: Difference) -> tuple[Quote, Quote]:
+    """The two sides, first the one that solves more."""
+    a, b = (Quote(one[side], NAME) for side in ("a", "b"))
+    return (b, a) if _is_turned(one) else (a, b)
+
+
+def _points(one: Difference) -> str:
+    return f"{number(abs(one['value'] or 0.0), 1)} points{_ends(one)}"
+
+
+def _is_turned(one: Difference) -> bool:
+    return (one["value"] or 0.0) < 0
 
 
 def _unsure(one: Difference) -> str:
     return ": too few tasks for an interval" if one["low"] is None else ""
 
 
-def _ends(one: Difference, is_turned: bool) -> str:
+def _ends(one: Difference) -> str:
     low, high = one["low"], one["high"]
     if low is None or high is None:
         return ""
-    if is_turned:
+    if _is_turned(one):
         low, high = -high, -low
     return f" [{number(low, 1)}, {number(high, 1)}]"
 
@@ -250,7 +295,10 @@ def _costs(found: Mapping[str, Any]) -> Iterator[Table]:
 def _human(found: Mapping[str, Any]) -> Iterator[Table]:
     rows: list[Row] = []
     for one in found["human"]:
-        counted: list[Line] = [f"{one['n']:,} {one['of']}"]
+        clusters = plural(one["clusters"], one["of"].removesuffix("s"))
+        counted: list[Line] = [clusters]
+        if one["n"] > one["clusters"]:
+            counted.append(Small(f"{one['n']:,} scores"))
         if one["missing"]:
             counted.append(Small(f"{one['missing']:,} missing"))
         digits = 1 if one["measure"].startswith("mean") else 2
@@ -286,23 +334,37 @@ def _within(one: Within) -> Row:
     return (Quote(one["assistant"], NAME), did, _estimate(one), share, tasks)
 
 
-def _worst(found: Mapping[str, Any]) -> Iterator[Block]:
-    if tasks := found["worst"]:
+def _worst(run: Finished) -> Iterator[Block]:
+    if tasks := run.results["worst"]:
         names = list(dict.fromkeys(name for one in tasks for name in one["scores"]))
         heads: list[Line] = [Quote(name, NAME) for name in names]
         head: Row = ("task", *heads, "not solved in")
         rows = []
         places: list[Row] = []
         for one in tasks:
-            ids = dict.fromkeys(place["id"] for place in one["failed"])
-            rows.append((*_worst_row(one, names), Quote(" ".join(ids), NAME)))
-            for folder, own in _places(one["failed"]).items():
-                places.append(
-                    (Quote(one["task"], NAME), Quote(folder), Quote(own, 200))
-                )
+            rows.append((*_worst_row(one, names), _conversations(run, one["failed"])))
+            for folder, own in _by_folder(one["failed"]).items():
+                talks = _conversations(run, own)
+                places.append((Quote(one["task"], NAME), Quote(folder), talks))
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
+        path = Quote(f"{run.folder}/failed.jsonl")
+        yield Text(("These conversations: ", path))
         more = [Table(head, rows[OPEN:], ""), Table(("task", "run", "in"), places, "")]
         yield Group(more, "More of these, and where they are", look="fold")
+
+
+def _conversations(run: Finished, places: Sequence[Place]) -> Line:
+    """Return the ids of conversations, with links to those that are on the page."""
+    shown = {(talks.name, talk.id) for talks in run.talks for talk in talks.shown}
+    links = {}
+    for place in places:
+        name, id = Path(place["folder"]).name, place["id"]
+        if (name, id) in shown:
+            links[id] = Link(Quote(id, NAME), anchor(name, id))
+    ids = dict.fromkeys(place["id"] for place in places)
+    parts: list[Line] = [links.get(id) or Quote(id, NAME) for id in ids]
+    spaced = [part for one in parts for part in (one, " ")]
+    return tuple(spaced[:-1])
 
 
 def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
@@ -316,12 +378,12 @@ def _worst_row(one: WorstTask, names: Sequence[str]) -> Row:
     return (tuple(name), *scores)
 
 
-def _places(failed: Sequence[Place]) -> dict[str, str]:
-    """The ids of the conversations of each run."""
-    ids: dict[str, list[str]] = {}
+def _by_folder(failed: Sequence[Place]) -> dict[str, list[Place]]:
+    """The conversations of each run."""
+    places: dict[str, list[Place]] = {}
     for place in failed:
-        ids.setdefault(place["folder"], []).append(place["id"])
-    return {folder: " ".join(own) for folder, own in ids.items()}
+        places.setdefault(place["folder"], []).append(place)
+    return places
 
 
 def _spread(found: Mapping[str, Any]) -> Iterator[Block]:
@@ -330,8 +392,8 @@ def _spread(found: Mapping[str, Any]) -> Iterator[Block]:
     rows: list[Row] = []
     for one in found["variance"]:
         total = sum(one[part] or 0.0 for part in parts)
-        if not total:
-            continue
+        if not total or sum(one[part] is not None for part in parts) == 1:
+            continue  # with one user and no repeats, nothing is split
         cells: list[Line] = []
         for part in parts:
             is_known = one[part] is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from userlm.metrics import catalog
-from userlm.metrics.verdict import in_points
+from userlm.metrics.verdict import in_points, in_words
 from userlm.show.assessed import AXIS, NO_VALUE, TITLES, strip
 from userlm.show.blocks import (
     Group,
@@ -16,15 +18,17 @@ from userlm.show.blocks import (
     Small,
     Strip,
     Table,
+    Text,
     Value,
     interval,
 )
 from userlm.show.finished import Finished
+from userlm.show.formats import called, plural
 from userlm.show.measures import HUMAN, value_alone
 from userlm.show.results import Measured
 from userlm.show.verdicts import user_of
 from userlm.stats import Estimate, difference
-from userlm.types import Measure
+from userlm.types import Measure, MeasureRow
 
 INTRO = (
     "The first user less the other one. Where rows pair, it is that of the people (or test items) "
@@ -32,56 +36,129 @@ INTRO = (
     "an interval, as of an AUROC, or below 5 people. It says in what they differ, not "
     "which one is closer to people. Coloured where 0 is outside; the scale is in points, as above."
 )
+LARGEST = 3
 STATISTICS = {metric.name: metric.statistic for metric in catalog.METRICS}
 
 
+@dataclass(frozen=True)
+class Side:
+    """A user that is compared: what was measured of it in each stage, and the rows of that."""
+
+    name: str
+    user: str
+    measures: Mapping[str, Sequence[Measured]]
+    rows: Mapping[tuple[str, str], Sequence[MeasureRow]]
+
+
 def section(runs: Sequence[Finished]) -> Section:
-    """Return the section with the first user of `assess` runs beside each of the others."""
-    assessed = [run for run in runs if run.verb == "assess"]
+    """Return the section with the first user of `assess` runs beside each of the others, and the
+    same of runs that were scored together."""
     groups = []
-    for other in assessed[1:]:
-        names = (Quote(assessed[0].name, 60), " less ", Quote(other.name, 60))
-        groups.append(Group(list(_tables(assessed[0], other)), names))
+    for first, others in (_assessed(runs), *_scored(runs)):
+        for other in others:
+            names = (Quote(first.name, 60), " less ", Quote(other.name, 60))
+            if tables := list(_tables(first, other)):
+                groups.append(Group(tables, names, look="fold"))
     title = "How far are the users from one another?"
     return Section("apart", "Differences", title, groups, INTRO, where="details")
 
 
-def _tables(first: Finished, other: Finished) -> Iterator[Table]:
-    """Yield a table for each stage that both runs have."""
+def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
+    """Yield in how much the first user of `assess` runs differs from each of the others."""
+    first, others = _assessed(runs)
+    for other in others:
+        sizes: dict[str, float] = {}
+        total = 0
+        for stage, one, two in _shared(first, other):
+            apart = _apart(first, other, stage, one, two)
+            points = None
+            if two["value"] is not None:
+                points = in_points(one, two["value"], apart._asdict())
+            total += points is not None
+            if points and (points.low > 0 or points.high < 0):
+                sizes.setdefault(one["name"], abs(points.size))
+        most = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
+        where = ", most of all in " if most else ""
+        names = Quote(", ".join(map(in_words, most)), 200)
+        pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
+        counts = f" differ for sure in {len(sizes)} of {plural(total, 'measure')}"
+        yield Text((*pair, counts, where, names, "."), "answer")
+
+
+def _assessed(runs: Sequence[Finished]) -> tuple[Side, Sequence[Side]]:
+    """Return the first user of `assess` runs, and the others."""
+    sides = []
+    for run in runs:
+        if run.verb == "assess":
+            measured = {}
+            for stage, compared in run.results["measures"].items():
+                measured[stage] = [one["user"] for one in compared]
+            sides.append(Side(run.name, user_of(run), measured, run.rows))
+    return (sides or [Side("", "", {}, {})])[0], sides[1:]
+
+
+def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
+    """Yield, of runs that were scored together and talked to the same assistant, the first and the
+    others."""
+    assistants = {}
+    for run in runs:
+        if run.verb in ("simulate", "respond"):
+            assistants[run.name] = (run.verb, run.options.get("assistant"))
+    users = {run.name: str(run.options.get("user")) for run in runs}
+    for run in runs:
+        alike: dict[Any, list[Side]] = {}
+        for name, column in run.columns.items() if run.verb == "score" else ():
+            if name in assistants:
+                measured = {"": list(column.values())}
+                rows = {
+                    ("", metric): found
+                    for (owner, metric), found in run.rows.items()
+                    if owner == name
+                }
+                side = Side(name, users[name], measured, rows)
+                alike.setdefault(assistants[name], []).append(side)
+        for first, *others in alike.values():
+            yield first, others
+
+
+def _shared(first: Side, other: Side) -> Iterator[tuple[str, Measured, Measured]]:
+    """Yield what both were measured in, with its stage."""
+    for stage, measured in first.measures.items():
+        beside = {one["name"]: one for one in other.measures.get(stage, ())}
+        for one in measured:
+            if one["name"] in beside:
+                yield stage, one, beside[one["name"]]
+
+
+def _tables(first: Side, other: Side) -> Iterator[Table]:
+    """Yield a table for each stage that both have."""
     head = ("measure", _name(first), _name(other), "difference", "people")
-    for stage, compared in first.results["measures"].items():
-        beside = {}
-        for one in other.results["measures"].get(stage, ()):
-            beside[one["user"]["name"]] = one["user"]
-        rows: list[Row] = []
-        strips = []
-        for one in compared:
-            name = one["user"]["name"]
-            if name in beside:
-                pair = one["user"], beside[name]
-                apart = _apart(first, other, stage, *pair)
-                rows.append(_row(*pair, apart))
-                strips.append(_strip(*pair, apart))
-        if rows:
-            title = TITLES.get(stage, "Another stage")
-            look = "table forest"
-            yield Table(head, rows, look, title, drawings=strips, axis=AXIS)
+    rows: dict[str, list[Row]] = {}
+    strips: dict[str, list[Strip | None]] = {}
+    for stage, one, two in _shared(first, other):
+        apart = _apart(first, other, stage, one, two)
+        rows.setdefault(stage, []).append(_row(one, two, apart))
+        strips.setdefault(stage, []).append(_strip(one, two, apart))
+    for stage, found in rows.items():
+        title = TITLES.get(stage, "Another stage") if stage else ""
+        drawn = strips[stage]
+        yield Table(head, found, "table forest", title, drawings=drawn, axis=AXIS)
 
 
-def _name(run: Finished) -> Line:
-    return (Quote(run.name, 40), Small(Quote(user_of(run), 40)))
+def _name(side: Side) -> Line:
+    return (Quote(side.name, 40), Small(Quote(side.user, 40)))
 
 
 def _apart(
-    first: Finished, other: Finished, stage: str, one: Measured, two: Measured
+    first: Side, other: Side, stage: str, one: Measured, two: Measured
 ) -> Estimate:
     """Return the difference on what both have, with its interval; else that of the values."""
     name = one["name"]
     if statistic := STATISTICS.get(name):
         key = (stage, name)
         of_first, of_other = (
-            Measure(name, None, None, None, run.rows.get(key, ()))
-            for run in (first, other)
+            Measure(name, None, None, None, tuple(side.rows.get(key, ())))
+            for side in (first, other)
         )
         paired = difference(of_first, of_other, statistic)
         if paired.low is not None:

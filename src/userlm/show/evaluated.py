@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from userlm.show.blocks import (
     NOT_MEASURED,
@@ -18,7 +19,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import by_count
 from userlm.show.finished import Finished
-from userlm.show.measures import measured, value_alone
+from userlm.show.measures import measured, of_family, value_alone
 from userlm.show.results import CellResult, Measured, Spent
 
 SCORE, COVERAGE = "assistant score", "intent coverage"
@@ -49,6 +50,27 @@ def _tables(run: Finished) -> Iterator[Block]:
         yield Text(("Missing, since there is no grade: ", Quote(reasons, 300)))
     if shown := _spent(run.results["spent"]):
         yield Text(shown)
+    yield _all_measures(cells)
+
+
+def _all_measures(cells: Sequence[CellResult]) -> Group:
+    """Return all measures of tasks, of all conversations and of each family of tasks."""
+    rows: dict[tuple[str, str, str], dict[str, Line]] = {}
+    for cell in cells:
+        for one in cell["measures"]:
+            place = (cell["assistant"], cell["user"], one["name"])
+            shown = rows[place] = {"": measured(one)}  # no family has this name
+            for each in one.get("families", ()):
+                unit = "%" if one["unit"] == "%" else ""
+                shown[each["name"]] = of_family(each, unit)
+    names = list(dict.fromkeys(chain.from_iterable(rows.values())))
+    lines: list[Row] = []
+    for place, values in rows.items():
+        named = (Quote(name, 60) for name in place)
+        lines.append((*named, *(values.get(name, "") for name in names)))
+    families = (Quote(name, 60) for name in names[1:])
+    head: Row = ("assistant", "user", "measure", "all tasks", *families)
+    return Group([Table(head, lines, "")], "All measures, also by family", look="fold")
 
 
 def _reasons(cells: Sequence[CellResult]) -> str:

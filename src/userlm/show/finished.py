@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
 from userlm.metrics.scores import score_row
-from userlm.rows import SPLITS, from_record, read_parsed
+from userlm.rows import SPLITS, from_record
 from userlm.runs import Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
+from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows
 from userlm.show.results import (
     Assessed,
     Columns,
     Comparisons,
+    Conversing,
     Data,
     Detections,
     Endings,
@@ -29,18 +31,20 @@ from userlm.show.results import (
     Judged,
     Measured,
     Options,
-    Talks,
     Trained,
     finite,
 )
 from userlm.text import stable_hash, words
 from userlm.types import FAILED, Conversation, InputError, MeasureRow
 
-T = TypeVar("T")
-
+TALKING = ("simulate", "serve")
+"""Verbs whose conversations are shown: simulated ones, and those of the playground."""
 EXTRACTIVE = "intents: extractive"
+HUMAN = "human"
+"""The column of people in a score."""
 
-TRANSCRIPTS = 20  # of each run
+TRANSCRIPTS = 3  # of each run, where no page needs more
+MOST_TRANSCRIPTS = 20_000  # of each run, on a page
 PAIRS = 10  # of `assess`, each beside the person's own
 TURN_BINS = (*map(str, range(10)), "10+")
 WORD_BINS = (
@@ -101,11 +105,12 @@ class Finished:
         name: the name of its folder, used as heading of columns and sections.
         results: what its `results.json` holds, checked; nothing if it holds only measures.
         columns: measures by column: the runs that were scored, or with and without intent.
-        rows: those of an assessment by stage and measure, if its user stands beside another one.
+        rows: those of an assessment by stage and measure, if its user stands beside another one;
+            those of `score` and `ppl` by column and measure, if there are several of them.
         endings: by column, a `Calibration`, or `Uncalibrated` if there is no threshold to suggest.
         log: the steps of training, each with the loss.
-        transcripts: the first `TRANSCRIPTS` conversations of a simulation.
-        total: the number of its conversations.
+        talks: the first conversations of each user with each assistant.
+        notes: of a score: what it found in single conversations.
         drawn: some responses and conversations of an assessment, by stage, each with the person's
             own conversation.
         lengths: the lengths of simulated users' turns and conversations; those of humans for data
@@ -125,8 +130,8 @@ class Finished:
     rows: Mapping[tuple[str, str], tuple[MeasureRow, ...]] = field(default_factory=dict)
     endings: Mapping[str, Any] = field(default_factory=dict)
     log: Sequence[tuple[int, float]] = ()
-    transcripts: Sequence[Conversation] = ()
-    total: int = 0
+    talks: Sequence[Talks] = ()
+    notes: Notes = field(default_factory=dict)
     drawn: Mapping[str, Sequence[tuple[Conversation, Conversation]]] = field(
         default_factory=dict
     )
@@ -146,8 +151,11 @@ class Finished:
         return self.manifest.get("options") or {}
 
 
-def read_run(folder: str | Path) -> Finished:
+def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
     """Return what is shown of a finished run; line files are read as streams.
+
+    Args:
+        most: how many of its conversations are kept.
 
     Raises:
         InputError: if a folder is not a finished run, or a file in it is damaged.
@@ -165,7 +173,7 @@ def read_run(folder: str | Path) -> Finished:
             # `intents` writes only the files that it was given.
             there = [name for name in names if (folder / name).is_file()]
             name = there[0] if there else "conversations.jsonl"
-            return _with_conversations(_with_stage(run), name)
+            return _with_lengths(_with_stage(run), name, 0)
         case "train":
             return _with_training(run)
         case "ppl" | "score":
@@ -176,41 +184,51 @@ def read_run(folder: str | Path) -> Finished:
             detected = _checked(run, Detections, run.results)
             return replace(run, results=detected, missing=_missing(run))
         case "assess":
-            assessed = _checked(run, Assessed, run.results)
-            return replace(_with_stage(run), results=assessed, drawn=_drawn(folder))
+            run = replace(
+                _with_stage(run), results=_checked(run, Assessed, run.results)
+            )
+            return replace(run, drawn=_drawn(folder), talks=_assessed_talks(run, most))
         case "evaluate":
-            return replace(run, results=_checked(run, Evaluations, run.results))
+            run = replace(run, results=_checked(run, Evaluations, run.results))
+            return replace(run, talks=_evaluated_talks(run, most))
         case "compare":
-            talks = list(_rows(folder / "failed.jsonl", from_record))
-            run = replace(run, transcripts=talks, total=len(talks))
-            return replace(run, results=_checked(run, Comparisons, run.results))
-        case "simulate" | "respond":
-            run = replace(run, results=_checked(run, Talks, run.results))
-            return _with_conversations(run, "conversations.jsonl")
+            run = replace(run, results=_checked(run, Comparisons, run.results))
+            return replace(run, talks=_failed_talks(run))
+        case "simulate" | "respond" | "serve":
+            run = replace(run, results=_checked(run, Conversing, run.results))
+            return _with_lengths(run, "conversations.jsonl", most)
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which a report cannot show; leave it out"
     )
 
 
-def read_runs(folders: Iterable[str | Path]) -> list[Finished]:
-    """Return what is shown of finished runs together; see `read_run`."""
-    runs = [read_run(folder) for folder in folders]
-    if sum(run.verb == "assess" for run in runs) < 2:
-        return runs
-    return [replace(run, rows=_measured_rows(run)) for run in runs]
+def read_runs(folders: Iterable[str | Path], most: int = TRANSCRIPTS) -> list[Finished]:
+    """Return what is shown of finished runs together; see `read_run`. Of what may be compared, the
+    rows are read too."""
+    runs = [read_run(folder, most) for folder in folders]
+    counts = Counter(run.verb for run in runs)
+    compared = [verb for verb in ("assess", "ppl") if counts[verb] > 1]
+    found = []
+    for run in runs:
+        users = [name for name in run.columns if name != HUMAN]
+        if run.verb in compared or (run.verb == "score" and len(users) > 1):
+            run = replace(run, rows=_measured_rows(run))
+        found.append(run)
+    return found
 
 
 def _measured_rows(run: Finished) -> dict[tuple[str, str], tuple[MeasureRow, ...]]:
-    """Return the rows of the measures of a user, if it is an assessment."""
+    """Return the rows of the measures by column, or stage, and name."""
     found: dict[tuple[str, str], list[MeasureRow]] = defaultdict(list)
-    for folder, stages in (("score", None), ("detect", {"user": "detect"})):
+    stages = {"user": "detect"}  # the column of the user in a run of `detect`
+    for folder in (".", "score", "detect"):
         path = run.folder / folder / "scores.jsonl"
-        if run.verb == "assess" and path.is_file():
-            for column, name, row in _rows(path, _score):
-                stage = stages.get(column) if stages else column
+        if path.is_file():
+            for column, name, row in rows(path, _score):
+                stage = column if folder != "detect" else stages.get(column)
                 if stage:
                     found[stage, name].append(row)
-    return {key: tuple(rows) for key, rows in found.items()}
+    return {key: tuple(own) for key, own in found.items()}
 
 
 def _score(line: Mapping[str, Any]) -> tuple[str, str, MeasureRow]:
@@ -254,7 +272,7 @@ def _with_stage(run: Finished) -> Finished:
 
 
 def _with_training(run: Finished) -> Finished:
-    losses = _rows(run.folder / "log.jsonl", _step_and_loss)
+    losses = rows(run.folder / "log.jsonl", _step_and_loss)
     # The row of step 0 is only a validation.
     log = [(step, loss) for step, loss in losses if loss is not None]
     results: Trained = _checked(run, Trained, run.results)
@@ -282,9 +300,9 @@ def _with_measures(run: Finished) -> Finished:
     if run.verb == "score" and isinstance(measured.get("endings"), Mapping):
         found = _checked(run, Endings, {"endings": measured.pop("endings")})
         run = replace(run, endings=found["endings"])
-    results: Talks = {}
+    results: Conversing = {}
     if run.verb == "ppl" and "usage" in measured:
-        results = _checked(run, Talks, {"usage": measured.pop("usage")})
+        results = _checked(run, Conversing, {"usage": measured.pop("usage")})
         del measured["caps"]
     checked: Columns = _checked(run, Columns, measured)
     columns = {}
@@ -292,30 +310,39 @@ def _with_measures(run: Finished) -> Finished:
         # There may be many sources, which `userlm ppl` prints.
         shown = [one for one in measures if not one["name"].startswith("source ")]
         columns[name] = {one["name"]: one for one in shown}
-    return replace(run, results=results, columns=columns, missing=_missing(run))
+    run = replace(run, results=results, columns=columns)
+    if run.verb == "ppl":
+        return replace(run, missing=_missing(run))
+    notebook = Notebook()
+    missing = _missing(run, notebook)
+    return replace(run, missing=missing, notes=notebook.read_tasks(run.folder))
 
 
-def _missing(run: Finished) -> Missing:
+def _missing(run: Finished, notebook: Notebook | None = None) -> Missing:
+    """Return why items could not be measured; the notebook gets every line."""
     missing: Missing = defaultdict(Counter)
-    for line in _rows(run.folder / "scores.jsonl", dict):
+    for line in rows(run.folder / "scores.jsonl", dict):
         is_end = run.verb == "ppl" and str(line.get("key")).endswith("/end")
         if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")
             missing[str(line.get("column")), str(line.get("metric"))][why] += 1
+        if notebook:
+            notebook.add_score(line)
     return missing
 
 
 # --- conversations --------------------------------------------------------------------------------
 
 
-def _with_conversations(run: Finished, file: str) -> Finished:
-    """Count only turns of the simulated user, not the logged turns before them."""
+def _with_lengths(run: Finished, file: str, most: int) -> Finished:
+    """Return a run with the lengths of its conversations and the first of these. Only turns of the
+    simulated user are counted, not the logged turns before them."""
     shown: list[Conversation] = []
     lengths = Lengths()
     stubs: set[str] = set()
     example = None
     total = 0
-    for conversation in _rows(run.folder / file, from_record):
+    for conversation in rows(run.folder / file, from_record):
         total += 1
         said = conversation.user_turns
         lengths.add_words(said[conversation.first_own_turn :])
@@ -325,17 +352,73 @@ def _with_conversations(run: Finished, file: str) -> Finished:
             # the number of turns before a response depends on the log, not on the user
             continue
         lengths.add_turns(conversation)
-        if run.verb == "simulate":
+        if run.verb in TALKING:
             found = [turn.meta.get("stub") for turn in conversation.turns]
             stubs |= {f"assistant: {name}" for name in found if name}
-        if len(shown) < TRANSCRIPTS:
+        if len(shown) < most:
             shown.append(conversation)
         if example is None and conversation.ended and 2 <= len(said) <= 4:
             example = conversation
     if run.is_human and example:
         run = replace(run, tables=[*run.tables, data.samples_table(example)])
-    run = replace(run, transcripts=shown, total=total)
-    return replace(run, lengths=lengths, stubs=sorted(stubs))
+    run = replace(run, lengths=lengths, stubs=sorted(stubs))
+    if run.verb not in TALKING:
+        return run
+    user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
+    path = str(run.folder / file)
+    return replace(run, talks=[Talks(run.name, user, assistant, path, shown, total)])
+
+
+def _assessed_talks(run: Finished, most: int) -> list[Talks]:
+    """Return the whole conversations of an assessment."""
+    path = run.folder / "simulate" / "conversations.jsonl"
+    if not path.is_file():
+        return []
+    shown, total = first_of(rows(path, from_record), most)
+    scores = run.folder / "score"
+    notes: Notes = (
+        Notebook().read(scores) if (scores / "scores.jsonl").is_file() else {}
+    )
+    user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
+    return [Talks("simulate", user, assistant, str(path), shown, total, notes)]
+
+
+def _evaluated_talks(run: Finished, most: int) -> list[Talks]:
+    """Return the conversations of each cell."""
+    found = []
+    for cell in run.results["cells"]:
+        folder = run.folder / cell["folder"]
+        path = folder / "conversations.jsonl"
+        if path.is_file():
+            shown, total = first_of(rows(path, from_record), most)
+            scores = folder / "score"
+            is_scored = (scores / "scores.jsonl").is_file()
+            notes: Notes = Notebook().read(scores) if is_scored else {}
+            names = (folder.name, cell["user"], cell["assistant"])
+            found.append(Talks(*names, str(path), shown, total, notes))
+    return found
+
+
+def _failed_talks(run: Finished) -> list[Talks]:
+    """Return the conversations about the hardest tasks, by the run that each is from."""
+    names = {}
+    for cell in run.results["cells"]:
+        names[cell["assistant"], cell["user"]] = Path(cell["folder"]).name
+    by_cell: dict[tuple[str, str], list[Conversation]] = defaultdict(list)
+    path = run.folder / "failed.jsonl"
+    for talk in rows(path, from_record):
+        by_cell[str(talk.meta.get("assistant")), str(talk.meta.get("user"))].append(
+            talk
+        )
+    found = []
+    for (assistant, user), talks in by_cell.items():
+        name = names.get((assistant, user), f"{assistant}--{user}")
+        notes = {}
+        for talk in talks:
+            why = str(talk.meta.get("verdict") or "")
+            notes[name, talk.id] = Noted(solved=False, verdict=why)
+        found.append(Talks(name, user, assistant, str(path), talks, len(talks), notes))
+    return found
 
 
 def word_bin(count: int) -> int:
@@ -356,10 +439,10 @@ def _drawn(folder: Path) -> dict[str, list[tuple[Conversation, Conversation]]]:
         return {}
     stages = {}
     for stage, path in paths.items():
-        talks = _rows(path, from_record)
+        talks = rows(path, from_record)
         stages[stage] = _draw(talks, PAIRS // len(paths), stage)
     needed = {log for talks in stages.values() for log in talks}
-    logs = {one.id: one for one in _rows(reference, from_record) if one.id in needed}
+    logs = {one.id: one for one in rows(reference, from_record) if one.id in needed}
     found = {}
     for stage, drawn in stages.items():
         found[stage] = [(logs[log], drawn[log]) for log in drawn if log in logs]
@@ -380,16 +463,3 @@ def _draw(
 
 def _place(talk: Conversation) -> int:
     return stable_hash(talk.id)
-
-
-# --- line files -----------------------------------------------------------------------------------
-
-
-def _rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
-    """The parsed rows of a line file, which may be empty, but not missing or damaged."""
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing; delete results.json there and run its command again"
-        )
-    advice = "; delete that file and results.json, and run its command again"
-    yield from read_parsed(path, lambda line: parse(line.row), advice, True)

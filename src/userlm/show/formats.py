@@ -57,6 +57,22 @@ def json_text(value: Any) -> str:
     return cut(text, 600)
 
 
+def called(address: str) -> str:
+    """Return a user, an assistant or a model as people call it: without the folder, the hub or the
+    server that it is on."""
+    kind, colon, rest = address.partition(":")
+    if not colon:
+        return address.rstrip("/").rpartition("/")[2] or address
+    match kind:
+        case "prompted" | "swapped" | "profile":
+            return f"{called(rest)} ({kind})"
+        case "replay":
+            return "people (replayed)"
+        case "http" | "https":
+            return address.partition("#")[2] or address
+    return called(rest)
+
+
 def plural(count: int, noun: str) -> str:
     """Return `1 turn`, `2 turns`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

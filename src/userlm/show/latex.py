@@ -13,6 +13,7 @@ from userlm.show.blocks import (
     Group,
     Interval,
     Line,
+    Link,
     Mark,
     Page,
     Quote,
@@ -181,6 +182,8 @@ def _line(line: Line) -> str:
             return _number(value, digits)
         case Interval(low, high, digits):
             return f" ({_number(low, digits)} to {_number(high, digits)})"
+        case Link(text):
+            return _line(text)
         case Small(detail):
             inside = _line(detail)
             return f" ({inside})" if inside else ""

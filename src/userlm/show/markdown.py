@@ -10,11 +10,13 @@ from collections.abc import Iterator
 
 from userlm.show.blocks import (
     Block,
+    Conversations,
     Facts,
     Figure,
     Group,
     Interval,
     Line,
+    Link,
     Mark,
     Measures,
     Page,
@@ -43,7 +45,12 @@ SIGNS = {"circle": "●", "diamond": "◆", "square": "■", "triangle": "▲"}
 
 def render(page: Page) -> str:
     """Return the page."""
-    paragraphs = [MARK, f"# {page.title}", page.lead, *map(inline, page.notices)]
+    paragraphs = [
+        MARK,
+        f"# {inline(page.title)}",
+        page.lead,
+        *map(inline, page.notices),
+    ]
     for section in page.sections:
         body = [text for block in section.blocks for text in _block(block, 3)]
         if body:
@@ -73,6 +80,8 @@ def inline(line: Line, cell: bool = False) -> str:
             return ", ".join(
                 f"{code(cut(why, 200), cell)} {count:,}" for why, count in counts
             )
+        case Link(text):
+            return inline(text, cell)
         case Small(detail):
             return f" ({inline(detail, cell)})" if detail else ""
 
@@ -117,6 +126,11 @@ def _block(block: Block, level: int) -> Iterator[str]:
             yield f"{len(shown)} of {total:,}."
             for transcript in shown:
                 yield from _transcript(transcript, level)
+        case Conversations(runs):
+            for of_run in runs:
+                yield f"{'#' * level} {code(of_run.name)}"
+                yield f"{inline(of_run.about)}."
+                yield from _block(of_run, level + 1)
         case Pairs(items):
             for pair in items:
                 yield from _pair(pair, level)

@@ -30,6 +30,7 @@ from userlm.show.formats import axis, number, percent, plural
 from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
 HUMAN = "human"
+MEANINGS = "What these measures are"
 COLOURS = 6
 SHAPES = ("circle", "square", "triangle")
 MARKS = {f"c{i}": SHAPES[i % len(SHAPES)] for i in range(COLOURS)} | {HUMAN: "diamond"}
@@ -65,7 +66,9 @@ def colours_of(runs: Sequence[Finished]) -> dict[str, str]:
     trained = [run.name for run in runs if run.verb == "train"]
     predicted = [run.name for run in runs if run.verb == "ppl"]
     talking = [name for run in runs if run.verb == "score" for name in run.columns]
-    talking += [run.name for run in runs if run.verb in ("simulate", "respond")]
+    talking += [
+        run.name for run in runs if run.verb in ("simulate", "respond", "serve")
+    ]
     humans = {HUMAN, *(run.name for run in runs if run.is_human)}
     colours = dict.fromkeys(humans, HUMAN)
     for family in (trained, predicted, talking):
@@ -97,8 +100,8 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
 def blocks(columns: Sequence[Column]) -> Iterator[Block]:
     """Yield the measures; the many variants of perplexity are folded."""
     found = panels(columns)
-    variants = [panel for panel in found if is_variant(panel)]
-    shown = [panel for panel in found if panel not in variants]
+    variants = [one for one in found if is_variant(one)]
+    shown = [one for one in found if one not in variants]
     families: dict[str, list[Panel]] = {family: [] for family in catalog.FAMILIES}
     for one in shown:
         families[catalog.family_of(one.title.text)].append(one)
@@ -118,6 +121,9 @@ def blocks(columns: Sequence[Column]) -> Iterator[Block]:
             if measure.get("outcomes"):
                 yield outcomes(measure, column.label)
     yield from _by_family(columns)
+    if shown:
+        rows = [(one.title, one.note) for one in shown]
+        yield Group([Table(("measure", "is"), rows, "findings")], MEANINGS, look="fold")
 
 
 def _telling(column: Column, ngrams: Sequence[TellingNgram]) -> Group:
@@ -141,7 +147,7 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
             unit = "%" if measure["unit"] == "%" else ""
             for one in measure.get("families", ()):
                 cells = rows.setdefault((name, one["name"]), {})
-                cells[column.label] = _of_family(one, unit)
+                cells[column.label] = of_family(one, unit)
     if not rows:
         return
     labels = [column.label for column in columns]
@@ -153,7 +159,8 @@ def _by_family(columns: Sequence[Column]) -> Iterator[Group]:
     yield Group([Table(head, lines, "fixed")], "By family of tasks")
 
 
-def _of_family(one: OfFamily, unit: str) -> Line:
+def of_family(one: OfFamily, unit: str) -> Line:
+    """Return the value of a measure in one family of tasks, or why there is none."""
     if one["value"] is None:
         return (NOT_MEASURED, Quote(one.get("why") or "nothing to measure", 60))
     counted = f"n {one['n']:,}"
@@ -181,16 +188,17 @@ def panels(columns: Sequence[Column]) -> list[Panel]:
     for column in columns:
         for name in column.measures:
             having.setdefault(name, []).append(column)
-    return [_panel(name, found) for name, found in having.items() if found]
+    return [panel(name, found) for name, found in having.items() if found]
 
 
-def is_variant(panel: Panel) -> bool:
+def is_variant(one: Panel) -> bool:
     """Return whether it shows one of the many variants of perplexity."""
-    name = panel.title.text
-    return not panel.note and ("perplexity" in name or ": " in name)
+    name = one.title.text
+    return not one.note and ("perplexity" in name or ": " in name)
 
 
-def _panel(name: str, columns: Sequence[Column]) -> Panel:
+def panel(name: str, columns: Sequence[Column], is_brief: bool = False) -> Panel:
+    """Return a measure of these columns; in brief without distances from people in numbers."""
     measures = [column.measures[name] for column in columns]
     known: list[float] = []
     for one in measures:
@@ -208,13 +216,17 @@ def _panel(name: str, columns: Sequence[Column]) -> Panel:
         ARROWS.get(measures[0]["better"], ""),
         "" if unit in ("", "%") else Quote(unit, 16),
         catalog.about(name),
-        [_measurement(column, name, below, reference) for column in columns],
+        [_measurement(column, name, below, reference, is_brief) for column in columns],
         below,
     )
 
 
 def _measurement(
-    column: Column, name: str, below: Axis | None, reference: float | None
+    column: Column,
+    name: str,
+    below: Axis | None,
+    reference: float | None,
+    is_brief: bool,
 ) -> Measurement:
     one = column.measures[name]
     value = one["value"]
@@ -235,7 +247,7 @@ def _measurement(
         counts.append(plural(one["clusters"], "cluster"))
     if one["missing"]:
         counts.append(f"{one['missing']:,} missing")
-    if "distance" in one:
+    if "distance" in one and not is_brief:
         counts += _distance(one["distance"])
     return Measurement(
         Quote(column.label, 60, column.colour),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 
 from userlm.show import (
     assessed,
@@ -17,19 +15,19 @@ from userlm.show import (
     evaluated,
     judged,
     measures,
+    story,
     thresholds,
+    training,
     verdicts,
 )
 from userlm.show.blocks import (
     Axis,
-    Block,
     Chart,
+    Conversations,
     Figure,
     Group,
     Line,
     Page,
-    Part,
-    Point,
     Quote,
     Reasons,
     Row,
@@ -37,15 +35,14 @@ from userlm.show.blocks import (
     Series,
     Small,
     Table,
-    Text,
     Transcripts,
-    Value,
     Where,
 )
 from userlm.show.data import MAX_REASONS, by_count, first_ones, unscrubbed, usage_table
 from userlm.show.finished import EXTRACTIVE, TURN_BINS, WORD_BINS, Finished
 from userlm.show.formats import axis, json_text, percent, plain, plural
-from userlm.show.transcripts import STOPS, transcript
+from userlm.show.noted import Noted, Talks
+from userlm.show.transcripts import STOPS, transcripts
 from userlm.types import InputError
 
 VERBS = (
@@ -56,6 +53,7 @@ VERBS = (
     "ppl",
     "respond",
     "simulate",
+    "serve",
     "score",
     "judge",
     "detect",
@@ -63,7 +61,6 @@ VERBS = (
     "evaluate",
     "compare",
 )
-CURVE_POINTS = 240  # points; a longer log is averaged
 WITHOUT_MODEL = "No language model wrote these intents: they hold the users’ own words."
 STUB = (
     "A stub assistant answered there; what users did in these conversations says nothing about "
@@ -75,34 +72,38 @@ Colours = Mapping[str, str]
 
 
 def describe(runs: Runs) -> Page:
-    """Return the report of the runs. Raises `InputError` when there are none."""
+    """Return the report of the runs: what was found, with its figures; the conversations; tables
+    and plots; what was not measured; and how the runs were made. Raises `InputError` when there
+    are no runs."""
     if not runs:
         raise InputError(
             "no runs given; give the folders of finished runs, such as runs/score"
         )
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
+    columns = measures.columns_of(runs, colours)
     sections = (
+        story.section(runs),
+        story.figures(runs, columns, colours),
+        assessed.side_by_side(runs),
+        _conversations(runs),
         compared.section(runs),
         verdicts.section(runs),
         verdicts.published(runs),
         evaluated.section(runs),
         assessed.section(runs),
         differences.section(runs),
-        assessed.side_by_side(runs),
-        assessed.unmeasured(runs),
-        _measures(runs, colours),
+        _measures(runs, columns),
         judged.section(runs),
         detected.section(runs),
+        thresholds.section(runs, colours),
         _lengths(runs, colours),
-        _training(runs, colours),
+        training.section(runs, colours),
         _data(runs),
         _stops(runs),
-        _usage(runs),
-        thresholds.section(runs, colours),
         _guards(runs),
-        compared.failed(runs),
-        _conversations(runs, colours),
+        _usage(runs),
+        assessed.unmeasured(runs),
         _missing(runs),
         _manifest(runs),
     )
@@ -110,7 +111,8 @@ def describe(runs: Runs) -> Page:
     summary = ", ".join(f"{counts[verb]} {verb}" for verb in VERBS if counts[verb])
     lead = f"{plural(len(runs), 'finished run')}: {summary}."
     filled = [section for section in sections if section.blocks]
-    return Page("User model report", lead, list(_notices(runs)), filled)
+    notices = [*story.cautions(runs), *_notices(runs)]
+    return Page(story.title(runs), lead, notices, filled)
 
 
 def _distinct(runs: Runs) -> Runs:
@@ -153,17 +155,15 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 # --- measures -------------------------------------------------------------------------------------
 
 
-def _measures(runs: Runs, colours: Colours) -> Section:
+def _measures(runs: Runs, columns: Sequence[measures.Column]) -> Section:
     intro = (
         "Value, 95 % interval over clusters (people, intents or tasks; none below 5), n, the "
         "number measured, and the number of clusters; what could not be measured counts as "
-        "missing, never as zero. The dashed line "
-        "and the diamond are the human reference, measured by the same functions. ↑ higher is "
-        "better, ↓ lower is better; without an arrow, close to the human reference is better."
+        "missing, never as zero. The human reference is measured by the same functions. ↑ higher "
+        "is better, ↓ lower is better; without an arrow, close to the human reference is better."
     )
-    columns = measures.columns_of(runs, colours)
     blocks = [*measures.blocks(columns), *claims.blocks(runs)]
-    return Section("figures", "Figures", "Headline figures", blocks, intro)
+    return Section("measures", "Measures", "All measures", blocks, intro)
 
 
 def _missing(runs: Runs) -> Section:
@@ -183,7 +183,7 @@ def _missing(runs: Runs) -> Section:
     )
 
 
-# --- lengths, training ----------------------------------------------------------------------------
+# --- lengths --------------------------------------------------------------------------------------
 
 
 def _lengths(runs: Runs, colours: Colours) -> Section:
@@ -271,81 +271,6 @@ def histogram(
     )
 
 
-def _training(runs: Runs, colours: Colours) -> Section:
-    figures = []
-    trained = [run for run in runs if run.verb == "train"]
-    for run in trained:
-        note = tuple(_training_note(run))
-        figures.append(
-            Figure(Quote(run.name, 60), note, _loss_chart(run), colours[run.name])
-        )
-    averaged = any(len(run.log) > CURVE_POINTS for run in trained)
-    intro = "Long logs are averaged over neighbouring steps." if averaged else ""
-    blocks: list[Block] = [Group(figures, look="plots")] if figures else []
-    blocks += _sample_counts(trained)
-    return Section("training", "Training", "Training", blocks, intro)
-
-
-def _sample_counts(trained: Runs) -> Iterator[Table]:
-    """Yield the numbers of samples before and after the limit on tokens, under both policies."""
-    rows: list[Row] = []
-    for run in trained:
-        if counts := run.results.get("sample_counts"):
-            limit = run.results.get("max_tokens") or 0
-            cells = [f"{counts[key]:,}" for key in ("all", "truncate", "drop")]
-            rows.append((Quote(run.name, 60), *cells, f"{limit:,}"))
-    if rows:
-        head = ("run", "in all", "truncate", "drop", "--max-tokens")
-        note = "What --max-tokens leaves with --overlong truncate, and with drop."
-        yield Table(head, rows, "table", "Samples", note)
-
-
-def _training_note(run: Finished) -> Iterator[Part]:
-    yield "base "
-    yield Quote(str(run.options.get("base")))
-    for noun in ("parameter", "sample", "token", "loss token", "step"):
-        count = run.results.get(f"{noun}s".replace(" ", "_"))
-        if count is not None:
-            yield f" · {plural(count, noun)}"
-    values = {"final loss": run.results.get("loss")}
-    for key, when in (("untrained", "before"), ("best", "best")):
-        evaluated = run.results.get(key) or {}
-        values[f"validation perplexity {when}"] = evaluated.get("valid_perplexity")
-    for name, value in values.items():
-        if value is not None:
-            yield f" · {name} "
-            yield Value(value)
-    if len(run.log) < 2:
-        yield " · fewer than two steps: no curve"
-
-
-def _loss_chart(run: Finished) -> Chart | None:
-    if len(run.log) < 2:
-        return None
-    points = thin(run.log, CURVE_POINTS)
-    losses = [loss for _, loss in points]
-    first_step, first_loss = run.log[0]
-    last_step, last_loss = run.log[-1]
-    told = f"{first_loss:.2f} at step {first_step}, {last_loss:.2f} at {last_step}"
-    return Chart(
-        f"Training loss of {plain(run.name)}: {told}",
-        axis("optimizer step", min(0, first_step), max(1, last_step), 4),
-        axis("loss, nats per target token", min(losses), max(losses), 4),
-        [Series(points)],
-        [Point(*points[0]), Point(*points[-1])],
-    )
-
-
-def thin(log: Sequence[tuple[int, float]], most: int) -> list[tuple[float, float]]:
-    """Return at most `most` points; if there are more, neighbours are averaged."""
-    size = math.ceil(len(log) / most)
-    points = []
-    for start in range(0, len(log), size):
-        steps, losses = zip(*log[start : start + size], strict=True)
-        points.append((fmean(steps), fmean(losses)))
-    return points
-
-
 # --- data -----------------------------------------------------------------------------------------
 
 
@@ -376,7 +301,7 @@ def _data(runs: Runs) -> Section:
 def _stops(runs: Runs) -> Section:
     counts = {}
     for run in runs:
-        if run.verb in ("simulate", "respond"):
+        if run.verb in ("simulate", "respond", "serve"):
             counts[_name(run)] = Counter(run.results.get("stops") or {})
     seen = {stop for found in counts.values() for stop in found}
     stops = [stop for stop in dict.fromkeys([*STOPS, *sorted(seen)]) if stop in seen]
@@ -433,20 +358,29 @@ def _guards(runs: Runs) -> Section:
     )
 
 
-def _conversations(runs: Runs, colours: Colours) -> Section:
-    groups = []
+def _conversations(runs: Runs) -> Section:
+    shown: list[Transcripts] = []
+    paths: set[str] = set()
+    names: Counter[str] = Counter()
+    noted: dict[tuple[str, str], Noted] = {}
     for run in runs:
-        if run.verb == "simulate":
-            badges = [
-                Quote(f"{kind}, without a model", 60, "badge") for kind in run.stubs
-            ]
-            user, assistant = (
-                str(run.options.get(name)) for name in ("user", "assistant")
-            )
-            text = Text((Quote(user), " talks to ", Quote(assistant), ". ", *badges))
-            shown = [transcript(talk, run) for talk in run.transcripts]
-            talks = Transcripts(shown, run.total, f"{run.folder}/conversations.jsonl")
-            groups.append(Group([text, talks], Quote(run.name, 60, colours[run.name])))
+        noted |= run.notes
+    # Those of an assessment are also a run of their own, which may be given too; and those of a
+    # comparison, about the hardest tasks, are in its runs.
+    turn = {"assess": 0, "compare": 2}
+    for run in sorted(runs, key=lambda run: turn.get(run.verb, 1)):
+        for talks in run.talks:
+            is_shown = run.verb == "compare" and names[talks.name]
+            if talks.path in paths or is_shown:
+                continue
+            if run.verb != "compare":
+                paths.add(talks.path)
+            name = _name_of(run, talks)
+            names[name] += 1
+            if names[name] > 1:
+                name = f"{name} ({names[name]})"
+            known = replace(talks, notes={**noted, **talks.notes})
+            shown.append(transcripts(known, name, run.options.get("keep_turns") or 0))
     intro = (
         "P(end) is the user model’s probability, before it generates a turn, of ending here. "
         "Characters that cannot be seen or change the direction of text are shown as ",
@@ -454,9 +388,18 @@ def _conversations(runs: Runs, colours: Colours) -> Section:
         ".",
     )
     title = "Conversations"
-    return Section(
-        "conversations", title, title, groups, intro, search=True, where="details"
-    )
+    blocks = [Conversations(shown)] if shown else []
+    return Section("conversations", title, title, blocks, intro, where="details")
+
+
+def _name_of(run: Finished, talks: Talks) -> str:
+    """Return the name of a run of conversations, which is also in links to them."""
+    match run.verb:
+        case "simulate" | "serve":
+            return run.folder.resolve().name
+        case "assess":
+            return f"{run.name}/{talks.name}"
+    return talks.name
 
 
 def _manifest(runs: Runs) -> Section:

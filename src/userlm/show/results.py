@@ -159,7 +159,7 @@ class Guard(TypedDict):
     why: Counts
 
 
-class Talks(TypedDict, total=False):
+class Conversing(TypedDict, total=False):
     """Of `simulate` and `respond`."""
 
     stops: Counts | None
@@ -426,9 +426,10 @@ class BesidePeople(Distance):
 
 
 class Comparisons(TypedDict):
-    """Of `compare`."""
+    """Of `compare`; `real` are the assistants that are no stubs."""
 
     cells: list[CellMeasured]
+    real: list[Text]
     assistants: list[Difference]
     users: list[Difference]
     single: list[SinglePrompt]

@@ -31,10 +31,12 @@ from rich.text import Text as Styled
 from userlm.show.blocks import (
     NOT_MEASURED,
     Block,
+    Conversations,
     Figure,
     Group,
     Interval,
     Line,
+    Link,
     Measures,
     Page,
     Pair,
@@ -254,6 +256,8 @@ def inline(line: Line) -> Styled:
         case Reasons(counts):
             reasons = [f"{plain(cut(why, 100))} {count:,}" for why, count in counts]
             return Styled("\n".join(reasons))
+        case Link(text):
+            return inline(text)
         case Small(detail):
             shown = inline(detail)
             return Styled.assemble(" (", shown, ")", style="dim") if shown else Styled()
@@ -280,6 +284,12 @@ def _renderables(block: Block, details: bool, width: int) -> Iterator[Renderable
         case Transcripts(items=items):
             for talk in items[:TRANSCRIPTS]:
                 yield transcript(talk)
+        case Conversations(runs):
+            for of_run in runs:
+                yield Styled.assemble(
+                    (plain(of_run.name), "bold"), ": ", inline(of_run.about)
+                )
+                yield from _renderables(of_run, details, width)
         case Pairs(items=items):
             for one in items[:TRANSCRIPTS]:
                 yield _pair(one)

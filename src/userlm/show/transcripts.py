@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
-from userlm.show.blocks import Facts, Pair, Quote, Said, Transcript
-from userlm.show.finished import Finished
-from userlm.show.formats import json_text, plural
+from userlm.show.blocks import Facts, Pair, Quote, Said, Transcript, Transcripts
+from userlm.show.formats import called, json_text, plural
+from userlm.show.noted import Noted, Talks
 from userlm.show.results import finite
 from userlm.text import intent_goal
 from userlm.types import Conversation, Turn
@@ -23,6 +24,8 @@ STOPS = {
     "solved": "the task was solved",
     "answered": "the user said something",
 }
+ANCHOR = 200
+"""Characters of a run's name and an id that tell a conversation from others."""
 SHOWN_META = ("error", "facts", "verdict")
 """Keys of a conversation's `meta` that are shown. The others come from a log and may be
 personal."""
@@ -40,31 +43,71 @@ HIDDEN = {
 """The keys of a turn's `meta` that are not shown, or shown in another form."""
 
 
-def transcript(conversation: Conversation, run: Finished) -> Transcript:
-    """Return one conversation of a run."""
-    logged_turns = run.options.get("keep_turns") or 0
+def anchor(run: str, id: str) -> str:
+    """Return where a link to a conversation of a run points: the name of the run's folder and the
+    id, in characters that any page and link can hold."""
+    return "c-" + quote(f"{run}-{id}"[:ANCHOR], safe="", errors="replace")
+
+
+def transcripts(talks: Talks, name: str, keep_turns: int = 0) -> Transcripts:
+    """Return conversations under the name of their run on this page.
+
+    Args:
+        keep_turns: how many turns of each are from a log.
+    """
+    shown = []
+    for talk in talks.shown:
+        one = transcript(talk, keep_turns, talks.noted(talk))
+        shown.append(replace(one, anchor=anchor(name, talk.id)))
+    about = (
+        Quote(called(talks.user), 60),
+        " talks to ",
+        Quote(called(talks.assistant), 60),
+    )
+    return Transcripts(shown, talks.total, talks.path, name, about)
+
+
+def transcript(
+    conversation: Conversation, keep_turns: int = 0, noted: Noted | None = None
+) -> Transcript:
+    """Return one conversation."""
+    known = noted or Noted()
     count: Counter[str] = Counter()
     turns = []
     for i, turn in enumerate(conversation.turns):
-        count[turn.role] += 1
-        said = _said(turn.role, f"{turn.role} {count[turn.role]}", turn.text, turn.meta)
-        if i < logged_turns:
+        said = _said(
+            turn.role, f"{turn.role} {count[turn.role] + 1}", turn.text, turn.meta
+        )
+        if i < keep_turns:
             said = replace(said, marks=[Quote("from the log"), *said.marks])
+        if turn.role == "user" and (told := known.said.get(count["user"])):
+            said = replace(said, facts=[("says", told), *said.facts])
+        count[turn.role] += 1
         turns.append(said)
-    user_turns = plural(len(conversation.user_turns), "user turn")
     facts = {
         name: value for name, value in conversation.meta.items() if name in SHOWN_META
     }
     if conversation.origin and conversation.origin.task is not None:
         facts = {"task": conversation.origin.task, **facts}
+    if known.verdict:
+        facts["verdict"] = known.verdict
+    if known.unsaid:
+        facts["never said"] = known.unsaid
+    stop = conversation.stop or "no stop"
+    ending = _ending(conversation)
+    drafts = sum(len(said.rejected) for said in (*turns, ending))
     return Transcript(
         conversation.id,
         intent_goal(conversation.intent or "no intent"),
-        f"{user_turns} · {conversation.stop or 'no stop'}",
+        f"{plural(len(conversation.user_turns), 'user turn')} · {stop}",
         conversation.intent or "",
         turns,
-        _ending(conversation),
+        ending,
         _facts(facts),
+        stop=stop,
+        solved=True if stop == "solved" else known.solved,
+        rejected=drafts,
+        human=known.human,
     )
 
 

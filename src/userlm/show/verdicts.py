@@ -43,14 +43,24 @@ INCOMPLETE = (
 LIKE = f"Like people, or better (being {WIDE:.0f} points worse is ruled out): "
 
 
-def section(runs: Sequence[Finished]) -> Section:
-    """Return the section that answers whether the users of `assess` runs are good enough."""
-    groups = []
+def sentences(runs: Sequence[Finished]) -> Iterator[Block]:
+    """Yield whether the users of `assess` runs are good enough, and why."""
     for run in runs:
         if run.verb == "assess":
-            groups.append(Group(list(_verdict(run)), Quote(user_of(run), 60)))
-    title = "Is this simulator good enough?"
-    return Section("verdict", "Verdict", title, groups)
+            title = ("Is ", Quote(user_of(run), 60), " good enough?")
+            yield Group(list(_verdict(run)), title)
+
+
+def section(runs: Sequence[Finished]) -> Section:
+    """Return the section with what each measure of a user says, in words."""
+    groups = []
+    for run in runs:
+        if run.verb == "assess" and (found := concluded(run).findings):
+            head = ("measure", "is", "what was found")
+            table = Table(head, list(_rows(found)), "findings")
+            groups.append(Group([table], Quote(user_of(run), 60), look="fold"))
+    title = "All measures in words"
+    return Section("verdict", "In words", title, groups, where="details")
 
 
 def user_of(run: Finished) -> str:
@@ -83,10 +93,6 @@ def _verdict(run: Finished) -> Iterator[Block]:
     if unknown := conclusion.of_kind("unknown"):
         line = ("Undecided: ", _names(unknown), ".", _needed(unknown))
         yield Text(line, "finding")
-    if found := conclusion.findings:
-        rows = list(_rows(found))
-        table = Table(("measure", "is", "what was found"), rows, "findings")
-        yield Group([table], "All measures in words", look="fold")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():

@@ -1,0 +1,70 @@
+"""How often people who see a person's conversation and a simulated one, without knowing which is
+which, take the simulated one for the person's. `userlm serve` collects such ratings at `/blind`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from userlm.json_files import take
+from userlm.lines import Line
+from userlm.rows import read_parsed
+from userlm.stats import PERCENT, measure
+from userlm.types import Measure, MeasureRow
+
+NAME = "taken for a person"
+CHANCE = 50.0
+"""The percent of a user whom nobody can tell from a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One line of ratings.jsonl.
+
+    Attributes:
+        pair: the number of the pair in its test, from 1.
+        id_human: the id of the person's conversation, and `id_model` that of the simulated one.
+        chosen: which of the two the rater took for the person's.
+        rater: who rated, as they call themselves; may be empty.
+        answers: whether the assistants' answers were shown, which may give a side away.
+    """
+
+    pair: int
+    id_human: str
+    id_model: str
+    chosen: Literal["human", "model"]
+    rater: str = ""
+    answers: bool = False
+
+
+def read_ratings(path: Path) -> list[Rating]:
+    """Return the ratings in a file; raise `InputError` that names the line for what is none."""
+    return list(read_parsed(path, _rating))
+
+
+def _rating(line: Line) -> Rating:
+    row = line.row
+    chosen = take(row, "chosen", str)
+    if chosen not in ("human", "model"):
+        raise ValueError(f"chosen is {chosen!r}; it must be 'human' or 'model'")
+    return Rating(
+        take(row, "pair", int),
+        take(row, "id_human", str),
+        take(row, "id_model", str),
+        chosen,
+        take(row, "rater", str, default=""),
+        take(row, "answers", bool, default=False),
+    )
+
+
+def taken_for_person(ratings: Sequence[Rating]) -> Measure:
+    """Return 100 x the share of ratings in which the simulated conversation was taken for the
+    person's. Rows have the stats (1 if it was, 1); several ratings of a pair are one cluster."""
+    rows = []
+    for number, rating in enumerate(ratings):
+        pair = f"{rating.id_human} {rating.id_model}"
+        wrong = float(rating.chosen == "model")
+        rows.append(MeasureRow(f"{pair}/{number}", pair, (wrong, 1.0)))
+    return measure(rows, PERCENT, NAME)

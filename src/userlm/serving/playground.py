@@ -1,0 +1,334 @@
+"""The pages of `userlm serve`: the playground at `/`, and the blind test at `/blind`.
+
+The pages are files of the package. What they ask for are JSON calls at `/playground/NAME`, which
+only pages of this very server may make (`access.check_own_page`). No call names a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from userlm.assistants import ModelAssistant
+from userlm.guard import Guard
+from userlm.rows import from_record, to_record
+from userlm.serving.access import check_own_page, check_page
+from userlm.serving.answers import reply_of
+from userlm.serving.app import json_response, read_body, read_json
+from userlm.serving.blind import BlindPair
+from userlm.serving.messages import check_length
+from userlm.serving.saved import Saved
+from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
+from userlm.show.blocks import Block
+from userlm.simulate import blind
+from userlm.types import Conversation, InputError, Speaker
+from userlm.users import PromptedUser, TrainedUser, with_sampling
+
+USER, AGAINST, ASSISTANT = "user", "against", "assistant"
+View = Callable[[Conversation], Sequence[Block]]
+
+PAGES: Mapping[str, tuple[str, str]] = {
+    "/": ("playground.html", "text/html"),
+    "/blind": ("blind.html", "text/html"),
+    "/playground.css": ("playground.css", "text/css"),
+    "/playground.js": ("playground.js", "text/javascript"),
+    "/blind.js": ("blind.js", "text/javascript"),
+    "/shared.js": ("shared.js", "text/javascript"),
+}
+"""The files of the pages, in `assets/playground`, and what they are."""
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Playground:
+    """What the pages can do.
+
+    Attributes:
+        speakers: who can speak, by role: the `user`, another one `against` it, an `assistant`.
+        names: their names.
+        guard: the guard of the user as a text; empty if it has none.
+        intent: the intent that the page begins with.
+        views: by role, what shows a conversation as its model sees it, for models that are here.
+        pairs: those of the blind test; empty if there is none.
+    """
+
+    speakers: Mapping[str, Speaker]
+    names: Mapping[str, str]
+    saved: Saved
+    guard: str = ""
+    intent: str = ""
+    views: Mapping[str, View] = field(default_factory=dict)
+    pairs: Sequence[BlindPair] = ()
+
+
+def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
+    """Let a server also answer for the pages."""
+    folder = files("userlm").joinpath("assets/playground")
+    contents = {path: (folder / name).read_bytes() for path, (name, _) in PAGES.items()}
+
+    async def page(request: Request) -> Response:
+        check_page(request, config)
+        path = request.url.path
+        kind = f"{PAGES[path][1]}; charset=utf-8"
+        return Response(contents[path], headers={**HEADERS, "Content-Type": kind})
+
+    async def call(request: Request) -> Response:
+        check_own_page(request, config)
+        name = request.path_params["name"]
+        if name not in CALLS:
+            raise RequestError(404, f"there is no call {name!r}")
+        body = await read_body(request, app.state.unfinished)
+        job = partial(_answer, name, play, body)
+        if name in (ASK, VIEW):  # they wait for a model, in the queue of all requests
+            found = await app.state.pool.results([job], request, config.key)
+            return json_response(found[0]) if found else Response()
+        try:
+            return json_response(await asyncio.to_thread(job))
+        except InputError as error:
+            raise RequestError(400, str(error)) from None
+
+    app.router.routes += [Route(path, page) for path in PAGES]
+    app.router.routes.append(Route("/playground/{name}", call, methods=["POST"]))
+
+
+def _answer(name: str, play: Playground, body: bytes) -> Any:
+    kind, function = CALLS[name]
+    try:
+        asked = kind.model_validate(read_json(body))
+    except ValidationError as error:
+        raise field_error(error) from None
+    return function(play, asked)
+
+
+# --- the playground -------------------------------------------------------------------------------
+
+
+class Nothing(BaseModel):
+    """A call without fields."""
+
+    model_config = STRICT
+
+
+class Talk(BaseModel):
+    """A conversation, as in files of conversations."""
+
+    model_config = STRICT
+    conversation: dict[str, Any]
+
+    @property
+    def read(self) -> Conversation:
+        """The conversation; raises `RequestError` if it is none, or one that is too long."""
+        try:
+            found = from_record(self.conversation)
+        except ValueError as error:
+            raise RequestError(400, f"conversation: {error}") from None
+        check_length(found.system or "", found.turns)
+        return found
+
+
+class Ask(Talk):
+    """A call for the next turn. What is `None` is as the server has it."""
+
+    speaker: Literal["user", "against", "assistant"]
+    seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    end_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    guard: str | None = None
+
+
+class Look(Talk):
+    """A call for the view of one of the users' models."""
+
+    speaker: Literal["user", "against"]
+
+
+class Named(BaseModel):
+    """A call for a saved conversation."""
+
+    model_config = STRICT
+    id: str
+
+
+def state(play: Playground, asked: Nothing) -> Any:
+    """Return what the page begins with."""
+    sampled = {}
+    for role, speaker in play.speakers.items():
+        if isinstance(speaker, TrainedUser | PromptedUser):
+            sampling = speaker.sampling
+            sampled[role] = {
+                "temperature": sampling.temperature,
+                "end_threshold": sampling.end_threshold,
+            }
+    return {
+        "names": play.names,
+        "sampling": sampled,
+        "guard": play.guard,
+        "intent": play.intent,
+        "views": list(play.views),
+        "folder": str(play.saved.folder),
+        "pairs": len(play.pairs),
+    }
+
+
+def ask(play: Playground, asked: Ask) -> Any:
+    """Return the next turn: its text, the reason to stop if there is one, and its `meta`."""
+    speaker = _speaker(play, asked.speaker)
+    conversation = asked.read
+    role = ASSISTANT if asked.speaker == ASSISTANT else USER
+    if conversation.next_role != role:
+        raise RequestError(400, f"it is not the {role}'s turn", "conversation")
+    if role == ASSISTANT:
+        conversation = blind(conversation)
+        if isinstance(speaker, ModelAssistant):
+            speaker = replace(speaker, seed=asked.seed)
+    else:
+        speaker = with_sampling(
+            speaker,
+            seed=asked.seed,
+            temperature=asked.temperature,
+            end_threshold=asked.end_threshold,
+            guard=None if asked.guard is None else Guard.parse(asked.guard),
+        )
+    reply = reply_of(speaker, conversation)
+    return {"text": reply.text, "stop": reply.stop, "meta": dict(reply.meta)}
+
+
+def view(play: Playground, asked: Look) -> Any:
+    """Return the conversation as a model sees it: blocks of `show` as JSON."""
+    _speaker(play, asked.speaker)
+    if asked.speaker not in play.views:
+        raise RequestError(
+            400, "only the tokens of a trained user on this machine are shown"
+        )
+    conversation = asked.read
+    if not conversation.user_turns:
+        raise RequestError(400, "there is nothing to see before the user's first turn")
+    return [asdict(block) for block in play.views[asked.speaker](conversation)]
+
+
+def save(play: Playground, asked: Talk) -> Any:
+    """Save the conversation in the run folder."""
+    conversation = asked.read
+    if not conversation.turns:
+        raise RequestError(400, "there is nothing to save yet")
+    id = play.saved.save(conversation)
+    return {"id": id, "folder": str(play.saved.folder)}
+
+
+def saved(play: Playground, asked: Nothing) -> Any:
+    """Return what was saved, the latest first."""
+    talks = reversed(play.saved.conversations())
+    return [
+        {"id": talk.id, "intent": talk.intent or "", "turns": len(talk.turns)}
+        for talk in talks
+    ]
+
+
+def load(play: Playground, asked: Named) -> Any:
+    """Return a saved conversation."""
+    for talk in play.saved.conversations():
+        if talk.id == asked.id:
+            return to_record(talk)
+    raise RequestError(404, "this conversation is not in the folder any more")
+
+
+def _speaker(play: Playground, role: str) -> Speaker:
+    speaker = play.speakers.get(role)
+    if speaker is None:
+        option = "--against USER" if role == AGAINST else "--assistant MODEL"
+        message = f"this server has no {role}; start it with {option}"
+        raise RequestError(400, message, "speaker")
+    return speaker
+
+
+# --- the blind test -------------------------------------------------------------------------------
+
+
+class Rater(BaseModel):
+    """A call for the next pair of a rater."""
+
+    model_config = STRICT
+    rater: Annotated[str, Field(max_length=100)] = ""
+
+
+class Rated(Rater):
+    """A call with a rating: the number of the pair, and the side that looks like a person's."""
+
+    pair: Annotated[int, Field(ge=1)]
+    side: Literal["left", "right"]
+    answers: bool = False
+
+
+def pair(play: Playground, asked: Rater) -> Any:
+    """Return the first pair that a rater has not rated, or what they found if there is none."""
+    if not play.pairs:
+        raise RequestError(
+            404,
+            "this server has no blind test; start it with --blind RUN --reference LOGS",
+        )
+    own = _ratings_of(play, asked.rater)
+    counts = {"of": len(play.pairs), "rated": len(own)}
+    for number, each in enumerate(play.pairs, 1):
+        if (each.id_human, each.id_model) not in own:
+            return {"pair": number, **counts, **each.shown()}
+    return {"pair": None, **counts, "taken": list(own.values()).count("model")}
+
+
+def rate(play: Playground, asked: Rated) -> Any:
+    """Write a rating down, and return the next pair."""
+    if asked.pair > len(play.pairs):
+        raise RequestError(400, "there is no such pair", "pair")
+    rated = play.pairs[asked.pair - 1]
+    if (rated.id_human, rated.id_model) in _ratings_of(play, asked.rater):
+        raise RequestError(409, "you rated this pair already", "pair")
+    rating = rated.rating(asked.pair, asked.side, asked.rater, asked.answers)
+    play.saved.add(rating)
+    return pair(play, Rater(rater=asked.rater))
+
+
+def _ratings_of(play: Playground, rater: str) -> dict[tuple[str, str], str]:
+    """Return what a rater chose, by the ids of the pairs of this test."""
+    known = {(each.id_human, each.id_model) for each in play.pairs}
+    found: dict[tuple[str, str], str] = {}
+    for rating in play.saved.ratings():
+        ids = rating.id_human, rating.id_model
+        if rating.rater == rater and ids in known:
+            found[ids] = rating.chosen
+    return found
+
+
+ASK, VIEW = "ask", "view"
+CALLS: Mapping[str, tuple[type[BaseModel], Callable[[Playground, Any], Any]]] = {
+    "state": (Nothing, state),
+    ASK: (Ask, ask),
+    VIEW: (Look, view),
+    "save": (Talk, save),
+    "saved": (Nothing, saved),
+    "load": (Named, load),
+    "pair": (Rater, pair),
+    "rate": (Rated, rate),
+}
+"""What the pages may call, by name: what it takes, and what answers it."""

@@ -1,0 +1,79 @@
+"""The run folder of the pages: conversations that were saved, and ratings of the blind test."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from userlm.journal import Journal
+from userlm.metrics.ratings import Rating, read_ratings
+from userlm.rows import read_conversations, write_conversations
+from userlm.runs import Run
+from userlm.types import Conversation
+
+CONVERSATIONS = "conversations.jsonl"
+RATINGS = "ratings.jsonl"
+
+
+class Saved:
+    """A run folder that is made when the first thing is saved. All its files have fixed names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+
+    def conversations(self) -> list[Conversation]:
+        """Return what was saved, the oldest first."""
+        path = self.folder / CONVERSATIONS
+        if not path.is_file():
+            return []
+        return list(read_conversations(path, may_be_empty=True))
+
+    def ratings(self) -> Sequence[Rating]:
+        """Return the ratings that were given."""
+        path = self.folder / RATINGS
+        return read_ratings(path) if path.is_file() and path.stat().st_size else []
+
+    def save(self, conversation: Conversation) -> str:
+        """Save a conversation in place of the one with its id, or under a new one; return that.
+
+        Raises:
+            InputError: if the folder belongs to another run.
+        """
+        with self._lock:
+            run = self._opened()
+            talks = {talk.id: talk for talk in self.conversations()}
+            id = conversation.id
+            if id not in talks:
+                id = f"playground-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+            talks[id] = replace(conversation, id=id)
+            write_conversations(run.path(CONVERSATIONS), talks.values())
+            self._finish(run)
+        return id
+
+    def add(self, rating: Rating) -> None:
+        """Append a rating."""
+        with self._lock:
+            run = self._opened()
+            journal = Journal(run.path(RATINGS))
+            journal.add(asdict(rating))
+            journal.close()
+            self._finish(run)
+
+    def _opened(self) -> Run:
+        # One folder for all that is saved, whichever users were served: without options.
+        if self._run is None:
+            self._run = Run.open(self.folder, "serve", {})
+        self._run.unfinish()
+        return self._run
+
+    def _finish(self, run: Run) -> None:
+        talks = self.conversations()
+        stops = Counter(talk.stop or "saved" for talk in talks)
+        counts = {"conversations": len(talks), "ratings": len(self.ratings())}
+        run.finish({**counts, "stops": dict(stops)})
