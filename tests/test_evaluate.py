@@ -406,6 +406,85 @@ def test_demands_that_were_added_are_cut_out_of_turns_and_whole_turns_are_left_o
     assert without_added(talk, everything) == talk  # there is nothing to say
 
 
+OIL = """
+from pathlib import Path
+import userlm
+from bots_of_a_grid import knows
+
+def user(conversation: userlm.Conversation):
+    if conversation.user_turns:
+        return userlm.Reply(stop="end")
+    return conversation.intent + " in oil"
+
+def bot(text):
+    with open("asked.txt", "a") as file:
+        file.write(text + "\\n")
+    if "red" in text and Path("broken").exists():
+        raise RuntimeError("out of red")
+    return "No oil." if "oil" in text else knows(text)
+"""
+
+
+def judging_oil(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
+    [message] = body["messages"]  # type: ignore[misc]
+    label, reason = "SAID", "so"
+    if "ADDS" in message["content"]:
+        said = message["content"].rpartition("next message")[2]
+        label = "ADDS" if "in oil" in said else "KEEPS"
+        reason = "[ in oil] is new"
+    return completion(json.dumps({"reason": reason, "label": label}))
+
+
+def test_of_a_replay_only_what_is_new_is_asked_again_and_all_that_was_asked_is_counted(
+    here: Path,
+) -> None:
+    (here / "oil_again.py").write_text(OIL)
+    (here / "broken").touch()
+    with serving(judging_oil) as server:
+        options = Evaluate(
+            ["py:oil_again:bot"],
+            tasks="t.jsonl",
+            user=["py:oil_again:user"],
+            single=False,
+            replay=True,
+            grading=Grading(judge=f"{server.url}#judge"),
+        )
+        for _ in range(3):  # red fails in both cells, however often it is tried
+            with pytest.raises(ModelError, match="1 of 5 conversations"):
+                evaluate(options)
+        (here / "broken").unlink()
+        results = evaluate(options)
+        replayed = [
+            text
+            for text in (here / "asked.txt").read_text().splitlines()
+            if "oil" not in text
+        ]
+        assert len([text for text in replayed if "red" not in text]) == 4
+        assert results["spent"]["calls"] == len(server.bodies)
+    assert scores(results)["bot", "user, without added demands"] == 100
+
+
+def test_a_grid_goes_on_under_another_name_of_its_folder(here: Path) -> None:
+    (here / "oil_again.py").write_text(OIL)
+    with serving(judging_oil) as server:
+        options = Evaluate(
+            ["py:oil_again:bot"],
+            tasks="t.jsonl",
+            user=["py:oil_again:user"],
+            single=False,
+            replay=True,
+            grading=Grading(judge=f"{server.url}#judge"),
+        )
+        results = evaluate(options)
+        asked = (here / "asked.txt").read_text(), len(server.bodies)
+        (here / "runs/evaluate").rename(here / "moved")
+        for out in ("moved", here / "moved", "./moved", "moved"):
+            for path in (here / "moved").rglob("results.json"):
+                path.unlink()
+            assert evaluate(replace(options, out=Path(out))) == results
+        assert asked == ((here / "asked.txt").read_text(), len(server.bodies))
+
+
 def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
     here: Path,
 ) -> None:

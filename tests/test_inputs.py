@@ -65,7 +65,9 @@ def test_a_log_a_script_or_a_module_is_its_file_and_a_hub_id_is_none(folder):
     assert names("py:spoken:Speaker") == ["__init__.py", "words.py"]
     assert names("py:spoken.words:Speaker") == ["words.py"]
     assert names("py:spoken.inner.more:Speaker") == ["more.py"]
-    Path("spoken/__init__.py").rename("loose.py")  # no package, but a folder all the same
+    Path("spoken/__init__.py").rename(
+        "loose.py"
+    )  # no package, but a folder all the same
     assert names("py:spoken.words:Speaker") == ["words.py"]
     for none in ("py:nowhere_at_all:X", "py:spoken.none:X", "py:sys:X", "py::X"):
         assert names(none) == []

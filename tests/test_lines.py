@@ -199,3 +199,23 @@ def test_a_row_of_so_many_values_that_they_would_fill_the_memory_is_set_aside(
     found = rows_in(tmp_path / name, content, most_values=90)
     assert [line.reason for line in found] == ["", "too many values", ""]
     assert found[1].raw == many
+
+
+def test_a_row_with_two_lists_of_one_name_is_set_aside_since_one_would_be_lost(
+    tmp_path,
+):
+    twice = '{"id": 1, "messages": [{"a": 1}], "messages": [2]}\n'
+    inside = (
+        '{"messages": [{"messages": [1]}, "\\"messages\\": []"], "id": "a", "id": 2}\n'
+    )
+    first, second = rows_in(tmp_path / "a.jsonl", twice + inside)
+    assert (first.row, first.raw + "\n") == ({}, twice)
+    assert first.error == "has the field 'messages' twice"
+    assert second.row["id"] == 2 and not second.error
+
+
+def test_numbers_of_more_than_64_bits_stay_apart_however_they_are_aligned(tmp_path):
+    huge = 12345678901234567890120
+    content = "".join(f'{{"id":{" " * 40}{huge + n}}}\n' for n in range(3))
+    found = rows_in(tmp_path / "a.jsonl", content)
+    assert [line.row["id"] for line in found] == [huge, huge + 1, huge + 2]

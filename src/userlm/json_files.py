@@ -22,7 +22,7 @@ except ModuleNotFoundError:
 
 
 # A number of more than 64 bits: orjson makes a float of it, so that different ids would become one.
-_HUGE = re.compile(rb"[:,\[]\s{0,9}(?:-[0-9]{19}|[0-9]{20})")
+_HUGE = re.compile(rb"[:,\[]\s*+(?:-[0-9]{19}|[0-9]{20})")
 
 
 def loads(raw: bytes) -> Any:

@@ -309,7 +309,10 @@ _ROWS = {"lines": _lines, "array": _items, "object": _object}
 def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
     try:
-        return make_line(number, loads(raw), raw)
+        value = loads(raw)
+        if name := _given_twice(value, raw):
+            return bad_line(number, raw, "not JSON", f"has the field {name!r} twice")
+        return make_line(number, value, raw)
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
         return bad_line(number, raw, "not UTF-8", problem)
@@ -321,6 +324,19 @@ def parse_line(number: int, raw: bytes) -> Line:
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
         return bad_line(number, raw, "not JSON", problem)
+
+
+def _given_twice(value: Any, raw: bytes) -> str | None:
+    """Return the name of a list that an object has twice: parsed, only the last one is left."""
+    if not isinstance(value, dict):
+        return None
+    for name, each in value.items():
+        # Most rows have the name once. In others it may be that of a field further inside.
+        if isinstance(each, list) and raw.count(dump(name)) > 1:
+            pairs = json.loads(raw.decode(), object_pairs_hook=list)
+            if [given for given, _ in pairs].count(name) > 1:
+                return str(name)
+    return None
 
 
 def _has_more_values(raw: bytes, most: int) -> bool:

@@ -211,6 +211,27 @@ def take_over(folder: Path, path: Path) -> None:
     write_json(folder / "run.json", record)
 
 
+def rename_input(folder: Path, path: Path) -> None:
+    """Let the run in a folder know a file under the name that it has now, if both were moved or are
+    named from elsewhere."""
+    if not (folder / "run.json").is_file():
+        return
+    record = read_json(folder / "run.json")
+
+    def now(name: Any, kind: str = "") -> Any:
+        is_it = isinstance(name, str) and Path(name).parts[-2:] == path.parts[-2:]
+        return f"{kind}{path}" if is_it and name.startswith(kind) else name
+
+    inputs = {now(name): hash for name, hash in record["inputs"].items()}
+    options = dict(record["options"])
+    if "user" in options:
+        options["user"] = now(options["user"], "replay:")
+    if inputs != record["inputs"] or options != record["options"]:
+        write_json(
+            folder / "run.json", {**record, "inputs": inputs, "options": options}
+        )
+
+
 def conversations_file(path: Path, split: str = "test") -> Path:
     """Return the file itself, or the conversations of a run folder: `conversations.jsonl`, else
     the file of the split.

@@ -12,7 +12,7 @@ with the same id can be compared between cells. A cell that is finished is not r
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,13 +55,13 @@ from userlm.commands.score import Score, score
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import Results, finish, finished, open_run, unshown
 from userlm.grading import NO_SANDBOX
-from userlm.json_files import read_json
+from userlm.json_files import read_json, write_lines
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, Caps, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import Run, is_stale, take_over
+from userlm.runs import Run, is_stale, rename_input, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
@@ -73,8 +73,10 @@ CELLS, SCORE = "cells", "score"
 SINGLE = "single"
 """The address and the name of the user who says everything in one prompt."""
 TALKS = "conversations.jsonl"
+TURNS = "turns.jsonl"
 WITHOUT_ADDED = "without-added.jsonl"
-"""The conversations of a cell, and the same without added demands."""
+"""The conversations of a cell, their turns as they were answered, and the conversations without
+added demands."""
 AGAIN = "--replay"
 REPLAYED = ", without added demands"
 """End the folder and the name of a user whose turns are said again without these."""
@@ -418,9 +420,13 @@ def _run_all(
 
 
 def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
-    has_changed = False
     if cell.replayed:
-        has_changed = is_stale(cell.folder, cell.replayed.folder / WITHOUT_ADDED)
+        said = cell.replayed.folder / WITHOUT_ADDED
+        rename_input(cell.folder, said)
+        if is_stale(cell.folder, said):
+            # `--force` would also forget what was answered, and what that cost.
+            forget_changed(cell.folder / TURNS, said)
+            take_over(cell.folder, said)
     simulate(
         Simulate(
             cell.user,
@@ -441,7 +447,6 @@ def _simulate(options: Evaluate, cell: Cell, limits: Limits) -> None:
             user_price=cell.user_price,
             price=cell.price,
             limits=limits if cell.calls_models else Limits(),
-            output=Output(force=has_changed),
         )
     )
 
@@ -451,6 +456,7 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
     it answered."""
     place = cell.folder / SCORE
     talks = cell.folder / TALKS
+    rename_input(place, talks)
     if is_stale(place, talks):
         # `--force` would also forget what the judge has answered.
         take_over(place, talks)
@@ -511,6 +517,25 @@ def _is_kept(name: str) -> bool:
 
 
 # --- what added demands cost ----------------------------------------------------------------------
+
+
+def forget_changed(turns: Path, said: Path) -> None:
+    """Leave out of recorded turns the conversations whose user says something else now."""
+    now = {talk.id: talk.user_turns for talk in read_conversations(said)}
+    before: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    found = read_rows(turns, may_be_empty=True) if turns.is_file() else ()
+    rows = [line.row for line in found if line.row]
+    for row in rows:
+        if row["role"] == "user":
+            before[row["id"]][row["n"]] = row["text"]
+
+    def is_same(id: str) -> bool:
+        texts = (*now.get(id, ()), "")  # the end has no text
+        recorded = [text for _, text in sorted(before[id].items())]
+        return recorded == list(texts[: len(recorded)])
+
+    same = set(filter(is_same, list(before)))
+    write_lines(turns, (row for row in rows if row["id"] in same))
 
 
 def write_without_added(cell: Path) -> None:
