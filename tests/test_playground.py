@@ -1,9 +1,11 @@
 """The pages of `userlm serve`: who may call them, what they answer, and what they write."""
 
+import errno
 import importlib
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,7 +20,7 @@ from userlm.metrics.ratings import Rating, read_ratings, taken_for_person
 from userlm.metrics.verdict import finding
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, measure_record
-from userlm.serving import app
+from userlm.serving import app, saved
 from userlm.serving.blind import blind_pairs
 from userlm.serving.playground import PAGES
 from userlm.serving.schema import ServerConfig
@@ -319,6 +321,47 @@ def test_a_conversation_is_saved_continued_and_saved_in_its_place(page, tmp_path
     kept = list(read_conversations(run.path("conversations.jsonl")))
     assert [talk.id for talk in kept] == [first, second]
     assert first in html.render(describe_runs([read_run(run.folder)]))
+
+
+def test_a_conversation_that_could_not_be_read_again_is_not_saved(page):
+    page.call("save", {"conversation": ASKED})
+    deep = 0
+    for _ in range(400):
+        deep = [deep]
+    turn = {**ASKED["turns"][0], "meta": {"a": deep}}
+    found = page.call("save", {"conversation": {**ASKED, "turns": [turn]}})
+    assert found.startswith("400") and "nested more than 200 levels deep" in found
+    assert len(page.call("saved")) == 1
+
+
+def test_where_nothing_can_be_written_the_reason_is_said_and_nothing_is_lost(
+    page, tmp_path, monkeypatch
+):
+    page.call("save", {"conversation": ASKED})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "saved/x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saved, "write_conversations", full)
+        found = page.call("save", {"conversation": ASKED})
+    assert found == "507: saved/x: No space left on device; nothing was saved"
+    assert Run.read(tmp_path / "saved").results["conversations"] == 1
+    page.call("save", {"conversation": ASKED})
+    assert len(page.call("saved")) == 2
+
+
+def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
+    pairs = blind_pairs(responses(), LOGS, 0)
+    folder = tmp_path / "saved"
+    told = {"rater": "ann", "pair": 1, "side": "left"}
+    with (
+        playing({"user": Script(["hi"])}, folder, pairs=pairs) as page,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        found = list(pool.map(lambda _: page.call("rate", told), range(24)))
+    assert sum(not isinstance(one, str) for one in found) == 1
+    assert len((folder / "ratings.jsonl").read_text().splitlines()) == 1
 
 
 def test_no_id_and_no_call_leads_out_of_the_folder(page, tmp_path):

@@ -109,6 +109,10 @@ def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
             return json_response(await asyncio.to_thread(job))
         except InputError as error:
             raise RequestError(400, str(error)) from None
+        except OSError as error:
+            where = error.filename or play.saved.folder
+            why = f"{where}: {error.strerror or error}; nothing was saved"
+            raise RequestError(507, why) from None
 
     app.router.routes += [Route(path, page) for path in PAGES]
     app.router.routes.append(Route("/playground/{name}", call, methods=["POST"]))
@@ -302,10 +306,9 @@ def rate(play: Playground, asked: Rated) -> Any:
     if asked.pair > len(play.pairs):
         raise RequestError(400, "there is no such pair", "pair")
     rated = play.pairs[asked.pair - 1]
-    if (rated.id_human, rated.id_model) in _ratings_of(play, asked.rater):
-        raise RequestError(409, "you rated this pair already", "pair")
     rating = rated.rating(asked.pair, asked.side, asked.rater, asked.answers)
-    play.saved.add(rating)
+    if not play.saved.add(rating):
+        raise RequestError(409, "you rated this pair already", "pair")
     return pair(play, Rater(rater=asked.rater))
 
 

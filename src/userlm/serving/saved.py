@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from userlm.journal import Journal
+from userlm.json_files import dump
+from userlm.lines import parse_line
 from userlm.metrics.ratings import Rating, read_ratings
-from userlm.rows import read_conversations, write_conversations
+from userlm.rows import read_conversations, to_record, write_conversations
 from userlm.runs import Run
-from userlm.types import Conversation
+from userlm.types import Conversation, InputError
 
 CONVERSATIONS = "conversations.jsonl"
 RATINGS = "ratings.jsonl"
@@ -43,8 +45,11 @@ class Saved:
         """Save a conversation in place of the one with its id, or under a new one; return that.
 
         Raises:
-            InputError: if the folder belongs to another run.
+            InputError: if the folder belongs to another run, or the conversation could not be read
+                again.
         """
+        if problem := parse_line(1, dump(to_record(conversation))).error:
+            raise InputError(f"it cannot be saved: the conversation {problem}")
         with self._lock:
             run = self._opened()
             talks = {talk.id: talk for talk in self.conversations()}
@@ -56,20 +61,22 @@ class Saved:
             self._finish(run)
         return id
 
-    def add(self, rating: Rating) -> None:
-        """Append a rating."""
+    def add(self, rating: Rating) -> bool:
+        """Append a rating; return whether its rater has not rated the pair before."""
         with self._lock:
             run = self._opened()
+            if _rated(rating) in map(_rated, self.ratings()):
+                return False
             journal = Journal(run.path(RATINGS))
             journal.add(asdict(rating))
             journal.close()
             self._finish(run)
+        return True
 
     def _opened(self) -> Run:
         # One folder for all that is saved, whichever users were served: without options.
         if self._run is None:
             self._run = Run.open(self.folder, "serve", {})
-        self._run.unfinish()
         return self._run
 
     def _finish(self, run: Run) -> None:
@@ -77,3 +84,7 @@ class Saved:
         stops = Counter(talk.stop or "saved" for talk in talks)
         counts = {"conversations": len(talks), "ratings": len(self.ratings())}
         run.finish({**counts, "stops": dict(stops)})
+
+
+def _rated(rating: Rating) -> tuple[str, str, str]:
+    return rating.rater, rating.id_human, rating.id_model
