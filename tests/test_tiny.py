@@ -136,7 +136,7 @@ def test_only_the_user_model_is_taken_for_one(user):
 
 @pytest.mark.slow
 def test_it_predicts_people_better_when_it_knows_what_they_want(people, tmp_path):
-    write_conversations(tmp_path / "people.jsonl", people)
+    write_conversations(tmp_path / "people.jsonl", people[::2])
     found = commands.ppl(
         commands.Ppl(
             tmp_path / "people.jsonl", model="userlm-tiny", out=tmp_path / "ppl"
