@@ -360,7 +360,7 @@ def test_a_command_that_fails_ends_its_conversation(script, problem, monkeypatch
     begun = time.monotonic()
     with pytest.raises(ModelError, match=f"cmd:bash.*{problem}"):
         run(shell(script), timeout=0.3)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 def test_a_command_in_time_may_say_much_that_is_no_answer():
@@ -478,7 +478,9 @@ def test_a_server_that_fails_ends_its_conversation_and_no_error_has_its_key(
     said, problem, tmp_path, key
 ):
     with serving([said]) as server:
-        bot = loading.assistant(describe(tmp_path, server.url), timeout=0.2)
+        # On a busy machine no other answer may be late.
+        timeout = 0.2 if said.hang else 20
+        bot = loading.assistant(describe(tmp_path, server.url), timeout=timeout)
         with pytest.raises(ModelError, match=problem) as caught:
             bot.reply(SAID)
     assert "a-secret" not in str(caught.value)
