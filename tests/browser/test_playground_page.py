@@ -189,6 +189,10 @@ def test_the_view_shows_the_tokens_of_the_conversation(page, small, serious):
     assert page.locator(".token.content").count() > 1
     expect(page.locator("#view-body table")).to_contain_text("P(end) before it")
     assert serious(page) == []
+    press(page, "text", "A")
+    page.keyboard.type(" week in may")
+    page.keyboard.press("Enter")
+    expect(tokens).to_contain_text("week in may")
 
 
 def test_a_conversation_is_saved_and_continued(page, small, tmp_path):
@@ -345,6 +349,51 @@ def test_a_failed_model_is_said_in_words_and_the_page_goes_on(page, tmp_path, fa
     page.locator("#next").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("Is it still running?")
     faults.clear()
+
+
+def test_play_on_waits_for_the_turn_that_is_being_written(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            assert gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"turn {len(conversation.turns)}")
+
+    with playing({"user": Slow(), "assistant": Slow()}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        expect(page.locator("#play")).to_be_disabled()
+        gate.set()
+        wait(page, 1)
+        gate.clear()
+        press(page, "play")
+        page.keyboard.press("Enter")  # pauses
+        page.keyboard.press("Enter")  # too early
+        gate.set()
+        wait(page, 2)
+        expect(page.locator("#play")).to_have_text("Play on")
+        press(page, "play")
+        expect(page.locator("#turns > li").nth(4)).to_be_visible()
+
+
+def test_a_saved_turn_keeps_the_name_of_who_said_it(page, tmp_path):
+    speakers = {"user": Script(["a one", "a two"]), "assistant": Script(["yes?"])}
+    with playing(speakers, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        press(page, "save")
+        expect(page.locator("#status")).to_contain_text("Saved in")
+    file = tmp_path / "conversations.jsonl"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("the user", "another model"), encoding="utf-8")
+    with playing(speakers, tmp_path) as server:
+        opened(page, server)
+        press(page, "load")
+        wait(page, 1)
+        expect(page.locator("#turns .label")).to_contain_text("another model")
 
 
 def test_a_turn_that_takes_long_is_stopped_and_nothing_is_lost(page, tmp_path):

@@ -161,6 +161,7 @@ class Ask(Talk):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     end_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     guard: str | None = None
+    session: Annotated[str, Field(max_length=100)] = ""
 
 
 class Look(Talk):
@@ -208,6 +209,8 @@ def ask(play: Playground, asked: Ask) -> Any:
         conversation = blind(conversation)
         if isinstance(speaker, ModelAssistant):
             speaker = replace(speaker, seed=asked.seed)
+        elif asked.session:  # a bot has one for each id
+            conversation = replace(conversation, id=asked.session)
     else:
         speaker = with_sampling(
             speaker,

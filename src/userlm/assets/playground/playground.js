@@ -15,6 +15,7 @@ const SIDES = ["user", "against"];
 
 let server; // what it can do
 let id = "new";
+let session = ""; // of a bot, which may remember what was said to it
 // An item is {role, replies, chosen}: replies by side; that of the chosen side is in the conversation.
 let items = [];
 let busy = false;
@@ -41,8 +42,7 @@ function record(before = items) {
     const reply = chosen(item);
     const others = Object.fromEntries(Object.entries(item.replies).filter(([side, one]) => side !== item.chosen && !one.error));
     const own = { ...reply.meta };
-    if (item.chosen === "you") own.by = "person";
-    if (item.chosen === "against") own.by = server.names.against;
+    own.by = item.chosen === "you" ? "person" : reply.by;
     if (Object.keys(others).length) own.others = others;
     if (reply.text) turns.push({ role: item.role, text: reply.text, meta: own });
     else meta.end_meta = own;
@@ -56,6 +56,7 @@ function record(before = items) {
 
 function read(saved) {
   id = saved.id;
+  session = newSession();
   find("intent").value = saved.intent ?? "";
   find("profile").value = saved.meta?.condition ?? "";
   items = saved.turns.map(({ role, text, meta = {} }) => item(role, text, null, meta));
@@ -69,8 +70,8 @@ function read(saved) {
 function item(role, text, ending, { by, others: given, ...meta }) {
   const others = {};
   for (const side of SIDES) if (typeof given?.[side]?.text === "string") others[side] = { stop: null, meta: {}, ...given[side] };
-  const side = by === "person" ? "you" : role === "assistant" ? "assistant" : "against" in others || !by ? "user" : "against";
-  return { role, chosen: side, replies: { ...others, [side]: { text, stop: ending, meta } } };
+  const side = by === "person" ? "you" : role === "assistant" ? "assistant" : "user" in others ? "against" : "user";
+  return { role, chosen: side, replies: { ...others, [side]: { text, stop: ending, meta, by } } };
 }
 
 // --- the next turn ----------------------------------------------------------------------------
@@ -78,7 +79,7 @@ function item(role, text, ending, { by, others: given, ...meta }) {
 const number = (field) => (find(field).value === "" ? null : Number(find(field).value));
 
 async function reply(side, before) {
-  const asked = { conversation: record(before), speaker: side, seed: number("seed") ?? 0 };
+  const asked = { conversation: record(before), speaker: side, seed: number("seed") ?? 0, session };
   if (side !== "assistant") {
     const guard = find("guard").value.trim();
     Object.assign(asked, {
@@ -99,7 +100,7 @@ async function takeTurn() {
     if (side === "against") return { text: "", stop: "error", meta: {}, error: error.message };
     throw error;
   })));
-  items = [...before, { role, chosen: sides[0], replies: Object.fromEntries(sides.map((side, i) => [side, found[i]])) }];
+  items = [...before, { role, chosen: sides[0], replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
 }
 
 // Run something that changes the conversation; nothing else may meanwhile.
@@ -116,7 +117,7 @@ async function change(doing, what) {
     showError(error);
   } finally {
     busy = false;
-    show();
+    showAll();
   }
 }
 
@@ -128,6 +129,7 @@ async function speak() {
 }
 
 async function play() {
+  if (busy && !playing) return; // `speak` would come back at once, for ever
   playing = !playing;
   while (playing && goesOn() && items.filter(({ role }) => role === "user").length < MOST_TURNS) await speak();
   playing = false;
@@ -158,6 +160,12 @@ async function say() {
 
 // --- what is shown ----------------------------------------------------------------------------
 
+// What the model sees takes a pass of the model, so it is shown anew only where it is open.
+function showAll() {
+  show();
+  if (find("view").open) look();
+}
+
 function show(status = "") {
   find("goal").replaceChildren(visible(items.length ? find("intent").value : ""));
   const turns = find("turns");
@@ -184,7 +192,7 @@ function show(status = "") {
   for (const [name, can] of Object.entries({
     send: mine, next: goesOn() && !playing, play: goesOn() || playing, again: isModels(last()) && !playing,
     back: items.length && !playing, save: items.length && !playing,
-  })) setDisabled(find(name), !can || (busy && name !== "play"));
+  })) setDisabled(find(name), !can || (busy && !(playing && name === "play")));
   for (const field of ["new", "load"]) setDisabled(find(field), busy || playing);
 }
 
@@ -218,9 +226,9 @@ function drawn({ role, replies, chosen: side }, place) {
   return el("li", { className: `turn ${role}` }, sides.length > 1 ? el("div", { className: "columns" }, ...parts) : parts[0]);
 }
 
-function said(role, side, { text, stop: ending, meta, error }, isChosen, place) {
+function said(role, side, { text, stop: ending, meta, error, by }, isChosen, place) {
   const label = el("div", { className: "label" }, el("b", {}, role === "user" ? "User" : "Assistant"));
-  label.append(el("span", {}, side === "you" ? "you" : server.names[side] ?? side));
+  label.append(el("span", {}, visible(side === "you" ? "you" : by ?? side)));
   const marks = [meta.cut && "cut at the token limit", meta.violates && `kept, though ${list(meta.violates)}`, meta.stub && "a stub"];
   for (const mark of marks) if (mark) label.append(el("span", { className: "badge" }, visible(mark)));
   if (typeof meta.p_end === "number") label.append(chance(meta.p_end));
@@ -324,10 +332,13 @@ function focusNext() {
 
 // --- the page ---------------------------------------------------------------------------------
 
+const newSession = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
 function begin() {
   id = "new";
+  session = newSession();
   items = [];
-  show();
+  showAll();
 }
 
 function introduce() {
@@ -357,7 +368,7 @@ function listen() {
   find("play").addEventListener("click", play);
   find("stop").addEventListener("click", () => { waiting.abort(); focusNext(); });
   find("again").addEventListener("click", drawAgain);
-  find("back").addEventListener("click", () => { items = items.slice(0, -1); show(); });
+  find("back").addEventListener("click", () => { items = items.slice(0, -1); showAll(); });
   find("save").addEventListener("click", save);
   find("new").addEventListener("click", () => { begin(); focusNext(); });
   find("load").addEventListener("click", load);
