@@ -366,7 +366,10 @@ def _with_lengths(run: Finished, file: str, most: int) -> Finished:
     run = replace(run, lengths=lengths, stubs=sorted(stubs))
     if run.verb not in TALKING:
         return run
-    user, assistant = (str(run.options.get(name)) for name in ("user", "assistant"))
+    # The playground has any users and assistants.
+    user, assistant = (
+        str(run.options.get(name) or "") for name in ("user", "assistant")
+    )
     path = str(run.folder / file)
     return replace(run, talks=[Talks(run.name, user, assistant, path, shown, total)])
 

@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from userlm.show.blocks import Facts, Pair, Quote, Said, Transcript, Transcripts
+from userlm.show.blocks import (
+    Facts,
+    Line,
+    Pair,
+    Quote,
+    Said,
+    Transcript,
+    Transcripts,
+)
 from userlm.show.formats import called, json_text, plural
 from userlm.show.noted import Noted, Talks
 from userlm.show.results import finite
@@ -59,11 +67,10 @@ def transcripts(talks: Talks, name: str, keep_turns: int = 0) -> Transcripts:
     for talk in talks.shown:
         one = transcript(talk, keep_turns, talks.noted(talk))
         shown.append(replace(one, anchor=anchor(name, talk.id)))
-    about = (
-        Quote(called(talks.user), 60),
-        " talks to ",
-        Quote(called(talks.assistant), 60),
-    )
+    about: Line = "held in the playground"
+    if talks.user:
+        assistant = Quote(called(talks.assistant), 60)
+        about = (Quote(called(talks.user), 60), " talks to ", assistant)
     return Transcripts(shown, talks.total, talks.path, name, about)
 
 
