@@ -160,6 +160,8 @@ def test_the_page_is_served_to_this_machine_alone_unless_asked(
         ({"reference": "runs/intents"}, "needs both --blind and --reference"),
         ({"page": "off", "assistant": "clarifier"}, "are for the pages"),
         ({"host": "0.0.0.0", "against": "script:x"}, "give --page on"),
+        ({"against": "human"}, "--against human: a person cannot be served"),
+        ({"assistant": "human"}, "--assistant human: a person cannot be served"),
     ],
 )
 def test_options_of_pages_that_cannot_be_meant_are_errors(options, why):
@@ -195,6 +197,23 @@ def test_the_assistant_sees_neither_intent_nor_profile(tmp_path):
         page.call("ask", {"conversation": talk, "speaker": "assistant"})
     [said] = seen
     assert (said.intent, said.meta) == (None, {}) and not said.turns[0].meta
+
+
+def test_each_conversation_is_a_session_of_its_own_to_a_bot(tmp_path):
+    """All of them have the id "new" until they are saved, and a bot remembers its sessions."""
+    seen = []
+
+    class Bot:
+        def reply(self, conversation):
+            seen.append(conversation.id)
+            return Reply("yes?")
+
+    with playing({"user": Script(["hi"]), "assistant": Bot()}, tmp_path) as page:
+        asked = {"conversation": ASKED, "speaker": "assistant"}
+        for session in ("a", "a", "b"):
+            page.call("ask", {**asked, "session": session})
+        assert page.call("ask", {**asked, "session": "x" * 101}).startswith("400")
+    assert seen == ["a", "a", "b"]
 
 
 class Recorder:
@@ -381,6 +400,14 @@ def test_no_id_and_no_call_leads_out_of_the_folder(page, tmp_path):
     assert page.request("/playground/..%2f..%2fsave", "POST")[0] in (403, 404)
 
 
+def test_a_report_of_saved_conversations_names_no_user_that_it_does_not_know(
+    page, tmp_path
+):
+    page.call("save", {"conversation": ASKED})
+    shown = html.render(describe_runs([read_run(tmp_path / "saved")]))
+    assert "held in the playground" in shown and "None talks to" not in shown
+
+
 def test_a_folder_of_another_run_is_refused_in_words(tmp_path):
     Run.open(tmp_path / "saved", "score", {}).finish({})
     with playing({"user": Script(["hi"])}, tmp_path / "saved") as page:
@@ -504,6 +531,17 @@ def test_the_pairs_of_a_run_folder_are_those_of_the_command(tmp_path):
         seed=3,
     )
     assert command._pairs(options) == blind_pairs(responses(), LOGS, 3)
+
+
+def test_conversations_that_the_blind_test_leaves_out_are_counted(tmp_path, capsys):
+    write_conversations(tmp_path / "people.jsonl", LOGS.values())
+    strange = [Conversation("x", (Turn("user", "hi"),)), *responses()]
+    write_conversations(tmp_path / "said.jsonl", strange)
+    files = {"blind": tmp_path / "said.jsonl", "reference": tmp_path / "people.jsonl"}
+    pairs = command._pairs(flat(command.Serve, user="script:x", **files))
+    shown = " ".join(capsys.readouterr().err.split())
+    left_out = len(strange) - len(pairs)
+    assert left_out and f"leaves out {left_out} conversation" in shown
 
 
 # --- ratings as a measure -------------------------------------------------------------------------

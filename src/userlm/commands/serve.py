@@ -26,6 +26,7 @@ from userlm.commands.options import (
 from userlm.commands.show import describe
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
+from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.types import InputError, Speaker
 from userlm.users import TrainedUser
@@ -122,11 +123,7 @@ def serve(options: Serve) -> None:
     served = options.user.with_embedded_defaults()
     user = served.parsed
     host = options.host
-    if user.is_person:
-        raise InputError(
-            "--user human: a person cannot be served; talk to an assistant yourself with "
-            "`userlm chat --role user`"
-        )
+    _check_no_person(options)
     from userlm.serving.app import create_app, running
     from userlm.serving.schema import ServerConfig
 
@@ -173,6 +170,20 @@ def serve(options: Serve) -> None:
             console.print(
                 "stopping; requests in progress are still answered, unless you press Ctrl-C again",
                 style="dim",
+            )
+
+
+def _check_no_person(options: Serve) -> None:
+    sides = {
+        "user": options.user.user,
+        "against": options.against,
+        "assistant": options.assistant,
+    }
+    for name, given in sides.items():
+        if given and address.parse(given).is_person:
+            raise InputError(
+                f"--{name} human: a person cannot be served; talk to an assistant yourself with "
+                f"`userlm chat --role user`, or in the playground"
             )
 
 
@@ -268,9 +279,17 @@ def _pairs(options: Serve) -> list[BlindPair]:
         raise InputError("the blind test needs both --blind and --reference")
     from userlm.serving.blind import blind_pairs
 
-    simulated = read_conversations(conversations_file(options.blind))
+    simulated = list(read_conversations(conversations_file(options.blind)))
     people = read_conversations(conversations_file(options.reference))
-    return blind_pairs(simulated, {one.id: one for one in people}, options.seed or 0)
+    logs = {one.id: one for one in people}
+    pairs = blind_pairs(simulated, logs, options.seed or 0)
+    if left_out := len(simulated) - len(pairs):
+        console.print(
+            f"the blind test leaves out {plural(left_out, 'conversation')}: they failed, start "
+            "from none of --reference, or ended before there was a turn to show",
+            style="yellow",
+        )
+    return pairs
 
 
 # --- the server -----------------------------------------------------------------------------------
