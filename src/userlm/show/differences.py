@@ -81,7 +81,9 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
         where = ", most of all in " if most else ""
         names = Quote(", ".join(map(in_words, most)), 200)
         pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
-        counts = f" differ for sure in {len(sizes)} of {plural(total, 'measure')}"
+        counts = (
+            f" differ in {len(sizes)} of {plural(total, 'measure')} by 95 % intervals"
+        )
         yield Text((*pair, counts, where, names, "."), "answer")
 
 
