@@ -171,16 +171,11 @@ def _measure_all(
     Args:
         known: the tasks by id.
     """
-    folders = {name: path.parent for name, path in inputs.items()}
-    runs = {
-        name: Run.read(folder) if (folder / "run.json").is_file() else None
-        for name, folder in folders.items()
-    }
-    talks = {
-        name: path
-        for name, path in inputs.items()
-        if not _is_of_responses(runs[name])  # which have no outcome
-    }
+    runs = {name: _run_at(path.parent) for name, path in inputs.items()}
+    talks = {}
+    for name, path in inputs.items():
+        if not _is_of_responses(runs[name]):  # which have no outcome
+            talks[name] = path
     graded = grade_all(run, options, talks, known)
     beside: dict[Needs, Any] = {}
     if options.trained_on:
@@ -234,6 +229,10 @@ def _measure_all(
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
+
+
+def _run_at(folder: Path) -> FinishedRun | None:
+    return Run.read(folder) if (folder / "run.json").is_file() else None
 
 
 def _is_of_responses(made: FinishedRun | None) -> bool:
