@@ -406,6 +406,7 @@ def test_a_report_of_saved_conversations_names_no_user_that_it_does_not_know(
     page.call("save", {"conversation": ASKED})
     shown = html.render(describe_runs([read_run(tmp_path / "saved")]))
     assert "held in the playground" in shown and "None talks to" not in shown
+    assert "<title>saved</title>" in shown
 
 
 def test_a_folder_of_another_run_is_refused_in_words(tmp_path):

@@ -106,7 +106,7 @@ def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
     for run in runs:
         if run.verb in SPEAKING:
             assistants[run.name] = (run.verb, run.options.get("assistant"))
-    users = {run.name: str(run.options.get("user")) for run in runs}
+    users = {run.name: run.user for run in runs}
     for run in runs:
         alike: dict[Any, list[Side]] = {}
         for name, column in run.columns.items() if run.verb == "score" else ():

@@ -152,6 +152,11 @@ class Finished:
         """The options of its command."""
         return self.manifest.get("options") or {}
 
+    @property
+    def user(self) -> str:
+        """The address of its user; the name of the run if there may be many, as in `serve`."""
+        return str(self.options.get("user") or self.name)
+
 
 def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
     """Return what is shown of a finished run; line files are read as streams.

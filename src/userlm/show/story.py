@@ -61,7 +61,7 @@ def title(runs: Runs) -> Line:
     ):
         if own := [run for run in runs if run.verb == verb]:
             return about(own)
-    users = [str(run.options.get("user")) for run in runs if _talks(run)]
+    users = [run.user for run in runs if _talks(run)]
     if users:
         return _about_users(runs, users)
     for run in runs:
@@ -203,7 +203,7 @@ def users(runs: Runs) -> Iterator[tuple[str, Conclusion]]:
             talks = talking.get(name)
             if talks is None or any(one.get("stub") for one in column.values()):
                 continue
-            user = str(talks.options.get("user"))
+            user = talks.user
             options.setdefault(user, talks.options)
             rows = stages.setdefault(user, {}).setdefault(talks.verb, [])
             for one in column.values():
@@ -231,7 +231,7 @@ def _likeness(concluded: Iterable[tuple[str, Conclusion]]) -> Iterator[Text]:
 
 def _tasks(runs: Runs) -> Iterator[Text]:
     """Yield how much users said of what their tasks need, and how many were solved."""
-    names = {run.name: str(run.options.get("user")) for run in runs if _talks(run)}
+    names = {run.name: run.user for run in runs if _talks(run)}
     for name, what in (
         (COVERAGE, "Said of the facts that a task needs: "),
         (SCORE, "Tasks solved: "),
