@@ -381,7 +381,10 @@ def cautions(runs: Runs) -> Iterator[Line]:
         name = Quote(run.name, 60)
         if errors := stops["error"]:
             total = plural(stops.total(), "conversation")
-            yield (name, f": {errors:,} of {total} are unfinished, by an error or a cap.")
+            yield (
+                name,
+                f": {errors:,} of {total} are unfinished, by an error or a cap.",
+            )
         if warning := run.results.get("warning"):
             yield (name, ": ", Quote(warning, 400), ".")
 
