@@ -234,7 +234,7 @@ def kill_when(process: Process, ready) -> None:
 @pytest.mark.slow
 def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
     path = tmp_path / "logs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(60_000)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(30_000)))
     userlm("import", path, "--out", "whole", cwd=tmp_path, fresh=True)
     progress = tmp_path / "killed" / "progress.json"
     for attempt in range(2):  # killed once, and once again where it went on

@@ -133,8 +133,8 @@ def test_the_gain_of_training_is_said_and_also_if_there_is_none(tmp_path: Path) 
     page = html_page([read_run(trained(tmp_path / "a", 400.0, 300.0))])
     # 300 is 100/400 = 25 % below 400.
     assert (
-        "Training on 140 conversations lowered the perplexity of turns that it did not see: from "
-        "400.0 (userlm-tiny) to 300.0, 25 % lower." in found(page)
+        "Training userlm-tiny on 140 conversations lowered the perplexity of turns it did not see: "
+        "from 400.0 to 300.0 at its best validation, 25 % lower." in found(page)
     )
     page = html_page([read_run(trained(tmp_path / "b", 400.0, 500.0))])
     assert "did not lower the perplexity" in found(page)

@@ -375,6 +375,9 @@ def test_play_on_waits_for_the_turn_that_is_being_written(page, tmp_path):
         expect(page.locator("#play")).to_have_text("Play on")
         press(page, "play")
         expect(page.locator("#turns > li").nth(4)).to_be_visible()
+        press(page, "play")
+        # or the server that ends answers the next call with an error
+        expect(page.locator("#next")).to_be_enabled()
 
 
 def test_a_saved_turn_keeps_the_name_of_who_said_it(page, tmp_path):

@@ -216,17 +216,21 @@ def users(runs: Runs) -> Iterator[tuple[str, Conclusion]]:
 
 
 def _likeness(concluded: Iterable[tuple[str, Conclusion]]) -> Iterator[Text]:
-    for i, (user, conclusion) in enumerate(concluded):
+    """Yield whether users are like people, of which the first one is the subject. People beside
+    themselves are left out: what they differ in is chance, or comes from other conversations."""
+    simulated = [one for one in concluded if not one[0].startswith("replay:")]
+    for i, (user, conclusion) in enumerate(simulated):
         if i:
             yield Text(("And ", _called(user), "? ", conclusion.answer), "finding")
         else:
             question = ("Is ", _called(user), " like people? ")
             yield Text((*question, conclusion.answer), "answer")
-        if not user.startswith(
-            "replay:"
-        ):  # people beside themselves: all of it is chance
-            for one in conclusion.of_kind("bad")[:HARDEST]:
-                yield Text(f"{one.sentence}.", "finding")
+        worse = conclusion.of_kind("bad")
+        for one in worse[:HARDEST]:
+            yield Text(f"{one.sentence}.", "finding")
+        left = len(worse) - HARDEST
+        if left > 0:
+            yield Text(f"And {left:,} more, in the tables below.", "finding")
 
 
 def _tasks(runs: Runs) -> Iterator[Text]:
@@ -266,9 +270,13 @@ def _gain(runs: Runs) -> Iterator[Text]:
             did = "lowered" if after < before else "did not lower"
             yield Text(
                 (
-                    f"Training on {count} {did} the perplexity of turns that it did not see: from ",
-                    (Value(before, 1), " (", base, ") to ", Value(after, 1)),
-                    f", {_change(before, after)}.",
+                    (
+                        "Training ",
+                        base,
+                        f" on {count} {did} the perplexity of turns it did not see: ",
+                    ),
+                    ("from ", Value(before, 1), " to ", Value(after, 1)),
+                    f" at its best validation, {_change(before, after)}.",
                 ),
                 "answer",
             )
