@@ -354,7 +354,7 @@ def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
         (
             # words that are English at first sight
             Conversation(f"c{i}").say(f"what {i} of this {i} and that {i}")
-            for i in range(40_000)
+            for i in range(25_000)
         ),
     )
     userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)

@@ -22,8 +22,8 @@ from userlm.text import INTENT_PREFIX, mask_key, numbers, words
 from userlm.thought import open_thought, split_thought
 from userlm.types import Conversation, Reply
 
-SIZE = 100_000
-SECONDS = 4  # of this process; a quadratic text function takes many times as long
+SIZE = 60_000
+SECONDS = 1.5  # of this process; a quadratic text function takes many times as long
 GUARD = replace(PAPER, no_roles=True, no_echo=True)
 UNITS = (
     *("```a\n", "\n~~~a\nb\n", "`a", "<think>", "</think>", "&lt;"),

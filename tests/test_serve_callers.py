@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -453,11 +454,15 @@ def test_idle_connections_beyond_the_open_files_lock_nobody_out(tmp_path):
     )
     try:
         port = int(re.search(r":(\d+)/v1", run.stderr.readline())[1])
-        idle = []
-        for _ in range(300):
-            caller = socket.create_connection(("127.0.0.1", port), 5)
+
+        def call(_):
+            caller = socket.create_connection(("127.0.0.1", port), 60)
             caller.sendall(b"POST / HTTP/1.1\r\nX:")
-            idle.append(caller)
+            return caller
+
+        # At once: one that the full queue of the system drops tries again after a second or two.
+        with ThreadPoolExecutor(64) as pool:
+            idle = list(pool.map(call, range(300)))
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         client.request("GET", "/health")
         assert client.getresponse().status == 200
