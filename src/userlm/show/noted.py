@@ -12,11 +12,14 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from userlm.json_files import take
+from userlm.lines import parse_line
 from userlm.metrics.two_sample import OVERALL
 from userlm.rows import read_parsed
 from userlm.types import Conversation, InputError
 
 T = TypeVar("T")
+
+ADVICE = "; delete that file and results.json, and run its command again"
 
 PEOPLE = "human: "
 """Begins the keys of people's turns in the rows of the classifier."""
@@ -80,8 +83,17 @@ class Notebook:
 
     def read(self, folder: Path) -> Notes:
         """Return what a whole score says."""
-        for line in rows(folder / "scores.jsonl", dict):
-            self.add_score(line)
+        path = folder / "scores.jsonl"
+        _check_is_there(path)
+        metric = OVERALL.encode()
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if metric not in raw:
+                    continue  # one of up to a million lines of other measures
+                line = parse_line(number, raw)
+                if line.error:
+                    raise InputError(f"{path}, line {number}: {line.error}{ADVICE}")
+                self.add_score(line.row)
         return self.read_tasks(folder)
 
     def read_tasks(self, folder: Path) -> Notes:
@@ -125,12 +137,15 @@ class Notebook:
 
 def rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
     """Yield the parsed rows of a line file, which may be empty, but not missing or damaged."""
+    _check_is_there(path)
+    yield from read_parsed(path, lambda line: parse(line.row), ADVICE, True)
+
+
+def _check_is_there(path: Path) -> None:
     if not path.is_file():
         raise InputError(
             f"{path} is missing; delete results.json there and run its command again"
         )
-    advice = "; delete that file and results.json, and run its command again"
-    yield from read_parsed(path, lambda line: parse(line.row), advice, True)
 
 
 def first_of(
