@@ -16,7 +16,7 @@ from userlm.assistants import (
 )
 from userlm.facts import said
 from userlm.grading import Grader
-from userlm.simulate import blind, converse
+from userlm.simulate import converse, seen_by_assistant
 from userlm.types import (
     Completion,
     Contains,
@@ -166,7 +166,7 @@ def test_an_empty_script_leaves_as_a_user_and_cannot_answer_as_an_assistant() ->
 
 
 def ask(*texts: str, id: str = "gsm/1#0") -> str:
-    return Oracle({TASK.id: TASK}).reply(blind(talk(*texts, id=id))).text
+    return Oracle({TASK.id: TASK}).reply(seen_by_assistant(talk(*texts, id=id))).text
 
 
 def test_the_oracle_answers_when_all_required_facts_are_said_and_not_before() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from userlm.simulate import blind, converse, respond, respond_all, simulate
+from userlm.simulate import converse, respond, respond_all, seen_by_assistant, simulate
 from userlm.types import Conversation, InputError, ModelError, Reply, Turn
 
 
@@ -86,7 +86,7 @@ def test_the_assistant_sees_the_words_and_nothing_about_the_person():
     over = converse(user, Spy(), start)
     assert seen == [Conversation("a", (Turn("user", "hi"),))]
     assert over.intent == "secret" and over.turns[0].meta == {"p_end": 0.3}
-    assert blind(over).turns[0].meta == {}
+    assert seen_by_assistant(over).turns[0].meta == {}
 
 
 def test_a_model_that_fails_ends_its_conversation_and_no_other():

@@ -64,7 +64,7 @@ def respond(user: Speaker, conversation: Conversation) -> Conversation:
 
 def answer(assistant: Speaker, conversation: Conversation) -> Conversation:
     """Add the assistant's answer. It sees the texts alone, and never the intent."""
-    return _take_turn(assistant, blind(conversation), conversation)
+    return _take_turn(assistant, seen_by_assistant(conversation), conversation)
 
 
 def simulate(
@@ -131,7 +131,7 @@ def _take_turn(
     return conversation.close(reply.stop, end_meta=dict(reply.meta))
 
 
-def blind(conversation: Conversation) -> Conversation:
+def seen_by_assistant(conversation: Conversation) -> Conversation:
     """Return what the assistant may see: the texts, and nothing about the person."""
     turns = tuple(replace(turn, meta={}) for turn in conversation.turns)
     return Conversation(conversation.id, turns)

@@ -30,7 +30,7 @@ from userlm.serving.messages import check_length
 from userlm.serving.saved import Saved
 from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
 from userlm.show.blocks import Block
-from userlm.simulate import blind
+from userlm.simulate import seen_by_assistant
 from userlm.types import Conversation, InputError, Speaker
 from userlm.users import PromptedUser, TrainedUser, with_sampling
 
@@ -206,7 +206,7 @@ def ask(play: Playground, asked: Ask) -> Any:
     if conversation.next_role != role:
         raise RequestError(400, f"it is not the {role}'s turn", "conversation")
     if role == ASSISTANT:
-        conversation = blind(conversation)
+        conversation = seen_by_assistant(conversation)
         if isinstance(speaker, ModelAssistant):
             speaker = replace(speaker, seed=asked.seed)
         elif asked.session:  # a bot has one for each id
