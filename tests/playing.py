@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+from flat import flat
+from starlette.applications import Starlette
+
+from userlm.serving import app
 from userlm.serving.app import create_app, running
 from userlm.serving.playground import Playground, add_pages
 from userlm.serving.saved import Saved
 from userlm.serving.schema import ServerConfig
 from userlm.types import Speaker
+
+# In the package `serve` is the function.
+command = importlib.import_module("userlm.commands.serve")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JSON = {"Content-Type": "application/json"}
@@ -68,3 +78,24 @@ def playing(
         running(app, listening),
     ):
         yield Page(listening.getsockname()[1])
+
+
+def while_serving(
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[Starlette, int], None],
+    **options: Any,
+) -> None:
+    """Run `userlm serve` until `ask` has asked the server, which is at a port, what it wants."""
+    run = app.running
+
+    @contextmanager
+    def asked(
+        served: Starlette, listening: socket.socket
+    ) -> Iterator[threading.Thread]:
+        with run(served, listening):
+            ask(served, listening.getsockname()[1])
+            yield threading.Thread()
+
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(app, "running", asked)
+    command.serve(flat(command.Serve, port=0, **options))

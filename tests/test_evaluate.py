@@ -435,20 +435,25 @@ def judging_oil(body: dict[str, object], n: int):  # type: ignore[no-untyped-def
     return completion(json.dumps({"reason": reason, "label": label}))
 
 
+def replaying(judge: str) -> Evaluate:
+    """A bot that has no oil, and a user who wants it, which no task does."""
+    return Evaluate(
+        ["py:oil_of_a_grid:bot"],
+        tasks="t.jsonl",
+        user=["py:oil_of_a_grid:user"],
+        single=False,
+        replay=True,
+        grading=Grading(judge=f"{judge}#judge"),
+    )
+
+
 def test_of_a_replay_only_what_is_new_is_asked_again_and_all_that_was_asked_is_counted(
     here: Path,
 ) -> None:
-    (here / "oil_again.py").write_text(OIL)
+    (here / "oil_of_a_grid.py").write_text(OIL)
     (here / "broken").touch()
     with serving(judging_oil) as server:
-        options = Evaluate(
-            ["py:oil_again:bot"],
-            tasks="t.jsonl",
-            user=["py:oil_again:user"],
-            single=False,
-            replay=True,
-            grading=Grading(judge=f"{server.url}#judge"),
-        )
+        options = replaying(server.url)
         for _ in range(3):  # red fails in both cells, however often it is tried
             with pytest.raises(ModelError, match="1 of 5 conversations"):
                 evaluate(options)
@@ -465,16 +470,9 @@ def test_of_a_replay_only_what_is_new_is_asked_again_and_all_that_was_asked_is_c
 
 
 def test_a_grid_goes_on_under_another_name_of_its_folder(here: Path) -> None:
-    (here / "oil_again.py").write_text(OIL)
+    (here / "oil_of_a_grid.py").write_text(OIL)
     with serving(judging_oil) as server:
-        options = Evaluate(
-            ["py:oil_again:bot"],
-            tasks="t.jsonl",
-            user=["py:oil_again:user"],
-            single=False,
-            replay=True,
-            grading=Grading(judge=f"{server.url}#judge"),
-        )
+        options = replaying(server.url)
         results = evaluate(options)
         asked = (here / "asked.txt").read_text(), len(server.bodies)
         (here / "runs/evaluate").rename(here / "moved")
@@ -489,36 +487,9 @@ def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
     here: Path,
 ) -> None:
     """The user wants oil, which the task does not, and the bot has none."""
-    (here / "oil_of_a_grid.py").write_text(
-        "import userlm\n"
-        "from bots_of_a_grid import knows\n"
-        "def user(conversation: userlm.Conversation):\n"
-        "    if conversation.user_turns:\n"
-        "        return userlm.Reply(stop='end')\n"
-        "    return conversation.intent + ' in oil'\n"
-        "def bot(text):\n"
-        "    return 'No oil.' if 'oil' in text else knows(text)\n"
-    )
-
-    def judging(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
-        [message] = body["messages"]  # type: ignore[misc]
-        label = "SAID"
-        reason = "so"
-        if "ADDS" in message["content"]:
-            said = message["content"].rpartition("next message")[2]
-            label = "ADDS" if "in oil" in said else "KEEPS"
-            reason = "[ in oil] is new"
-        return completion(json.dumps({"reason": reason, "label": label}))
-
-    with serving(judging) as server:
-        options = Evaluate(
-            ["py:oil_of_a_grid:bot"],
-            tasks="t.jsonl",
-            user=["py:oil_of_a_grid:user"],
-            single=False,
-            replay=True,
-            grading=Grading(judge=f"{server.url}#judge"),
-        )
+    (here / "oil_of_a_grid.py").write_text(OIL)
+    with serving(judging_oil) as server:
+        options = replaying(server.url)
         results = evaluate(options)
         asked = len(server.bodies)
         (here / "runs/evaluate/results.json").unlink()

@@ -4,14 +4,12 @@ import errno
 import importlib
 import json
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 from flat import flat
-from playing import playing
+from playing import Page, playing, while_serving
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn
 from userlm.assistants import Clarifier, ModelAssistant, Script
@@ -20,7 +18,7 @@ from userlm.metrics.ratings import Rating, read_ratings, taken_for_person
 from userlm.metrics.verdict import finding
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, measure_record
-from userlm.serving import app, saved
+from userlm.serving import saved
 from userlm.serving.blind import blind_pairs
 from userlm.serving.playground import PAGES
 from userlm.serving.schema import ServerConfig
@@ -130,21 +128,14 @@ def test_the_page_is_served_to_this_machine_alone_unless_asked(
     host, page, status, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
-    run = app.running
     found = []
-
-    @contextmanager
-    def asked(served, listening):
-        with run(served, listening):
-            from playing import Page
-
-            found.append(Page(listening.getsockname()[1]).request("/")[0])
-            yield threading.Thread()
-
-    monkeypatch.setattr(app, "running", asked)
-    user = f"script:{tmp_path / 'lines.txt'}"
-    command.serve(flat(command.Serve, user=user, host=host, port=0, page=page))
+    while_serving(
+        monkeypatch,
+        lambda _, port: found.append(Page(port).request("/")[0]),
+        user=f"script:{tmp_path / 'lines.txt'}",
+        host=host,
+        page=page,
+    )
     shown = " ".join(capsys.readouterr().err.split())
     assert found == [status]
     assert ("playground: http" in shown) == (status == 200)

@@ -12,15 +12,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
-from flat import flat
+from playing import while_serving
 from test_serve import Gated, Served, say, serving, until
 
 from userlm.assistants import Script
 from userlm.commands.serve import _own_hosts
-from userlm.serving import app, connections
+from userlm.serving import connections
 
 command = importlib.import_module("userlm.commands.serve")
 
@@ -189,27 +188,21 @@ def test_a_server_of_every_address_answers_under_no_name_of_other_sites(
 ):
     (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
     monkeypatch.setenv(command.KEY, key)
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
-    run = app.running
     found = []
 
-    @contextmanager
-    def asked(served, listening):
-        with run(served, listening):
-            server = Served(f"http://127.0.0.2:{listening.getsockname()[1]}/v1", served)
-            for headers in (
-                [b"Host: evil.example"],
-                [b"Host: evil.example", b"Origin: http://evil.example"],
-                [b"Host: 127.0.0.2", b"Origin: http://evil.example"],
-                [b"Host: 127.0.0.2", b"Origin: http://127.0.0.2"],
-                [b"Host: localhost"],
-            ):
-                found.append(status(server, *headers, address="127.0.0.2"))
-            yield threading.Thread()
+    def ask(served, port):
+        server = Served(f"http://127.0.0.2:{port}/v1", served)
+        for headers in (
+            [b"Host: evil.example"],
+            [b"Host: evil.example", b"Origin: http://evil.example"],
+            [b"Host: 127.0.0.2", b"Origin: http://evil.example"],
+            [b"Host: 127.0.0.2", b"Origin: http://127.0.0.2"],
+            [b"Host: localhost"],
+        ):
+            found.append(status(server, *headers, address="127.0.0.2"))
 
-    monkeypatch.setattr(app, "running", asked)
     user = f"script:{tmp_path / 'lines.txt'}"
-    command.serve(flat(command.Serve, user=user, host="0.0.0.0", port=0))
+    while_serving(monkeypatch, ask, user=user, host="0.0.0.0")
     assert found == [*evil, *([401, 401] if key else [200, 200])]
 
 
