@@ -180,7 +180,14 @@ def read_parsed(
     Raises:
         InputError: the message names the file, line and what is wrong.
     """
-    for line in read_rows(path, may_be_empty):
+    yield from parsed(path, read_rows(path, may_be_empty), parse, advice)
+
+
+def parsed(
+    path: Path, lines: Iterable[Line], parse: Callable[[Line], T], advice: str = ""
+) -> Iterator[T]:
+    """Yield what `parse` makes of some lines of a file; see `read_parsed`."""
+    for line in lines:
         try:
             if line.error:
                 raise ValueError(line.error)

@@ -341,10 +341,11 @@ def _worst(run: Finished) -> Iterator[Block]:
         head: Row = ("task", *heads, "not solved in")
         rows = []
         places: list[Row] = []
+        shown = {(talks.name, talk.id) for talks in run.talks for talk in talks.shown}
         for one in tasks:
-            rows.append((*_worst_row(one, names), _conversations(run, one["failed"])))
+            rows.append((*_worst_row(one, names), _conversations(shown, one["failed"])))
             for folder, own in _by_folder(one["failed"]).items():
-                talks = _conversations(run, own)
+                talks = _conversations(shown, own)
                 places.append((Quote(one["task"], NAME), Quote(folder), talks))
         yield Table(head, rows[:OPEN], "", "The hardest tasks, with the score of each")
         path = Quote(f"{run.folder}/failed.jsonl")
@@ -353,9 +354,9 @@ def _worst(run: Finished) -> Iterator[Block]:
         yield Group(more, "More of these, and where they are", look="fold")
 
 
-def _conversations(run: Finished, places: Sequence[Place]) -> Line:
-    """Return the ids of conversations, with links to those that are on the page."""
-    shown = {(talks.name, talk.id) for talks in run.talks for talk in talks.shown}
+def _conversations(shown: set[tuple[str, str]], places: Sequence[Place]) -> Line:
+    """Return the ids of conversations, with links to those that are shown, which are known by their
+    run and id."""
     links = {}
     for place in places:
         name, id = Path(place["folder"]).name, place["id"]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from userlm.json_files import take
 from userlm.lines import parse_line
 from userlm.metrics.two_sample import OVERALL
-from userlm.rows import read_parsed
+from userlm.rows import parsed, read_parsed
 from userlm.types import Conversation, InputError
 
 T = TypeVar("T")
@@ -87,13 +87,14 @@ class Notebook:
         _check_is_there(path)
         metric = OVERALL.encode()
         with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if metric not in raw:
-                    continue  # one of up to a million lines of other measures
-                line = parse_line(number, raw)
-                if line.error:
-                    raise InputError(f"{path}, line {number}: {line.error}{ADVICE}")
-                self.add_score(line.row)
+            # Up to a million lines are of other measures.
+            found = (
+                parse_line(number, raw)
+                for number, raw in enumerate(file, 1)
+                if metric in raw
+            )
+            for _ in parsed(path, found, lambda line: self.add_score(line.row), ADVICE):
+                pass
         return self.read_tasks(folder)
 
     def read_tasks(self, folder: Path) -> Notes:

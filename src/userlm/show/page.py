@@ -88,9 +88,10 @@ def describe(runs: Runs) -> Page:
     runs = _distinct(runs)
     colours = measures.colours_of(runs)
     columns = measures.columns_of(runs, colours)
+    concluded = list(story.users(runs))
     sections = (
-        story.section(runs),
-        story.figures(runs, columns, colours),
+        story.section(runs, concluded),
+        story.figures(runs, concluded, columns, colours),
         assessed.side_by_side(runs),
         _conversations(runs),
         compared.section(runs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from userlm.metrics.adherence import CEILINGS
 from userlm.metrics.verdict import Conclusion, conclude
@@ -35,6 +35,8 @@ from userlm.types import Measure
 
 Runs = Sequence[Finished]
 Columns = Sequence[Column]
+Concluded: TypeAlias = tuple[str, Conclusion]
+"""A user, and what its measures say."""
 
 FIGURES = 5
 NAMES = 3
@@ -136,7 +138,7 @@ def _about_data(runs: Runs) -> Line:
 # --- what was found -------------------------------------------------------------------------------
 
 
-def section(runs: Runs) -> Section:
+def section(runs: Runs, concluded: Sequence[Concluded]) -> Section:
     """Return the section with what was found and how sure it is. The terminal shows what it says of
     assessments and comparisons: the tables of other runs fit on a screen."""
     blocks = [
@@ -144,7 +146,7 @@ def section(runs: Runs) -> Section:
         *_cells(runs),
         *differences.sentences(runs),
         *verdicts.sentences(runs),
-        *_likeness(users(runs)),
+        *_likeness(concluded),
         *_tasks(runs),
         *_gain(runs),
         *_intents(runs),
@@ -155,9 +157,14 @@ def section(runs: Runs) -> Section:
     return Section("found", "What was found", "What was found", blocks, where=where)
 
 
-def figures(runs: Runs, columns: Columns, colours: Mapping[str, str]) -> Section:
+def figures(
+    runs: Runs,
+    concluded: Sequence[Concluded],
+    columns: Columns,
+    colours: Mapping[str, str],
+) -> Section:
     """Return the section with the few figures that carry what was found."""
-    drawn = list(_panels(runs, columns))[:FIGURES]
+    drawn = list(_panels(runs, concluded, columns))[:FIGURES]
     curves = list(_curves(runs, colours))[: FIGURES - len(drawn)]
     blocks: list[Block] = [Panels(drawn)] if drawn else []
     if curves:
@@ -189,7 +196,7 @@ def _share(one: Measured) -> Line:
     return (Value(one["value"] or 0.0, 1), " %", interval(one["low"], one["high"], 1))
 
 
-def users(runs: Runs) -> Iterator[tuple[str, Conclusion]]:
+def users(runs: Runs) -> Iterator[Concluded]:
     """Yield each user that was scored beside people, with what its measures say. What it said to a
     stub counts for nothing here."""
     if any(run.verb == "assess" for run in runs):
@@ -215,7 +222,7 @@ def users(runs: Runs) -> Iterator[tuple[str, Conclusion]]:
             yield user, conclude({"measures": measured}, options[user])
 
 
-def _likeness(concluded: Iterable[tuple[str, Conclusion]]) -> Iterator[Text]:
+def _likeness(concluded: Sequence[Concluded]) -> Iterator[Text]:
     """Yield whether users are like people, of which the first one is the subject. People beside
     themselves are left out: what they differ in is chance, or comes from other conversations."""
     simulated = [one for one in concluded if not one[0].startswith("replay:")]
@@ -400,14 +407,14 @@ def cautions(runs: Runs) -> Iterator[Line]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _panels(runs: Runs, columns: Columns) -> Iterator[Panel]:
+def _panels(
+    runs: Runs, concluded: Sequence[Concluded], columns: Columns
+) -> Iterator[Panel]:
     """Yield the figures that carry what was found, the most important one first."""
     yield from _of_cells(runs)
     yield from assessed.largest(runs)
     telling = Counter(
-        one.measure
-        for _, found in users(runs)
-        for one in found.of_kind("bad")[:HARDEST]
+        one.measure for _, found in concluded for one in found.of_kind("bad")[:HARDEST]
     )
     names = (*KEY[:2], *(name for name, _ in telling.most_common(2)), *KEY[2:])
     for name in dict.fromkeys(names):
