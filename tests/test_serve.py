@@ -124,8 +124,9 @@ def read_messages(messages, roles, stop_phrase):
     """The system text, the turns, the form found and the notes."""
     parsed = [Message.model_validate(message) for message in messages]
     found = find_roles(parsed, roles)
-    system, turns, notes = messages_module.read_messages(parsed, found, stop_phrase)
-    return system, turns, found, notes
+    system, notes = messages_module.read_system(parsed)
+    turns, more = messages_module.read_turns(parsed, found, (stop_phrase or "",))
+    return system, turns, found, notes + more
 
 
 def read(body, user, config):
@@ -163,7 +164,8 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, swapped)
             {"role": theirs, "content": content},
             {"role": mine, "content": "And then?"},
         ]
-    assert said == [("plan a trip please", False), ("in may", False), ("", True)]
+    last = "[end]" if swapped else ""
+    assert said == [("plan a trip please", False), ("in may", False), (last, True)]
 
 
 def test_a_conversation_is_the_same_to_the_user_whichever_way_its_roles_are_held(small):
@@ -680,14 +682,14 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "is 'bot'; it should be 'system', 'developer'",
         ),
         (
-            {"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]},
-            "messages[2].role",
-            "sees none",
+            {"messages": [*say("a"), {"role": "assistant", "tool_calls": [{}]}]},
+            "messages[1]",
+            "has no words of the assistant",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            {"messages": [{"role": "assistant", "tool_calls": 1}]},
             "messages[0].tool_calls",
-            "sees none",
+            "is 1; it should be a valid list",
         ),
         (
             {"messages": [{"role": "user", "content": 7}]},
@@ -749,8 +751,10 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "stream_options.include_usage",
             "is 1; it should be a valid boolean",
         ),
-        ({"tools": [{"type": "function"}]}, "tools", "no tools"),
-        ({"functions": [{"name": "f"}]}, "functions", "no tools"),
+        ({"tools": [7]}, "tools[0]", "is 7; it should be an object"),
+        ({"tool_choice": "must"}, "tool_choice", "is 'must'; it should be"),
+        ({"tool_choice": {"name": "f"}}, "tool_choice.function", "is missing"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
         ({"userlm": "swapped"}, "userlm", "an object"),
         ({"userlm": {"role": "log"}}, "userlm", "intent, roles, id"),
         (
@@ -926,7 +930,7 @@ def test_a_request_of_a_million_parts_is_refused_at_once(part, script):
 def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
     more = {
         "frequency_penalty": 0.5,
-        "response_format": {"type": "json_object"},
+        "functions": [{"name": "f"}],
         "logprobs": True,
         "tools": [],
     }
@@ -934,7 +938,7 @@ def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
     played, scripted = (
         server.ask(seed=2, **more).userlm["ignored"] for server in (small, script)
     )
-    assert played == ["frequency_penalty", "logprobs", "response_format"]
+    assert played == ["frequency_penalty", "functions", "logprobs"]
     assert scripted == [*played, "seed", "temperature"]
 
 
