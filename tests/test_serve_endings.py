@@ -82,6 +82,7 @@ def test_capitals_tags_and_placeholders_are_no_stop_phrase(told):
     assert stop_phrase_in(PLAY + told) is None
 
 
+@pytest.mark.slow
 def test_long_hostile_prompts_are_searched_in_no_time():
     parts = (
         "say [END] ",

@@ -89,7 +89,7 @@ def test_the_words_fill_the_text_field_and_the_end_its_boolean(
 @pytest.mark.parametrize(
     ("properties", "filled"),
     [
-        ({"simulated_input": TEXT}, {"simulated_input": "Bye.\n[end]"}),
+        ({"simulated_input": TEXT}, {"simulated_input": "Bye."}),
         ({"text": TEXT, "done": FLAG}, {"text": "Bye.", "done": True}),
         ({"utterance": TEXT, "is_finished": FLAG}, {"utterance": "Bye.", "is_finished": True}),
         ({"userMessage": TEXT, "goalReached": FLAG}, {"userMessage": "Bye.", "goalReached": True}),
@@ -101,7 +101,7 @@ def test_the_words_fill_the_text_field_and_the_end_its_boolean(
         ({**SAY, "kind": {"const": "turn"}, "language": {"type": "string", "default": "en"}},
          {"message": "Bye.", "stop": True, "kind": "turn", "language": "en"}),
         ({"message": {"type": ["string", "null"]}, "score": {"type": ["number", "null"]}},
-         {"message": "Bye.\n[end]", "score": None}),
+         {"message": "Bye.", "score": None}),
         ({"message": {"$ref": "#/$defs/Words"}, "stop": {"$ref": "#/$defs/Flag"}},
          {"message": "Bye.", "stop": True}),
         ({"message": TEXT, "query": TEXT}, None),

@@ -123,10 +123,10 @@ def test_the_limits_and_the_guard_are_those_of_a_chat(server, monkeypatch):
 def test_what_is_not_served_says_what_to_use_instead(server):
     client = server.client()
     with pytest.raises(
-        openai.NotFoundError, match="list of messages.*chat/completions"
+        openai.NotFoundError, match=r"list of messages.*chat/completions"
     ):
         client.completions.create(model="user", prompt="Hi!")
-    with pytest.raises(openai.NotFoundError, match="no embeddings.*chat/completions"):
+    with pytest.raises(openai.NotFoundError, match=r"no embeddings.*chat/completions"):
         client.embeddings.create(model="user", input="Hi!")
 
 

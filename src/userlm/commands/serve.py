@@ -76,7 +76,7 @@ class Serve:
         "prompt of a harness names.",
     )
     end_says: str = option(
-        "\\[end]",
+        "[end]",
         "What a harness gets when the user ends the conversation without a word, if there is no "
         "stop phrase.",
     )

@@ -92,7 +92,7 @@ def response(answer: ChatCompletion, asked: ChatRequest) -> dict[str, Any]:
         function = calls[0]["function"]
         item = {"type": "function_call", "call_id": calls[0]["id"], **function}
     else:
-        part = {
+        part: dict[str, Any] = {
             "type": "output_text",
             "text": choice.message.content,
             "annotations": [],
