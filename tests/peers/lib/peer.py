@@ -51,6 +51,17 @@ class Case:
         """The requests to the served user since the case began, with their answers."""
         return recorded()[self.start :]
 
+    def refused(self) -> None:
+        """Check that the server refused all requests, and take what it said as the note."""
+        assert self.calls, "nothing was asked"
+        said = [call["answer"].get("error", {}).get("message") for call in self.calls]
+        assert all(said), "the server answered"
+        codes = self.values("answer", "error", "code")
+        assert codes == ["quoted_conversation"], codes
+        self.end_seen = None
+        after = f" ({self.note})" if self.note else ""
+        self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
+
     def values(self, side: str, *path: str) -> list[object]:
         """The different values at a path in the requests (`body`) or answers (`answer`)."""
         found = []
@@ -87,7 +98,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         "ok": not error,
         "note": error or one.note,
     }
-    print(json.dumps(row), flush=True)
+    print("", json.dumps(row), sep="\n", flush=True)
 
 
 def _shown(values: list[object]) -> str:
