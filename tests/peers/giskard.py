@@ -1,15 +1,19 @@
 # /// script
 # requires-python = ">=3.12"
-# dependencies = ["giskard-checks>=1.0", "userlm"]
+# dependencies = ["giskard-checks>=1.0", "openai>=1.60", "userlm"]
 # ///
 """Giskard's scenarios: its own user sends one prompt that quotes all, so it is refused; the bridge
 takes its place."""
 
 import asyncio
+import os
 
 import peer
+
+os.environ["OPENAI_BASE_URL"] = peer.URL
+
+from giskard.agents import Generator
 from giskard.checks import Scenario, UserSimulator, set_default_generator
-from giskard.llm import Generator
 
 from userlm.bridges.giskard import SimulatedUser
 
@@ -21,9 +25,9 @@ def heard_from(user) -> list[str]:
 
 
 with peer.case("Giskard", "giskard-checks", "base URL") as case:
-    set_default_generator(Generator(model=f"openai/{peer.MODEL}", api_base=peer.URL))
+    set_default_generator(Generator(model=f"openai/{peer.MODEL}"))
     try:
-        heard_from(UserSimulator(instructions=peer.INTENT))
+        heard_from(UserSimulator(persona=peer.INTENT))
     except Exception as error:
         case.note = type(error).__name__
     case.refused()

@@ -38,11 +38,13 @@ class Case:
     Attributes:
         end_seen: whether the harness itself noticed that the user ended; `None` if it cannot be told.
         stop_phrase: what the harness looks for in the user's words, if it looks for anything.
+        version: that of the package, if this is not one of Python.
         note: what else a reader of the table should know.
     """
 
     end_seen: bool | None = None
     stop_phrase: str = ""
+    version: str = ""
     note: str = ""
     start: int = field(default_factory=lambda: len(recorded()))
 
@@ -89,7 +91,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         error = format_exception_only(caught)[-1].strip()[:400]
     row = {
         "harness": harness,
-        "version": version(package),
+        "version": one.version or version(package),
         "how": how,
         "stop_phrase": one.stop_phrase,
         "temperature": _shown(one.values("body", "temperature")),
