@@ -49,6 +49,8 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_FIELDS = 50_000
 """Objects and their fields in a request, each of which takes some microseconds."""
 
+HANDLED = (RequestError, HTTPException, ClientDisconnect, Exception)
+
 NOT_HERE = {
     "/v1/completions": "a user continues a list of messages, and not a text",
     "/v1/embeddings": "a simulated user talks, and has no embeddings",
@@ -62,7 +64,6 @@ MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     """Return the application that answers for a user; `running` runs it."""
     pool = Pool(config.batch, config.queue)
-    name = config.model_name
     unfinished: dict[Request, bytearray] = {}
 
     async def answered(
@@ -93,6 +94,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
 
     async def models(request: Request) -> Response:
         check_caller(request, config)
+        name = config.model_name
         model = {"id": name, "object": "model", "created": 0, "owned_by": "userlm"}
         asked = request.path_params.get("name")
         if asked is None:
@@ -102,8 +104,9 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return json_response(model)
 
     async def health(request: Request) -> Response:
-        counts = {"in_flight": pool.in_flight, "room": pool.room}
-        return json_response({"status": "ok", **counts})
+        return json_response(
+            {"status": "ok", "in_flight": pool.in_flight, "room": pool.room}
+        )
 
     app = Starlette(
         routes=[
@@ -114,9 +117,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
             Route("/v1/models/{name:path}", models),
             Route("/health", health),
         ],
-        exception_handlers=dict.fromkeys(
-            (RequestError, HTTPException, ClientDisconnect, Exception), _error
-        ),
+        exception_handlers=dict.fromkeys(HANDLED, _error),
     )
     app.state.pool = pool
     app.state.unfinished = unfinished
