@@ -28,7 +28,8 @@ from userlm.guard import Guard
 from userlm.serving import app as server_module
 from userlm.serving import messages as messages_module
 from userlm.serving.app import create_app, running
-from userlm.serving.messages import find_intent, find_roles, turn_request
+from userlm.serving.intents import find_intent
+from userlm.serving.messages import find_roles, turn_request
 from userlm.serving.schema import Message, RequestError, ServerConfig, parse_request
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling

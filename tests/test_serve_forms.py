@@ -104,6 +104,9 @@ def test_the_words_fill_the_text_field_and_the_end_its_boolean(
          {"message": "Bye.", "score": None}),
         ({"message": {"$ref": "#/$defs/Words"}, "stop": {"$ref": "#/$defs/Flag"}},
          {"message": "Bye.", "stop": True}),
+        ({"reasoning": TEXT, "stop": FLAG, "stop_reason": MAYBE,
+          "message": {"type": ["array", "null"], "items": {}}},
+         {"reasoning": "", "stop": True, "stop_reason": None, "message": "Bye."}),
         ({"message": TEXT, "query": TEXT}, None),
     ],
 )  # fmt: skip

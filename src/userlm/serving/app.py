@@ -49,6 +49,8 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_FIELDS = 50_000
 """Objects and their fields in a request, each of which takes some microseconds."""
 
+HANDLED = (RequestError, HTTPException, ClientDisconnect, Exception)
+
 NOT_HERE = {
     "/v1/completions": "a user continues a list of messages, and not a text",
     "/v1/embeddings": "a simulated user talks, and has no embeddings",
@@ -62,67 +64,38 @@ MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     """Return the application that answers for a user; `running` runs it."""
     pool = Pool(config.batch, config.queue)
-    name = config.model_name
     unfinished: dict[Request, bytearray] = {}
 
-    async def completed(
-        request: Request, as_chat: Callable[[object], object]
-    ) -> tuple[ChatRequest, ChatCompletion] | None:
-        """Return a request and its answer; `None` if the client is gone."""
+    async def answered(
+        request: Request,
+        as_chat: Callable[[object], object],
+        shown: Callable[[ChatCompletion, ChatRequest], Response],
+    ) -> Response:
         check_caller(request, config)
         # A large body takes long to read; others are answered meanwhile. It is kept no longer.
-        body = await read_body(request, unfinished)
-        turn = await asyncio.to_thread(_parse, body, as_chat, user, config)
-        del body
+        turn = await asyncio.to_thread(
+            _parse, await read_body(request, unfinished), as_chat, user, config
+        )
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)
-        return (turn.request, completion(replies, turn, config)) if replies else None
+        if not replies:
+            return Response()  # the client is gone
+        return shown(completion(replies, turn, config), turn.request)
 
     async def chat_completions(request: Request) -> Response:
-        found = await completed(request, lambda body: body)
-        if found is None:
-            return Response()
-        asked, answer = found
-        if not asked.stream:
-            return json_response(answer.model_dump())
-        parts = chunks(answer, asked.stream_options)
-        lines = [f"data: {_dumps(part)}\n\n" for part in parts]
-        lines.append("data: [DONE]\n\n")
-        return Response("".join(lines), media_type="text/event-stream")
+        return await answered(request, lambda body: body, _chat_completion)
 
     async def responses(request: Request) -> Response:
         try:
-            found = await completed(request, as_chat)
+            return await answered(request, as_chat, _response)
         except RequestError as error:
             raise in_its_words(error) from None
-        if found is None:
-            return Response()
-        asked, answer = found
-        content = response(answer, asked)
-        if not asked.stream:
-            return json_response(content)
-        lines = [
-            f"event: {event['type']}\ndata: {_dumps(event)}\n\n"
-            for event in events(content)
-        ]
-        return Response("".join(lines), media_type="text/event-stream")
-
-    async def not_here(request: Request) -> Response:
-        check_caller(request, config)
-        why = NOT_HERE[request.url.path]
-        raise RequestError(
-            404, f"{why}; POST /v1/chat/completions gives the user's next turn"
-        )
 
     async def models(request: Request) -> Response:
         check_caller(request, config)
-        model = {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "userlm",
-        }
+        name = config.model_name
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "userlm"}
         asked = request.path_params.get("name")
         if asked is None:
             return json_response({"object": "list", "data": [model]})
@@ -131,25 +104,59 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return json_response(model)
 
     async def health(request: Request) -> Response:
-        counts = {"in_flight": pool.in_flight, "room": pool.room}
-        return json_response({"status": "ok", **counts})
+        return json_response(
+            {"status": "ok", "in_flight": pool.in_flight, "room": pool.room}
+        )
 
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/responses", responses, methods=["POST"]),
-            *(Route(path, not_here, methods=["GET", "POST"]) for path in NOT_HERE),
+            *_not_here(config),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
             Route("/health", health),
         ],
-        exception_handlers=dict.fromkeys(
-            (RequestError, HTTPException, ClientDisconnect, Exception), _error
-        ),
+        exception_handlers=dict.fromkeys(HANDLED, _error),
     )
     app.state.pool = pool
     app.state.unfinished = unfinished
     return app
+
+
+def _not_here(config: ServerConfig) -> list[Route]:
+    """Return the routes that say what to use instead of what is not served."""
+
+    async def refuse(request: Request) -> Response:
+        check_caller(request, config)
+        why = NOT_HERE[request.url.path]
+        raise RequestError(
+            404, f"{why}; POST /v1/chat/completions gives the user's next turn"
+        )
+
+    return [Route(path, refuse, methods=["GET", "POST"]) for path in NOT_HERE]
+
+
+def _chat_completion(answer: ChatCompletion, asked: ChatRequest) -> Response:
+    if not asked.stream:
+        return json_response(answer.model_dump())
+    parts = chunks(answer, asked.stream_options)
+    lines = [f"data: {_dumps(part)}\n\n" for part in parts]
+    return _stream([*lines, "data: [DONE]\n\n"])
+
+
+def _response(answer: ChatCompletion, asked: ChatRequest) -> Response:
+    content = response(answer, asked)
+    if not asked.stream:
+        return json_response(content)
+    lines = []
+    for event in events(content):
+        lines.append(f"event: {event['type']}\ndata: {_dumps(event)}\n\n")
+    return _stream(lines)
+
+
+def _stream(events: Sequence[str]) -> Response:
+    return Response("".join(events), media_type="text/event-stream")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _END = re.compile(
     r"completed|reached|achieved|met|satisfied|terminate|terminated|quit|exit|leave|hang_up)"
 )
 _THOUGHT = re.compile(
-    r"(?:\w+_)?(?:reasoning|thoughts?|thinking|rationale|explanation|analysis)"
+    r"(?:\w+_)?(?:reason(?:s|ing)?|thoughts?|thinking|rationale|explanation|analysis)"
 )
 _LIMITS = {"enum", "const", "pattern", "format", "maxLength", "not", "if", "allOf"}
 """Keywords with which not every text fits."""
@@ -175,13 +175,7 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
     if not isinstance(fields, dict) or _COMBINED & root.keys():
         raise refused("it is no plain object with properties")
     options = {name: _options(each, schema) for name, each in fields.items()}
-    texts = [
-        name for name in options if _is_text(options[name]) and not _is_thought(name)
-    ]
-    known = [name for name in WORDS if name in map(_snake, texts)]
-    words = next((name for name in texts if [_snake(name)] == known[:1]), None)
-    if words is None and len(texts) == 1:
-        words = texts[0]
+    words = _words_field(options)
     if words is None:
         raise refused("it has no field that is clearly for the user's words")
     ends = [name for name in options if _is_end(name, options[name])]
@@ -204,6 +198,28 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
     if any(each.get("type") == "null" for each in options[words]):
         wordless = None
     return Form(words, wordless, next(iter(ends), None), others, tool)
+
+
+def _words_field(options: Mapping[str, Sequence[Schema]]) -> str | None:
+    """Return the name of the field for the words: the likeliest by its name, or the only text."""
+    texts = []
+    for name, each in options.items():
+        if _is_text(each) and not _is_thought(name):
+            texts.append(name)
+    # Strands writes `str | list | None` as a list that may be null.
+    lists = [name for name, each in options.items() if _is_list_or_null(each)]
+    for names in (texts, lists):
+        known = {_snake(name): name for name in names}
+        if found := [known[name] for name in WORDS if name in known]:
+            return found[0]
+        if len(texts) == 1:
+            return texts[0]
+    return None
+
+
+def _is_list_or_null(options: Sequence[Schema]) -> bool:
+    kinds = [each.get("type") for each in options]
+    return kinds in (["array", "null"], ["null", "array"])
 
 
 def _values(name: str, options: Sequence[Schema], field: Any) -> list[Any]:
