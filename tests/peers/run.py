@@ -58,7 +58,6 @@ OFFLINE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
     "OPIK_TRACK_DISABLE": "true",
-    "OTEL_SDK_DISABLED": "true",
     "SCENARIO_HEADLESS": "1",
     "STRANDS_TELEMETRY_DISABLED": "1",
     "OPENAI_API_KEY": "none",
@@ -200,7 +199,7 @@ def served(source: str, folder: Path) -> Iterator[dict[str, str]]:
 def arguments(source: str) -> list[str]:
     """Return the arguments of `userlm serve` in the constant SERVE of a script."""
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "SERVE":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SERVE":
             return list(ast.literal_eval(node.value))
     return []
 

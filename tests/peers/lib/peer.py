@@ -38,11 +38,13 @@ class Case:
     Attributes:
         end_seen: whether the harness itself noticed that the user ended; `None` if it cannot be told.
         stop_phrase: what the harness looks for in the user's words, if it looks for anything.
+        version: that of the package, if this is not one of Python.
         note: what else a reader of the table should know.
     """
 
     end_seen: bool | None = None
     stop_phrase: str = ""
+    version: str = ""
     note: str = ""
     start: int = field(default_factory=lambda: len(recorded()))
 
@@ -50,6 +52,17 @@ class Case:
     def calls(self) -> list[dict]:
         """The requests to the served user since the case began, with their answers."""
         return recorded()[self.start :]
+
+    def refused(self, code: str = "quoted_conversation") -> None:
+        """Check that the server refused all requests, and take what it said as the note."""
+        assert self.calls, "nothing was asked"
+        said = [call["answer"].get("error", {}).get("message") for call in self.calls]
+        assert all(said), "the server answered"
+        codes = self.values("answer", "error", "code")
+        assert codes == [code], codes
+        self.end_seen = None
+        after = f" ({self.note})" if self.note else ""
+        self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
 
     def values(self, side: str, *path: str) -> list[object]:
         """The different values at a path in the requests (`body`) or answers (`answer`)."""
@@ -78,7 +91,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         error = format_exception_only(caught)[-1].strip()[:400]
     row = {
         "harness": harness,
-        "version": version(package),
+        "version": one.version or version(package),
         "how": how,
         "stop_phrase": one.stop_phrase,
         "temperature": _shown(one.values("body", "temperature")),
@@ -87,7 +100,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         "ok": not error,
         "note": error or one.note,
     }
-    print(json.dumps(row), flush=True)
+    print("", json.dumps(row), sep="\n", flush=True)
 
 
 def _shown(values: list[object]) -> str:
