@@ -41,7 +41,12 @@ def promptfoo(*arguments: str) -> str:
 
 
 if not shutil.which("npx"):
-    row = {"harness": "promptfoo", "ok": None, "note": "cannot be run: no npx here"}
+    row = {
+        "harness": "promptfoo",
+        "seat": "",
+        "ok": None,
+        "note": "cannot be run: no npx here",
+    }
     sys.exit(print(json.dumps(row)))
 
 os.environ.update(
@@ -64,3 +69,5 @@ with peer.case("promptfoo", "promptfoo", "bridge") as case:
         assert result["response"]["metadata"]["stop"] == "end"
     case.end_seen = True
     case.note = "a Python provider; the user of `promptfoo:simulated-user` is hosted"
+
+peer.run_documented("promptfoo")
