@@ -92,9 +92,25 @@ def run(script: Path) -> list[dict]:
     except subprocess.CalledProcessError as error:
         row = no_row(script.stem, source, None, error.stderr.strip())
         return [{**row, "note": f"cannot be installed here: {row['note']}"}]
+    try:
+        done = run_script(script, source, python)
+    except subprocess.TimeoutExpired as error:
+        return [no_row(script.stem, source, False, str(error))]
+    lines = done.stdout.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith('{"harness"')]
+    if done.returncode or not rows:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        rows.append(no_row(script.stem, source, False, done.stderr.strip()))
+    return rows
+
+
+def run_script(
+    script: Path, source: str, python: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a peer in a folder of its own, beside a server, with no way to other machines."""
     with TemporaryDirectory() as folder, served(source, Path(folder)) as variables:
         # -P: a peer may have the name of its package.
-        done = subprocess.run(
+        return subprocess.run(
             [python, "-P", script],
             cwd=folder,
             env={**os.environ, **OFFLINE, **variables},
@@ -102,12 +118,6 @@ def run(script: Path) -> list[dict]:
             text=True,
             timeout=TIMEOUT,
         )
-    lines = done.stdout.splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith('{"harness"')]
-    if done.returncode or not rows:
-        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        rows.append(no_row(script.stem, source, False, done.stderr.strip()))
-    return rows
 
 
 def no_row(name: str, source: str, ok: bool | None, said: str) -> dict:
