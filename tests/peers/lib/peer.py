@@ -31,12 +31,17 @@ USER = f"script:{SCRIPT}"
 """The same user as an address, for bridges."""
 
 
+OWN_LOOP = "the loop that sees the end is one's own"
+"""A note for libraries that call a model and run no conversation."""
+
+
 @dataclass
 class Case:
     """One way in which a harness was used.
 
     Attributes:
-        end_seen: whether the harness itself noticed that the user ended; `None` if it cannot be told.
+        end_seen: whether the harness noticed that the user ended, or could be told in its own terms;
+            `None` if there was no end.
         stop_phrase: what the harness looks for in the user's words, if it looks for anything.
         version: that of the package, if this is not one of Python.
         note: what else a reader of the table should know.
@@ -62,7 +67,9 @@ class Case:
         assert codes == [code], codes
         self.end_seen = None
         after = f" ({self.note})" if self.note else ""
-        self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
+        reason, _, advice = said[0].rpartition("; ")
+        shown = advice if code == "quoted_conversation" else reason
+        self.note = f"refused{after}: {shown}"
 
     def values(self, side: str, *path: str) -> list[object]:
         """The different values at a path in the requests (`body`) or answers (`answer`)."""
@@ -74,6 +81,14 @@ class Case:
             if value is not None and value not in found:
                 found.append(value)
         return found
+
+
+def run_documented(name: str) -> None:
+    """Run what docs/harnesses.md says about a harness, with the user of these tests."""
+    page = (Path(__file__).parents[3] / "docs" / "harnesses.md").read_text()
+    marker = f"<!-- not run: tests/peers/{name}.py runs it -->\n```python\n"
+    code = page.split(marker)[1].split("```")[0]
+    exec(code.replace("trained:userlm-small", USER), {"__name__": "__main__"})
 
 
 def recorded() -> list[dict]:
@@ -91,7 +106,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         error = format_exception_only(caught)[-1].strip()[:400]
     row = {
         "harness": harness,
-        "version": one.version or version(package),
+        "version": one.version or (package and version(package)),
         "how": how,
         "stop_phrase": one.stop_phrase,
         "temperature": _shown(one.values("body", "temperature")),
