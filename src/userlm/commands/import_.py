@@ -159,7 +159,7 @@ class _Import:
         self._listed = min(sum(dropped), MOST_LISTED)
         self.gathered = gathered
         self._path = run.path("conversations.jsonl")
-        self._joining = Joining()
+        self._joining = Joining(are_whole=gathered.takes_messages)
         self._shared = SharedTurns()
         # The place of each id in the file. Ids are kept as hashes: 64 bits are enough for many
         # millions.

@@ -60,6 +60,7 @@ class Gathered:
 
     def __init__(self, map: mapped.Map | None = None) -> None:
         self.map = map
+        self.takes_messages = map is not None and not map.messages
         self._rows = mapped.Rows(map) if map else None
         self.files: set[str] = set()  # the names of the files with such lines
         self._count = 0
@@ -116,7 +117,7 @@ def _conversations(
         raise Rejected(line.reason, f"the line {line.error}")
     if gathered.map and gathered.map.messages:
         return [_named(gathered.map.convert(line.row), f"{file}-{line.number}")]
-    if gathered.map:
+    if gathered.takes_messages:
         gathered.add(line, "", file)
         return []
     layout = source or guess(line.row)
