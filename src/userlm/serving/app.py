@@ -29,7 +29,10 @@ from userlm.serving.connections import (
     max_open_files,
 )
 from userlm.serving.messages import TurnRequest, turn_request
+from userlm.serving.responses import as_chat, events, in_its_words, response
 from userlm.serving.schema import (
+    ChatCompletion,
+    ChatRequest,
     RequestError,
     ServerConfig,
     parse_request,
@@ -46,6 +49,14 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_FIELDS = 50_000
 """Objects and their fields in a request, each of which takes some microseconds."""
 
+HANDLED = (RequestError, HTTPException, ClientDisconnect, Exception)
+
+NOT_HERE = {
+    "/v1/completions": "a user continues a list of messages, and not a text",
+    "/v1/embeddings": "a simulated user talks, and has no embeddings",
+}
+"""Paths of the OpenAI API that clients ask for by mistake, and why they are not served."""
+
 MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 """Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""
 
@@ -53,37 +64,38 @@ MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     """Return the application that answers for a user; `running` runs it."""
     pool = Pool(config.batch, config.queue)
-    name = config.model_name
     unfinished: dict[Request, bytearray] = {}
 
-    async def chat_completions(request: Request) -> Response:
+    async def answered(
+        request: Request,
+        as_chat: Callable[[object], object],
+        shown: Callable[[ChatCompletion, ChatRequest], Response],
+    ) -> Response:
         check_caller(request, config)
         # A large body takes long to read; others are answered meanwhile. It is kept no longer.
         turn = await asyncio.to_thread(
-            _parse, await read_body(request, unfinished), user, config
+            _parse, await read_body(request, unfinished), as_chat, user, config
         )
-        asked = turn.request
-        count = asked.n or 1
+        count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)
         if not replies:
             return Response()  # the client is gone
-        answer = completion(replies, turn, config)
-        if not asked.stream:
-            return json_response(answer.model_dump())
-        parts = chunks(answer, asked.stream_options)
-        events = [f"data: {_dumps(part)}\n\n" for part in parts]
-        events.append("data: [DONE]\n\n")
-        return Response("".join(events), media_type="text/event-stream")
+        return shown(completion(replies, turn, config), turn.request)
+
+    async def chat_completions(request: Request) -> Response:
+        return await answered(request, lambda body: body, _chat_completion)
+
+    async def responses(request: Request) -> Response:
+        try:
+            return await answered(request, as_chat, _response)
+        except RequestError as error:
+            raise in_its_words(error) from None
 
     async def models(request: Request) -> Response:
         check_caller(request, config)
-        model = {
-            "id": name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "userlm",
-        }
+        name = config.model_name
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "userlm"}
         asked = request.path_params.get("name")
         if asked is None:
             return json_response({"object": "list", "data": [model]})
@@ -92,23 +104,59 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         return json_response(model)
 
     async def health(request: Request) -> Response:
-        counts = {"in_flight": pool.in_flight, "room": pool.room}
-        return json_response({"status": "ok", **counts})
+        return json_response(
+            {"status": "ok", "in_flight": pool.in_flight, "room": pool.room}
+        )
 
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            *_not_here(config),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
             Route("/health", health),
         ],
-        exception_handlers=dict.fromkeys(
-            (RequestError, HTTPException, ClientDisconnect, Exception), _error
-        ),
+        exception_handlers=dict.fromkeys(HANDLED, _error),
     )
     app.state.pool = pool
     app.state.unfinished = unfinished
     return app
+
+
+def _not_here(config: ServerConfig) -> list[Route]:
+    """Return the routes that say what to use instead of what is not served."""
+
+    async def refuse(request: Request) -> Response:
+        check_caller(request, config)
+        why = NOT_HERE[request.url.path]
+        raise RequestError(
+            404, f"{why}; POST /v1/chat/completions gives the user's next turn"
+        )
+
+    return [Route(path, refuse, methods=["GET", "POST"]) for path in NOT_HERE]
+
+
+def _chat_completion(answer: ChatCompletion, asked: ChatRequest) -> Response:
+    if not asked.stream:
+        return json_response(answer.model_dump())
+    parts = chunks(answer, asked.stream_options)
+    lines = [f"data: {_dumps(part)}\n\n" for part in parts]
+    return _stream([*lines, "data: [DONE]\n\n"])
+
+
+def _response(answer: ChatCompletion, asked: ChatRequest) -> Response:
+    content = response(answer, asked)
+    if not asked.stream:
+        return json_response(content)
+    lines = []
+    for event in events(content):
+        lines.append(f"event: {event['type']}\ndata: {_dumps(event)}\n\n")
+    return _stream(lines)
+
+
+def _stream(events: Sequence[str]) -> Response:
+    return Response("".join(events), media_type="text/event-stream")
 
 
 @contextmanager
@@ -313,9 +361,14 @@ async def read_body(request: Request, unfinished: dict[Request, bytearray]) -> b
     return bytes(body)
 
 
-def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
+def _parse(
+    body: bytes,
+    as_chat: Callable[[object], object],
+    user: Speaker,
+    config: ServerConfig,
+) -> TurnRequest:
     """Return the request in a body; raise `RequestError` if there is none."""
-    content = read_json(body)
+    content = as_chat(read_json(body))
     return turn_request(parse_request(content, config.model_name), user, config)
 
 
@@ -370,8 +423,8 @@ async def _error(request: Request, error: Exception) -> Response:
         )
         error = RequestError(
             error.status_code,
-            f"{wrong}; the endpoints are POST /v1/chat/completions, GET /v1/models and GET "
-            f"/health; "
+            f"{wrong}; the endpoints are POST /v1/chat/completions, POST /v1/responses, GET "
+            f"/v1/models and GET /health; "
             "a base URL ends in /v1",
             headers=error.headers,
         )
