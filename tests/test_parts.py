@@ -177,9 +177,10 @@ def test_parts_that_are_merged_are_the_one_run_byte_for_byte(
 ):
     monkeypatch.chdir(tmp_path)
     options = VERBS[name](tmp_path)
-    run(options, tmp_path / "whole")
-    merge(Merge(parts(options, tmp_path), tmp_path / "merged"))
-    whole, merged = contents(tmp_path / "whole"), contents(tmp_path / "merged")
+    ways = (tmp_path / "one/run", tmp_path / "several/run")
+    run(options, ways[0])
+    merge(Merge(parts(options, tmp_path), ways[1]))
+    whole, merged = map(contents, ways)
     assert whole.keys() == merged.keys()
     for file in whole:
         assert merged[file] == whole[file], file

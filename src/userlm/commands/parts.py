@@ -45,8 +45,13 @@ def in_parts(
         _ = options.several.share  # a wrong one is an error before anything is opened
         if options.several.on is None or parts:
             return verb(options, parts)
-        from userlm.commands.on_ray import run_parts
+        if options.several.part is not None:
+            raise InputError("--on runs all parts; leave --part out")
+        from userlm.commands.on_ray import folder_of_parts, run_parts
 
+        is_merged = (options.out / "results.json").is_file()
+        if is_merged and not folder_of_parts(options.out).is_dir():
+            return verb(options, ())  # what failed is tried again here
         return verb(options, read_parts(run_parts(run, options)))
 
     return run
