@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from userlm.commands import (
     Simulate,
     User,
     UserSettings,
+    on_ray,
 )
 from userlm.commands.merge import IN_PARTS, merge
 from userlm.commands.options import Parts
@@ -319,6 +321,25 @@ def test_the_merged_run_goes_on_with_what_failed(tmp_path, monkeypatch):
     assert merged["stops"]["error"] == 3
     monkeypatch.setattr(f"{__name__}.says", lambda conversation: Reply("once more"))
     assert "error" not in run(options, tmp_path / "merged")["stops"]
+
+
+def test_without_ray_it_is_said_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    options = Respond(User(SCRIPTED), logs(tmp_path))
+    with pytest.raises(InputError, match=r"pip install 'userlm\[ray\]'"):
+        run(options, tmp_path / "out", on="ray")
+    with pytest.raises(InputError, match="leave --part out"):
+        run(options, tmp_path / "out", on="ray", part="1/2")
+
+
+def test_parts_on_a_cluster_divide_the_limits_and_are_no_more_together(tmp_path):
+    limits = commands.Limits(max_calls=10, budget=1.0)
+    options = Respond(User(SCRIPTED), logs(tmp_path), limits=limits)
+    of_three = [on_ray.of_part(options, Part(number, 3)) for number in (1, 2, 3)]
+    assert [one.limits.max_calls for one in of_three] == [3, 3, 3]
+    assert [one.limits.budget for one in of_three] == [0.333333] * 3
+    assert [one.several.part for one in of_three] == ["1/3", "2/3", "3/3"]
+    assert len({one.out for one in of_three}) == 3
 
 
 def test_an_import_of_parts_refuses_what_it_would_tear_apart(tmp_path):

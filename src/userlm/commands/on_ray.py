@@ -50,7 +50,7 @@ def run_parts(verb: Callable[..., Any], options: Any) -> list[Path]:
     waiting = {}
     for number in range(1, of + 1):
         part = Part(number, of)
-        own = _of_part(options, part)
+        own = of_part(options, part)
         waiting[task.remote(verb, own, Path.cwd())] = part, own.out
     folders = [folder for _, folder in waiting.values()]
     failed = ""
@@ -70,7 +70,7 @@ def run_parts(verb: Callable[..., Any], options: Any) -> list[Path]:
     return folders
 
 
-def _of_part(options: Any, part: Part) -> Any:
+def of_part(options: Any, part: Part) -> Any:
     """Return the options of a part, with its share of the limits."""
     values = given(options)
     for name, unit in DIVIDED.items():
