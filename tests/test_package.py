@@ -18,6 +18,7 @@ ROOMS = [
     "content",
     "thought",
     "address",
+    "parts",
     "assets",
     "prompts",
     "stats",

@@ -19,6 +19,7 @@ from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.judge import Judge, judge
+from userlm.commands.merge import Merge, merge
 from userlm.commands.options import LocalModels, Output, User, UserSettings
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
@@ -47,6 +48,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
+    "merge": (Merge, merge),
     "report": (Report, report),
     "show": (Show, show),
     "chat": (Chat, chat),
@@ -68,6 +70,7 @@ __all__ = [
     "Judge",
     "Limits",
     "LocalModels",
+    "Merge",
     "Output",
     "Ppl",
     "Report",
@@ -91,6 +94,7 @@ __all__ = [
     "import_",
     "intents",
     "judge",
+    "merge",
     "ppl",
     "report",
     "respond",
