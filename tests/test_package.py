@@ -52,6 +52,7 @@ ROOMS = [
     "serving",
     "loading",
     "inputs",
+    "exports",
     "commands",
     "evaluation",
     "demo",
