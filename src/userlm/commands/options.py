@@ -205,7 +205,9 @@ class Described:
         """Its name on the command line."""
         if isinstance(self.shown, typer.models.ArgumentInfo):
             return self.name
-        flags = self.shown.param_decls or [f"--{self.name.replace('_', '-')}"]
+        flags = self.shown.param_decls or [
+            f"--{self.name.rstrip('_').replace('_', '-')}"
+        ]
         return str(flags[0])
 
     @property

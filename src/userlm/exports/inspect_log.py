@@ -33,9 +33,12 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         archive.writestr("_journal/start.json", dump(begin))
         for talk in talks:
-            name = _name(talk, len(sources) > 1)
+            name = _name(talk)
             if name in names:
-                name = (f"{talk.source.key}:{talk.conversation.id}", 1)
+                name = (
+                    f"{talk.source.key}:{talk.conversation.id}",
+                    1,
+                )  # `a` beside `a#0`
             names.add(name)
             sample = _sample(talk, *name)
             archive.writestr(f"samples/{name[0]}_epoch_{name[1]}.json", dump(sample))
@@ -81,14 +84,14 @@ def _one(names: Iterable[str]) -> str:
     return ", ".join(sorted({name or "not known" for name in names}))
 
 
-def _name(talk: Talk, with_run: bool) -> tuple[str, int]:
+def _name(talk: Talk) -> tuple[str, int]:
     """Return the id of a sample, and the number of its epoch."""
     conversation = talk.conversation
     origin = conversation.origin
     id, epoch = conversation.id, 1
     if origin and id.endswith(suffix := f"#{origin.repeat}"):
         id, epoch = id.removesuffix(suffix), origin.repeat + 1
-    return f"{talk.source.key}:{id}" if with_run else id, epoch
+    return f"{talk.source.prefix}{id}", epoch
 
 
 def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:

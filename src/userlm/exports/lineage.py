@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Source:
         lineage: what is known of it.
         grades: whether each graded conversation solved its task, by id; `None`: it cannot be said.
         reasons: what decided it, by id.
+        prefix: stands before the ids of its conversations if there are several files, in which the
+            same ids may be used.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Source:
     lineage: Mapping[str, Any]
     grades: Mapping[str, bool | None]
     reasons: Mapping[str, str]
+    prefix: str = ""
 
     def solved(self, conversation: Conversation) -> bool | None:
         """Return whether a conversation solved its task, by its grade, by the harness that it was
@@ -101,7 +104,9 @@ def find(places: Sequence[Path], scores: Path | None = None) -> list[Source]:
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"{key.partition('@')[0]} is given twice; leave one out")
-    return sources
+    if len(sources) == 1:
+        return sources
+    return [replace(source, prefix=f"{source.key}:") for source in sources]
 
 
 def _files(place: Path) -> Iterator[Path]:

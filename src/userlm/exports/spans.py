@@ -85,8 +85,8 @@ def _shared(talk: Talk) -> dict[str, Any]:
     _, assistant = talk.source.speakers
     found = {
         "gen_ai.provider.name": "userlm",
-        "gen_ai.conversation.id": conversation.id,
-        "session.id": conversation.id,
+        "gen_ai.conversation.id": talk.id,
+        "session.id": f"{talk.source.key}:{conversation.id}",
         "gen_ai.request.model": assistant,
         "userlm.ended": conversation.ended,
         "userlm.intent": conversation.intent or "",

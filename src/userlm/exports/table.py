@@ -40,7 +40,7 @@ def _row(talk: Talk) -> dict[str, Any]:
     conversation = talk.conversation
     origin = conversation.origin
     return {
-        "id": conversation.id,
+        "id": talk.id,
         "run": talk.source.key,
         "messages": chat(conversation.turns),
         "intent": conversation.intent,

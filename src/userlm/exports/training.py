@@ -24,6 +24,11 @@ class Talk(NamedTuple):
     source: Source
     conversation: Conversation
 
+    @property
+    def id(self) -> str:
+        """An id that no other conversation of the export has."""
+        return f"{self.source.prefix}{self.conversation.id}"
+
 
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -76,7 +81,7 @@ def prompt_completion(talk: Talk, side: Role) -> Iterator[Row]:
 
 
 def _named(talk: Talk) -> Row:
-    return {"id": talk.conversation.id, "run": talk.source.key}
+    return {"id": talk.id, "run": talk.source.key}
 
 
 def _whole(conversation: Conversation, side: Role) -> list[dict[str, str]]:
@@ -180,7 +185,7 @@ def _shared(one: Talk, other: Talk) -> int:
 def _pair(task: str, chosen: Talk, rejected: Talk, shared: int) -> Row:
     return {
         **_named(chosen),
-        "rejected_id": rejected.conversation.id,
+        "rejected_id": rejected.id,
         "rejected_run": rejected.source.key,
         "task": task,
         "prompt": chat(chosen.conversation.turns[:shared]),
