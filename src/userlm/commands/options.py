@@ -207,8 +207,6 @@ class Described:
             return self.name
         name = self.name.rstrip("_").replace("_", "-")  # `as_`, since `as` is no name
         flags = self.shown.param_decls or [f"--{name}"]
-            f"--{self.name.rstrip('_').replace('_', '-')}"
-        ]
         return str(flags[0])
 
     @property
