@@ -108,7 +108,7 @@ def test_a_source_that_is_not_known_is_an_error_before_anything_is_read():
         next(find([], "discord", "log", Gathered()))
     with pytest.raises(InputError, match="`find`"):
         convert({"message_id": "m"}, "oasst", "x")
-    assert len(set(SOURCES)) == len(SOURCES) == 11
+    assert len(set(SOURCES)) == len(SOURCES) == 13
 
 
 # --- messages -------------------------------------------------------------------------------------
