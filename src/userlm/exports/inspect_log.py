@@ -20,6 +20,7 @@ from userlm.exports.training import Talk, chat, task_of
 from userlm.json_files import dump
 
 _CORRECT, _INCORRECT = "C", "I"
+_SHORT = 500  # characters of the input in the list of samples
 
 
 def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
@@ -44,6 +45,9 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
             archive.writestr(f"samples/{name[0]}_epoch_{name[1]}.json", dump(sample))
             kept = ("id", "epoch", "input", "target", "metadata", "scores")
             summary = {key: sample[key] for key in kept if key in sample}
+            summary["input"] = summary["input"][
+                :_SHORT
+            ]  # all of these are kept in memory
             count = len(talk.conversation.turns)
             summaries.append({**summary, "completed": True, "message_count": count})
             if "scores" in sample:

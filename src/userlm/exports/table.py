@@ -14,7 +14,8 @@ from userlm.json_files import write_lines
 def write(path: Path, talks: Iterable[Talk]) -> int:
     """Write the table and return how many conversations it has.
 
-    polars makes it from JSON lines beside it, a part at a time: all rows may not fit into memory.
+    polars makes it from JSON lines beside it: rows as objects of Python would take many times as
+    much memory.
     """
     import polars as pl
 
