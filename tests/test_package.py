@@ -53,6 +53,7 @@ ROOMS = [
     "serving",
     "loading",
     "inputs",
+    "exports",
     "commands",
     "evaluation",
     "bridges",

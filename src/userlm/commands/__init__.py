@@ -15,6 +15,7 @@ from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
 from userlm.commands.evaluate import Evaluate, evaluate
+from userlm.commands.export import Export, export
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
@@ -49,6 +50,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "detect": (Detect, detect),
     "assess": (Assess, assess),
     "merge": (Merge, merge),
+    "export": (Export, export),
     "report": (Report, report),
     "show": (Show, show),
     "chat": (Chat, chat),
@@ -64,6 +66,7 @@ __all__ = [
     "Compare",
     "Detect",
     "Evaluate",
+    "Export",
     "Fetch",
     "Import",
     "Intents",
@@ -90,6 +93,7 @@ __all__ = [
     "compare",
     "detect",
     "evaluate",
+    "export",
     "fetch",
     "import_",
     "intents",

@@ -207,7 +207,8 @@ class Described:
         """Its name on the command line."""
         if isinstance(self.shown, typer.models.ArgumentInfo):
             return self.name
-        flags = self.shown.param_decls or [f"--{self.name.replace('_', '-')}"]
+        name = self.name.rstrip("_").replace("_", "-")  # `as_`, since `as` is no name
+        flags = self.shown.param_decls or [f"--{name}"]
         return str(flags[0])
 
     @property

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 
 from userlm.data.layouts import (
     arena,
+    harnesses,
     items,
     lmsys,
     mapped,
@@ -31,6 +33,8 @@ from userlm.types import InputError
 
 LAYOUTS = (
     userlm.LAYOUT,
+    harnesses.TAU2_LAYOUT,  # before messages, which its rows have too
+    harnesses.PROMPTFOO_LAYOUT,
     messages.LAYOUT,
     sharegpt.LAYOUT,
     wildchat.LAYOUT,  # before lmsys, because its rows also have the fields of lmsys
@@ -98,7 +102,7 @@ def find(
         InputError: there is no such source.
     """
     _check(source)
-    for line in lines:
+    for line in chain.from_iterable(map(harnesses.unpacked, lines)):
         try:
             for imported in _conversations(line, source, name, gathered):
                 yield Found(name, line, imported, None)
