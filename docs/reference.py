@@ -41,7 +41,7 @@ SECTIONS = {
         *("Conversation", "Turn", "Origin", "Speaker", "Reply"),
         *("read_conversations", "write_conversations"),
     ],
-    "Runs": ["converse", "simulate", "respond"],
+    "Runs": ["converse", "simulate", "respond", "Episode"],
     "Evaluating a bot": ["evaluate", "Task", "Fact", "Measure"],
     "Training": ["samples", "Sample", "render", "Template"],
     "Errors": ["InputError", "ModelError", "ModelWarning"],

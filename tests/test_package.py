@@ -46,6 +46,7 @@ ROOMS = [
     "judges",
     "sandbox",
     "grading",
+    "episode",
     "detectors",
     "metrics",
     "training",

@@ -7,6 +7,7 @@
 Importing this package loads no torch, opens no socket and reads no key.
 """
 
+from userlm.episode import Episode
 from userlm.evaluation import evaluate
 from userlm.flip import Template, render, samples
 from userlm.guard import PAPER, Guard
@@ -34,6 +35,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "PAPER",
     "Conversation",
+    "Episode",
     "Fact",
     "Guard",
     "InputError",

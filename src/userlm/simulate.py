@@ -42,19 +42,30 @@ def converse(
         max_turns: the maximum number of user turns in all; each of them is answered.
         until: called after every turn; returns a reason to stop, such as `"solved"`, or `None`.
     """
-    while (
-        len(conversation.user_turns) < max_turns
-        or conversation.next_role == "assistant"
-    ):
-        if conversation.next_role == "user":
-            conversation = respond(user, conversation)
-        else:
-            conversation = answer(assistant, conversation)
+    while True:
+        conversation = next_turn(user, assistant, conversation, max_turns, until)
         if conversation.stop:
             return conversation
-        if stop := until(conversation):
-            return conversation.close(stop)
-    return conversation.close("max_turns")
+
+
+def next_turn(
+    user: Speaker,
+    assistant: Speaker,
+    conversation: Conversation,
+    max_turns: int,
+    until: Until,
+) -> Conversation:
+    """Return the conversation with one more turn, or stopped, or both; see `converse`."""
+    if conversation.next_role == "assistant":
+        conversation = answer(assistant, conversation)
+    elif len(conversation.user_turns) < max_turns:
+        conversation = respond(user, conversation)
+    else:
+        return conversation.close("max_turns")
+    if conversation.stop:
+        return conversation
+    stop = until(conversation)
+    return conversation.close(stop) if stop else conversation
 
 
 def respond(user: Speaker, conversation: Conversation) -> Conversation:
