@@ -10,6 +10,7 @@ from typing import Any
 
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
+from userlm.commands.check import Check, check
 from userlm.commands.clean import Clean, clean
 from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
@@ -51,6 +52,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "show": (Show, show),
     "chat": (Chat, chat),
     "serve": (Serve, serve),
+    "check": (Check, check),
 }
 """The options and the function of each verb, in the order of the help."""
 
@@ -58,6 +60,7 @@ __all__ = [
     "VERBS",
     "Assess",
     "Chat",
+    "Check",
     "Clean",
     "Compare",
     "Detect",
@@ -83,6 +86,7 @@ __all__ = [
     "UserSettings",
     "assess",
     "chat",
+    "check",
     "clean",
     "compare",
     "detect",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import openai
 from openai.types import Completion as Completed
@@ -185,10 +185,10 @@ def _read_llama_cpp(answer: Any, sampling: Sampling) -> Answer:
             break
     logprobs = answer.get("completion_probabilities")
     p_first = _first_probability(logprobs, "logprob")
+    tokens_in, tokens_out = map(answer.get, ("tokens_evaluated", "tokens_predicted"))
     usage = None
-    counts = [answer.get(name) for name in ("tokens_evaluated", "tokens_predicted")]
-    if all(map(_is_id, counts)) and all(counts):
-        usage = (counts[0], counts[1])
+    if _is_id(tokens_in) and _is_id(tokens_out) and tokens_in and tokens_out:
+        usage = (tokens_in, tokens_out)
     finish = "stop" if stop_id is not None or ended == "eos" else "length"
     runs_on = stop_id is not None and ended == "limit"
     return Answer(
@@ -207,7 +207,7 @@ def _ids(value: Any) -> list[int] | None:
     return value if isinstance(value, list) and all(map(_is_id, value)) else None
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     """Whether it can be a token id; a tokenizer decodes no larger number."""
     return type(value) is int and 0 <= value < 2**31
 

@@ -63,7 +63,7 @@ from userlm.types import (
 BIAS = 100
 """The largest `logit_bias` that servers allow. A ban multiplies the odds of a token by 4e-44."""
 
-STRINGS_ONLY = (
+TEXT_ONLY = (
     ("api/version", "version", "Ollama"),
     ("info", "model_id", "text-generation-inference"),
 )
@@ -160,6 +160,24 @@ class ServedModel:
             possibly_billed=possibly_billed(calls.faults),
         )
         return self._endpoint.without_key(spoken(completion))
+
+    def ask(
+        self, ids: Sequence[int], sampling: Sampling, forced: int | None = None
+    ) -> Answer:
+        """Make one call and return its answer, whatever else the server supports; with `forced`
+        only that token can be sampled. For checks of a server.
+
+        Raises:
+            InputError: if the answer shows that the server cannot be used.
+            ModelError: if the server fails.
+        """
+        return self._ask(ids, sampling, _Calls(), forced)
+
+    @property
+    def api(self) -> str:
+        """How the server is asked; it is known after `context_length`."""
+        is_llama_cpp = self._flavour is llama_cpp
+        return "/completion of llama.cpp" if is_llama_cpp else "/v1/completions"
 
     def _generate(
         self,
@@ -304,23 +322,24 @@ class ServedModel:
         try:
             return self._probe(ids, sampling)
         except InputError as error:
-            kind = self._strings_only()
-            if not kind:
+            why = self.text_only()
+            if not why:
                 raise
-            raise self._not_usable(
-                f"the server is {kind}, which takes prompts as text and no token ids; {USE_VLLM}, "
-                "or serve it with llama.cpp (docs/local-servers.md)"
-            ) from error
+            raise self._not_usable(why) from error
 
-    def _strings_only(self) -> str:
-        """Return the name of a server that is known to take no token ids; empty for others."""
-        for path, key, kind in STRINGS_ONLY:
+    def text_only(self) -> str:
+        """Return why a server that is known to take no token ids cannot be used; empty for
+        others."""
+        for path, key, kind in TEXT_ONLY:
             try:
                 said = self._endpoint.ask(partial(_get, path), [], may_bill=False)
             except ModelError:
                 continue
             if isinstance(said, dict) and key in said:
-                return kind
+                return (
+                    f"the server is {kind}, which takes prompts as text and no token ids; "
+                    f"{USE_VLLM}, or serve it with llama.cpp (docs/local-servers.md)"
+                )
         return ""
 
     def _probe(self, ids: Sequence[int], sampling: Sampling) -> _Support:
@@ -348,17 +367,7 @@ class ServedModel:
                 f"the server was made to sample token {other} by `logit_bias` and sampled "
                 f"{went_on.ids}; {USE_VLLM}"
             )
-        p_end_problem = ""
-        if ended.p_first is None or went_on.p_first is None:
-            p_end_problem = (
-                "the server gives no log-probabilities, so P(end) is unknown"
-            )
-        elif ended.p_first + went_on.p_first > 1.01:
-            # With the bias, each token is almost certain; without it, both together have 1.
-            p_end_problem = (
-                "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
-                "vLLM with --logprobs-mode raw_logprobs"
-            )
+        p_end_problem = why_no_p_end(ended, went_on)
         notes = [p_end_problem] if p_end_problem else []
         if ended.ids is None:
             notes.append(
@@ -404,6 +413,20 @@ class _Support:
     context_length: int | None
     ids: bool
     p_end_problem: str
+
+
+def why_no_p_end(ended: Answer, went_on: Answer) -> str:
+    """Return why P(end) is unknown, as two answers with a forced token each show; empty if it is
+    known."""
+    if ended.p_first is None or went_on.p_first is None:
+        return "the server gives no log-probabilities, so P(end) is unknown"
+    if ended.p_first + went_on.p_first > 1.01:
+        # With the bias, each token is almost certain; without it, both together have 1.
+        return (
+            "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
+            "vLLM with --logprobs-mode raw_logprobs"
+        )
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
