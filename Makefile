@@ -2,6 +2,7 @@
 # make test   lint, types and tests: no network, no key, no GPU; WORKERS=N sets the processes (2)
 # make test-fast   the quick tests alone, in a minute
 # make test-browser   the report and the playground in Chromium, by keyboard; needs Chromium
+# make test-peers   real harnesses against `userlm serve`, each in an environment of its own; PEERS="openai mlflow" chooses
 # make docs   the documentation as a site, in site/; fails on a broken link
 # make size   how large the code is, in tokens
 # make demo   from sample logs to a report, in a few minutes on a CPU
@@ -12,7 +13,7 @@ WORKERS ?= 2
 # What is compiled once is kept, also where the environment forbids it: tests start many processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: env test test-fast test-browser demo docs lint size clean
+.PHONY: env test test-fast test-browser test-peers demo docs lint size clean
 
 env: .venv/.ready
 
@@ -47,6 +48,10 @@ test-fast: env
 test-browser: .venv/.browser
 	$(BIN)/python -m pytest tests/browser
 
+# Not part of `make test`: it installs what it runs, into .peers, when it is first needed.
+test-peers: env
+	$(BIN)/python tests/peers/run.py $(PEERS)
+
 docs: .venv/.docs
 	$(BIN)/python docs/site_pages.py
 	$(BIN)/zensical build --strict --clean
@@ -68,4 +73,4 @@ size: env
 	$(BIN)/python bench/size.py
 
 clean:
-	rm -rf .venv runs build site .cache
+	rm -rf .venv .peers runs build site .cache

@@ -54,6 +54,7 @@ ROOMS = [
     "inputs",
     "commands",
     "evaluation",
+    "bridges",
     "demo",
     "cli",
     "__init__",

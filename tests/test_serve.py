@@ -124,8 +124,9 @@ def read_messages(messages, roles, stop_phrase):
     """The system text, the turns, the form found and the notes."""
     parsed = [Message.model_validate(message) for message in messages]
     found = find_roles(parsed, roles)
-    system, turns, notes = messages_module.read_messages(parsed, found, stop_phrase)
-    return system, turns, found, notes
+    system, notes = messages_module.read_system(parsed)
+    turns, more = messages_module.read_turns(parsed, found, (stop_phrase or "",))
+    return system, turns, found, notes + more
 
 
 def read(body, user, config):
@@ -163,7 +164,8 @@ def test_a_client_holds_a_conversation_and_sees_its_end(script, stream, swapped)
             {"role": theirs, "content": content},
             {"role": mine, "content": "And then?"},
         ]
-    assert said == [("plan a trip please", False), ("in may", False), ("", True)]
+    last = "[end]" if swapped else ""
+    assert said == [("plan a trip please", False), ("in may", False), (last, True)]
 
 
 def test_a_conversation_is_the_same_to_the_user_whichever_way_its_roles_are_held(small):
@@ -635,6 +637,75 @@ def test_a_replayed_person_is_found_by_the_id_of_the_request():
         assert error.value.status_code == 503
 
 
+TAU = "Play a customer.\n\n<scenario>\nYour tyre is flat.\n</scenario>\nBe brief."
+
+
+@pytest.mark.parametrize(
+    ("system", "intent"),
+    [
+        (TAU, "Your tyre is flat."),
+        (f"<goal>Test the shop.</goal>\n{TAU}", "Your tyre is flat."),
+        ("Play a customer. <Goal>A new tyre</Goal> <task>Ask.</task>", "A new tyre"),
+        ("<task>Buy a tyre.</task>", "Buy a tyre."),
+        ("<goal> </goal><task>Buy a tyre.", "<goal> </goal><task>Buy a tyre."),
+        (f"<goal>{ROME} In May.</goal>", ROME),
+    ],
+)
+def test_the_intent_is_the_scenario_goal_or_task_of_a_prompt(system, intent):
+    found, notes = find_intent(None, system, None)
+    assert found == intent
+    assert intent in (system, ROME) or "of the system message" in " ".join(notes)
+
+
+def test_a_million_open_tags_take_no_time():
+    begun = time.process_time()
+    find_intent(None, "<goal><task><scenario>" * 40_000, None)
+    assert time.process_time() - begun < 2
+
+
+def test_two_turns_of_the_user_in_a_row_are_a_warning_for_a_harness():
+    two = [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "My tyre is flat."},
+        {"role": "assistant", "content": "Which wheel?"},
+        {"role": "user", "content": "The front one."},
+    ]
+    _, _, roles, notes = read_messages(two, "auto", None)
+    assert roles == "swapped" and notes[0].startswith("warning: messages[2]")
+    assert "userlm.roles to 'log'" in notes[0]
+    _, _, roles, notes = read_messages(two[1:3], "auto", None)
+    assert roles == "log" and not notes[0].startswith("warning")
+
+
+def test_the_temperature_that_the_server_was_started_with_wins(tiny, script):
+    with serving(trained(tiny), temperature=0.9) as server:
+        answer = server.ask(seed=1, temperature=0)
+        [note] = [note for note in answer.userlm["notes"] if "temperature" in note]
+        assert note == "temperature is 0.9, as the server was started with, and not 0"
+        hot = server.ask(seed=1, temperature=0.9)
+        assert hot.choices == answer.choices
+        assert not any("temperature" in note for note in hot.userlm["notes"])
+    assert script.ask(temperature=0.5).userlm["ignored"] == ["temperature"]
+
+
+def test_the_options_of_the_command_reach_the_server(tmp_path, monkeypatch):
+    (tmp_path / "lines.txt").write_text("hi\n", encoding="utf-8")
+    at_once(monkeypatch)
+    given = []
+    create = server_module.create_app
+    monkeypatch.setattr(
+        server_module,
+        "create_app",
+        lambda user, config: given.append(config) or create(user, config),
+    )
+    monkeypatch.setattr(loading, "user", lambda at, **_: Script(["hi"]))
+    user = f"script:{tmp_path / 'lines.txt'}"
+    command.serve(flat(command.Serve, user=user, temperature=0.7, end_says="bye"))
+    command.serve(flat(command.Serve, user=user))
+    found = [(config.temperature, config.end_says) for config in given]
+    assert found == [(0.7, "bye"), (None, "[end]")]
+
+
 def test_text_never_becomes_a_control_token(tiny):
     asked = []
 
@@ -680,14 +751,14 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "is 'bot'; it should be 'system', 'developer'",
         ),
         (
-            {"messages": [*say("a", "b"), {"role": "tool", "content": "c"}]},
-            "messages[2].role",
-            "sees none",
+            {"messages": [*say("a"), {"role": "assistant", "tool_calls": [{}]}]},
+            "messages[1]",
+            "has no words of the assistant",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+            {"messages": [{"role": "assistant", "tool_calls": 1}]},
             "messages[0].tool_calls",
-            "sees none",
+            "is 1; it should be a valid list",
         ),
         (
             {"messages": [{"role": "user", "content": 7}]},
@@ -749,8 +820,10 @@ DEEP = b'{"model": "user", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}
             "stream_options.include_usage",
             "is 1; it should be a valid boolean",
         ),
-        ({"tools": [{"type": "function"}]}, "tools", "no tools"),
-        ({"functions": [{"name": "f"}]}, "functions", "no tools"),
+        ({"tools": [7]}, "tools[0]", "is 7; it should be an object"),
+        ({"tool_choice": "must"}, "tool_choice", "is 'must'; it should be"),
+        ({"tool_choice": {"name": "f"}}, "tool_choice.function", "is missing"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "'json_schema'"),
         ({"userlm": "swapped"}, "userlm", "an object"),
         ({"userlm": {"role": "log"}}, "userlm", "intent, roles, id"),
         (
@@ -926,7 +999,7 @@ def test_a_request_of_a_million_parts_is_refused_at_once(part, script):
 def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
     more = {
         "frequency_penalty": 0.5,
-        "response_format": {"type": "json_object"},
+        "functions": [{"name": "f"}],
         "logprobs": True,
         "tools": [],
     }
@@ -934,7 +1007,7 @@ def test_fields_that_mean_nothing_here_are_ignored_and_named(script, small):
     played, scripted = (
         server.ask(seed=2, **more).userlm["ignored"] for server in (small, script)
     )
-    assert played == ["frequency_penalty", "logprobs", "response_format"]
+    assert played == ["frequency_penalty", "functions", "logprobs"]
     assert scripted == [*played, "seed", "temperature"]
 
 

@@ -9,7 +9,7 @@ from test_serve import say, serving, trained
 
 from userlm import Turn
 from userlm.assistants import Script
-from userlm.serving.messages import drop_oldest, read_messages
+from userlm.serving.messages import drop_oldest, read_turns
 from userlm.serving.schema import Message, RequestError
 from userlm.text import INTENT_PREFIX
 
@@ -103,7 +103,7 @@ def test_many_messages_after_a_long_one_are_joined_in_linear_time():
     short = Message(role="assistant", content="y")
     empty = Message(role="assistant", content=" ")
     since = time.process_time()
-    _, turns, notes = read_messages([long, empty, *[short] * 3000], "log", None)
+    turns, notes = read_turns([long, empty, *[short] * 3000], "log")
     assert time.process_time() - since < 2  # 11 s, if each were joined for itself
     assert [turn.text for turn in turns] == [long.content + "\n\ny" * 3000]
     assert len(notes) == 3002

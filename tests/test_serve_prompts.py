@@ -224,6 +224,29 @@ def test_long_hostile_texts_take_no_time():
     assert time.process_time() - begun < 5
 
 
+@pytest.mark.parametrize(
+    ("text", "bridge"),
+    [
+        (
+            "Now write the next message of the customer, as {'simulated_input': ...}",
+            "deepeval",
+        ),
+        (
+            "Conversation so far:\n<last_response>\nWhich wheel?\n</last_response>",
+            "mlflow",
+        ),
+        (f"{QUOTED[0]}\nOutput `</finished>` when the conversation is over.", "adk"),
+        (f"{QUOTED[0]}\nSet goal_reached once your tyre is mended.", "giskard"),
+        (f"System: You have the following persona: calm.\n{QUOTED[0]}", "opik"),
+        (QUOTED[0], None),
+    ],
+)
+def test_a_refusal_names_the_bridge_that_serves(text, bridge):
+    message = refused([{"role": "user", "content": text}], intent=BIKE).message
+    assert "docs/harnesses.md" in message
+    assert (f"userlm.bridges.{bridge} " in message) is (bridge is not None)
+
+
 def test_the_client_reads_what_to_send_instead(tiny):
     with (
         serving(trained(tiny)) as server,

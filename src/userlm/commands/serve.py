@@ -72,7 +72,13 @@ class Serve:
     )
     stop_phrase: str | None = option(
         None,
-        "Text that marks the end when the user ends the conversation, such as \\[end].",
+        "Text that marks the end when the user ends the conversation. Default: the one that the "
+        "prompt of a harness names.",
+    )
+    end_says: str = option(
+        "[end]",
+        "What a harness gets when the user ends the conversation without a word, if there is no "
+        "stop phrase.",
     )
     queue: int = option(
         256,
@@ -141,6 +147,8 @@ def serve(options: Serve) -> None:
         hosts,
         options.queue,
         options.models.batch,
+        options.user.settings.temperature,
+        options.end_says,
     )
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)

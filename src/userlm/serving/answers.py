@@ -63,8 +63,8 @@ def completion(
     choices = []
     notes = list(turn.notes)
     for i, reply in enumerate(replies):
-        choices.append(_choice(i, reply, turn, config.stop_phrase))
-        if config.stop_phrase and config.stop_phrase in reply.text:
+        choices.append(_choice(i, reply, turn))
+        if turn.stop_phrase and turn.stop_phrase in reply.text:
             notes.append(
                 f"choices[{i}] contains the stop phrase in its own text; userlm.ended says whether "
                 "the user ended the conversation"
@@ -91,18 +91,14 @@ def completion(
     )
 
 
-def _choice(
-    index: int, reply: Reply, turn: TurnRequest, stop_phrase: str | None
-) -> Choice:
+def _choice(index: int, reply: Reply, turn: TurnRequest) -> Choice:
     """Return a reply as a choice, its text cut before the first of the request's stop texts."""
     stop = turn.request.stop or []
     texts = [stop] if isinstance(stop, str) else stop
     found = [reply.text.find(text) for text in texts if text in reply.text]
-    content = reply.text[: min(found, default=None)]
     ended = reply.stop == "end"
-    if ended and stop_phrase:
-        content = f"{content}\n{stop_phrase}" if content else stop_phrase
-    finish_reason = "stop"
+    message = _message(reply.text[: min(found, default=None)], ended, turn)
+    finish_reason = "tool_calls" if message.tool_calls else "stop"
     if reply.stop == "guard":
         finish_reason = "content_filter"
     elif reply.meta.get("cut") and not found:
@@ -116,10 +112,31 @@ def _choice(
     )
     return Choice(
         index=index,
-        message=AssistantMessage(content=content),
+        message=message,
         finish_reason=finish_reason,
         userlm=info,
     )
+
+
+def _message(words: str, ended: bool, turn: TurnRequest) -> AssistantMessage:
+    """Return the message for what the user says, in the form that the request asks for. Where the
+    form has no field for the end, the words have it."""
+    form = turn.form
+    if ended and not (form and form.end):
+        if turn.stop_phrase:
+            words = f"{words}\n{turn.stop_phrase}" if words else turn.stop_phrase
+        words = words or turn.end_says
+    if form is None:
+        return AssistantMessage(content=words)
+    filled = form.filled(words, ended)
+    if form.tool is None:
+        return AssistantMessage(content=filled)
+    call = {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": form.tool, "arguments": filled},
+    }
+    return AssistantMessage(content=None, tool_calls=[call])
 
 
 def _usage(replies: Sequence[Reply]) -> Usage | None:
@@ -150,9 +167,11 @@ def chunks(
         head["usage"] = None
     chunks = []
     for choice in answer.choices:
-        deltas = [{"role": "assistant", "content": ""}]
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         if choice.message.content:
             deltas.append({"content": choice.message.content})
+        if calls := choice.message.tool_calls:
+            deltas.append({"tool_calls": [{"index": 0, **calls[0]}]})
         for delta in deltas:
             part = {"index": choice.index, "delta": delta, "finish_reason": None}
             chunks.append({**head, "choices": [part]})

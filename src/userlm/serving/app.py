@@ -29,7 +29,10 @@ from userlm.serving.connections import (
     max_open_files,
 )
 from userlm.serving.messages import TurnRequest, turn_request
+from userlm.serving.responses import as_chat, events, in_its_words, response
 from userlm.serving.schema import (
+    ChatCompletion,
+    ChatRequest,
     RequestError,
     ServerConfig,
     parse_request,
@@ -46,6 +49,12 @@ MAX_BODY_BYTES = 4 * 2**20
 MAX_FIELDS = 50_000
 """Objects and their fields in a request, each of which takes some microseconds."""
 
+NOT_HERE = {
+    "/v1/completions": "a user continues a list of messages, and not a text",
+    "/v1/embeddings": "a simulated user talks, and has no embeddings",
+}
+"""Paths of the OpenAI API that clients ask for by mistake, and why they are not served."""
+
 MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 """Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""
 
@@ -56,25 +65,55 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     name = config.model_name
     unfinished: dict[Request, bytearray] = {}
 
-    async def chat_completions(request: Request) -> Response:
+    async def completed(
+        request: Request, as_chat: Callable[[object], object]
+    ) -> tuple[ChatRequest, ChatCompletion] | None:
+        """Return a request and its answer; `None` if the client is gone."""
         check_caller(request, config)
         # A large body takes long to read; others are answered meanwhile. It is kept no longer.
-        turn = await asyncio.to_thread(
-            _parse, await read_body(request, unfinished), user, config
-        )
-        asked = turn.request
-        count = asked.n or 1
+        body = await read_body(request, unfinished)
+        turn = await asyncio.to_thread(_parse, body, as_chat, user, config)
+        del body
+        count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)
-        if not replies:
-            return Response()  # the client is gone
-        answer = completion(replies, turn, config)
+        return (turn.request, completion(replies, turn, config)) if replies else None
+
+    async def chat_completions(request: Request) -> Response:
+        found = await completed(request, lambda body: body)
+        if found is None:
+            return Response()
+        asked, answer = found
         if not asked.stream:
             return json_response(answer.model_dump())
         parts = chunks(answer, asked.stream_options)
-        events = [f"data: {_dumps(part)}\n\n" for part in parts]
-        events.append("data: [DONE]\n\n")
-        return Response("".join(events), media_type="text/event-stream")
+        lines = [f"data: {_dumps(part)}\n\n" for part in parts]
+        lines.append("data: [DONE]\n\n")
+        return Response("".join(lines), media_type="text/event-stream")
+
+    async def responses(request: Request) -> Response:
+        try:
+            found = await completed(request, as_chat)
+        except RequestError as error:
+            raise in_its_words(error) from None
+        if found is None:
+            return Response()
+        asked, answer = found
+        content = response(answer, asked)
+        if not asked.stream:
+            return json_response(content)
+        lines = [
+            f"event: {event['type']}\ndata: {_dumps(event)}\n\n"
+            for event in events(content)
+        ]
+        return Response("".join(lines), media_type="text/event-stream")
+
+    async def not_here(request: Request) -> Response:
+        check_caller(request, config)
+        why = NOT_HERE[request.url.path]
+        raise RequestError(
+            404, f"{why}; POST /v1/chat/completions gives the user's next turn"
+        )
 
     async def models(request: Request) -> Response:
         check_caller(request, config)
@@ -98,6 +137,8 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            *(Route(path, not_here, methods=["GET", "POST"]) for path in NOT_HERE),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", models),
             Route("/health", health),
@@ -313,9 +354,14 @@ async def read_body(request: Request, unfinished: dict[Request, bytearray]) -> b
     return bytes(body)
 
 
-def _parse(body: bytes, user: Speaker, config: ServerConfig) -> TurnRequest:
+def _parse(
+    body: bytes,
+    as_chat: Callable[[object], object],
+    user: Speaker,
+    config: ServerConfig,
+) -> TurnRequest:
     """Return the request in a body; raise `RequestError` if there is none."""
-    content = read_json(body)
+    content = as_chat(read_json(body))
     return turn_request(parse_request(content, config.model_name), user, config)
 
 
@@ -370,8 +416,8 @@ async def _error(request: Request, error: Exception) -> Response:
         )
         error = RequestError(
             error.status_code,
-            f"{wrong}; the endpoints are POST /v1/chat/completions, GET /v1/models and GET "
-            f"/health; "
+            f"{wrong}; the endpoints are POST /v1/chat/completions, POST /v1/responses, GET "
+            f"/v1/models and GET /health; "
             "a base URL ends in /v1",
             headers=error.headers,
         )

@@ -11,7 +11,9 @@ from operator import itemgetter
 
 from userlm.content import joined, read_parts
 from userlm.flip import first_that_fits
-from userlm.serving.prompts import is_prompt, quotes_conversation
+from userlm.serving.endings import find_stop_phrase
+from userlm.serving.forms import Form, form_of
+from userlm.serving.prompts import harness_of, is_prompt, quotes_conversation
 from userlm.serving.schema import (
     ChatRequest,
     Message,
@@ -24,6 +26,9 @@ from userlm.text import INTENT_PREFIX, stable_hash
 from userlm.thought import split_thought
 from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
+
+TOLD = ("system", "developer")
+"""Roles of what the user is told and nobody says."""
 
 MAX_INTENT_WORDS = 60
 """An intent is one sentence of about 30 words; user models are not trained on much longer ones."""
@@ -59,6 +64,9 @@ class TurnRequest:
         max_tokens: `None` for the user's default.
         ignored: fields without effect.
         notes: sentences on what was changed in the request.
+        stop_phrase: what is said when the user ends the conversation.
+        end_says: what is said then if there are neither words nor a stop phrase.
+        form: the form of the answer; `None` for plain words.
     """
 
     request: ChatRequest
@@ -68,6 +76,9 @@ class TurnRequest:
     max_tokens: int | None
     ignored: tuple[str, ...]
     notes: tuple[str, ...]
+    stop_phrase: str | None = None
+    end_says: str = ""
+    form: Form | None = None
 
 
 def turn_request(
@@ -85,23 +96,80 @@ def turn_request(
         )
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
-    system, turns, notes = read_messages(request.messages, roles, config.stop_phrase)
-    check_length(system, turns)
+    system, notes = read_system(request.messages)
     if options.intent is None:
-        _check_no_prompt(request.messages, system, turns, config.intent)
+        _check_no_prompt(request.messages, system, config.intent)
+    form, form_notes = form_of(request, system)
+    stop_phrase, end_notes = find_stop_phrase(
+        options.stop_phrase, config.stop_phrase, system
+    )
+    end_says = config.end_says if roles == "swapped" else ""
+    turns, turn_notes = read_turns(
+        request.messages, roles, (stop_phrase or "", end_says), form
+    )
+    check_length(system, turns)
+    notes += [*form_notes, *end_notes, *turn_notes]
     intent, intent_notes = find_intent(options.intent, system, config.intent)
     if isinstance(user, PromptedUser) and intent is None:
         message = "this user needs an intent: send userlm.intent, or a system message"
         raise RequestError(400, message, "messages")
-
-    ignored = [name for name, value in (request.model_extra or {}).items() if value]
+    settings, max_tokens, ignored, setting_notes = _settings(request, user, config)
+    if request.tools and not (form and form.tool):
+        ignored.append("tools")
     if isinstance(user, TrainedUser | PromptedUser):
         notes += intent_notes
-    else:
-        ignored += [name for name in SAMPLING_FIELDS if getattr(request, name)]
-    max_tokens = request.max_completion_tokens or request.max_tokens
+    notes += setting_notes
+    said = chain.from_iterable((turn.role, turn.text) for turn in turns)
+    id = options.id or f"{stable_hash(intent, *said):016x}"
     if isinstance(user, TrainedUser):
         notes += _long_intent(user, intent)
+        max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
+        turns, length_notes = drop_oldest(
+            intent, turns, max_characters, user.template.max_answer_tokens
+        )
+        notes += length_notes
+    return TurnRequest(
+        settings,
+        Conversation(id, tuple(turns), intent),
+        roles,
+        _seed(request, config),
+        max_tokens,
+        tuple(sorted(ignored)),
+        tuple(notes),
+        stop_phrase,
+        end_says,
+        form,
+    )
+
+
+def _seed(request: ChatRequest, config: ServerConfig) -> int:
+    """Return the seed of the first choice: that of the request, of the server, or a random one."""
+    for seed in (request.seed, config.seed):
+        if seed is not None:
+            return seed
+    return secrets.randbits(32)
+
+
+def _settings(
+    request: ChatRequest, user: Speaker, config: ServerConfig
+) -> tuple[ChatRequest, int | None, list[str], list[str]]:
+    """Return how the turn is sampled, its maximum length in tokens, fields without effect, and
+    notes."""
+    settings = request.settings()
+    ignored = [name for name, value in (request.model_extra or {}).items() if value]
+    max_tokens = request.max_completion_tokens or request.max_tokens
+    notes: list[str] = []
+    if not isinstance(user, TrainedUser | PromptedUser):
+        ignored += [name for name in SAMPLING_FIELDS if getattr(request, name)]
+        return settings, max_tokens, ignored, notes
+    asked = request.temperature
+    if config.temperature is not None and asked not in (None, config.temperature):
+        settings = settings.model_copy(update={"temperature": config.temperature})
+        notes.append(
+            f"temperature is {config.temperature:g}, as the server was started with, and not "
+            f"{asked:g}"
+        )
+    if isinstance(user, TrainedUser):
         limit = max(user.sampling.max_tokens, user.context_length // 4)
         if max_tokens and max_tokens > limit:
             max_tokens = limit
@@ -109,28 +177,7 @@ def turn_request(
                 f"max_tokens is {limit}: more would leave too little of the model's context length "
                 f"({user.context_length} tokens) for the conversation"
             )
-    seed = request.seed
-    if seed is None:
-        seed = config.seed
-    if seed is None:
-        seed = secrets.randbits(32)
-    said = chain.from_iterable((turn.role, turn.text) for turn in turns)
-    id = options.id or f"{stable_hash(intent, *said):016x}"
-    if isinstance(user, TrainedUser):
-        max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
-        turns, length_notes = drop_oldest(
-            intent, turns, max_characters, user.template.max_answer_tokens
-        )
-        notes += length_notes
-    return TurnRequest(
-        request.settings(),
-        Conversation(id, tuple(turns), intent),
-        roles,
-        seed,
-        max_tokens,
-        tuple(sorted(ignored)),
-        tuple(notes),
-    )
+    return settings, max_tokens, ignored, notes
 
 
 def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
@@ -172,27 +219,53 @@ def find_roles(messages: Sequence[Message], roles: str) -> str:
     return found
 
 
-def read_messages(
-    messages: Sequence[Message], roles: str, stop_phrase: str | None
-) -> tuple[str, list[Turn], list[str]]:
-    """Return the system text, the turns, and notes on changed messages.
-
-    Raises:
-        RequestError: if the user ended the conversation before its last message.
-    """
-    system: list[str] = []
-    said: list[tuple[Role, str]] = []
+def read_system(messages: Sequence[Message]) -> tuple[str, list[str]]:
+    """Return the text of all system and developer messages, and notes on what was left out."""
+    texts: list[str] = []
     notes: list[str] = []
     for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        text, text_notes = _text(message, where)
-        notes += text_notes
-        if message.role == "system" or message.role == "developer":
-            system.append(text)
+        if message.role in TOLD:
+            text, text_notes = _text(message, f"messages[{i}]")
+            texts.append(text)
+            notes += text_notes
+    return "\n\n".join(filter(str.strip, texts)), notes
+
+
+def read_turns(
+    messages: Sequence[Message],
+    roles: str,
+    ends: Sequence[str] = (),
+    form: Form | None = None,
+) -> tuple[list[Turn], list[str]]:
+    """Return the turns, and notes on changed messages. A user hears words: calls of tools and their
+    results are left out.
+
+    Args:
+        ends: texts with which the user ended the conversation.
+        form: the form of the user's turns.
+
+    Raises:
+        RequestError: if the user ended the conversation before its last message, or if the
+            assistant said nothing since.
+    """
+    said: list[tuple[Role, str]] = []
+    notes: list[str] = []
+    left_out = 0
+    for i, message in enumerate(messages):
+        if message.role in TOLD:
             continue
-        role: Role = OTHER_ROLE[message.role] if roles == "swapped" else message.role
+        where = f"messages[{i}]"
+        words = _words(message, where, form)
+        if words is None:
+            left_out += 1
+            continue
+        text, text_notes = words
+        notes += text_notes
+        role: Role = "assistant" if message.role == "assistant" else "user"
+        role = OTHER_ROLE[role] if roles == "swapped" else role
         if role == "user":
-            _check_goes_on(text, where, stop_phrase)
+            text = form.read(text) if form else text
+            _check_goes_on(text, where, ends)
         else:
             text, thought = split_thought(text)
             if thought:
@@ -200,13 +273,51 @@ def read_messages(
         if role == "assistant" and not text.strip():
             notes.append(f"{where} is empty: the assistant's answer has no text")
         if said and said[-1][0] == role:
-            notes.append(
-                f"{where} was joined with the message before it: both are from the {role}"
-            )
+            notes.append(_joined_note(where, role, roles))
         said.append((role, text))
+    if left_out:
+        notes.append(
+            f"calls of tools and their results were left out ({left_out}): a user hears words"
+        )
+    if left_out and said and said[-1][0] == "user":
+        raise _says_nothing(len(messages) - 1)
     groups = groupby(said, key=itemgetter(0))
     turns = [Turn(role, _one_text(text for _, text in group)) for role, group in groups]
-    return "\n\n".join(filter(str.strip, system)), turns, notes
+    return turns, notes
+
+
+def _words(
+    message: Message, where: str, form: Form | None
+) -> tuple[str, list[str]] | None:
+    """Return what a message says, with notes; `None` if it only calls a tool or has a result."""
+    if message.role not in OTHER_ROLE:
+        return None
+    for call in message.tool_calls or ():
+        if form and form.tool and call.function and call.function.name == form.tool:
+            return call.function.arguments, []
+    text, notes = _text(message, where)
+    if message.tool_calls and not text.strip():
+        return None
+    return text, notes
+
+
+def _joined_note(where: str, role: Role, roles: str) -> str:
+    joined = f"{where} was joined with the message before it: both are from the {role}"
+    if roles == "swapped" and role == "user":
+        return (
+            f"warning: {joined}, whose role is 'assistant' here; either an answer is missing "
+            "between them, or the roles are held the other way (set userlm.roles to 'log')"
+        )
+    return joined
+
+
+def _says_nothing(i: int) -> RequestError:
+    return RequestError(
+        400,
+        f"messages[{i}], the last, has no words of the assistant: a user hears no calls of tools "
+        "and no results; end with what the assistant says",
+        f"messages[{i}]",
+    )
 
 
 def _one_text(texts: Iterable[str]) -> str:
@@ -234,10 +345,10 @@ def _text(message: Message, where: str) -> tuple[str, list[str]]:
     return text, notes
 
 
-def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
+def _check_goes_on(text: str, where: str, ends: Sequence[str]) -> None:
     """Raise `RequestError` if the user ended the conversation with this turn."""
     last_line = text.strip().rpartition("\n")[2].strip()
-    if last_line and last_line != (stop_phrase or "").strip():
+    if last_line and last_line not in map(str.strip, ends):
         return
     raise RequestError(
         400,
@@ -249,34 +360,37 @@ def _check_goes_on(text: str, where: str, stop_phrase: str | None) -> None:
 
 
 def _check_no_prompt(
-    messages: Sequence[Message],
-    system: str,
-    turns: Sequence[Turn],
-    default_intent: str | None,
+    messages: Sequence[Message], system: str, default_intent: str | None
 ) -> None:
     """Raise `RequestError` for a prompt in place of a conversation. Only a request with a single
     turn can be one: in a list of turns, an answer may quote what it likes."""
-    if len(turns) > 1:
-        return
-    text = turns[0].text if turns else ""
-    is_long = len(text) > MAX_GREETING
-    told = [i for i, message in enumerate(messages) if message.role not in OTHER_ROLE]
+    told = [i for i, message in enumerate(messages) if message.role in TOLD]
     said = [i for i, message in enumerate(messages) if message.role in OTHER_ROLE]
+    if len({messages[i].role for i in said}) > 1:
+        return
+    text = "\n\n".join(_text(messages[i], "")[0] for i in said)
+    is_long = len(text) > MAX_GREETING
     if is_prompt(text):
         fault = "quotes a conversation or tells a model to play the user"
-        raise _no_turn(said[-1], fault)
+        raise _no_turn(said[-1], fault, text)
     if is_long and not (system or default_intent):
-        raise _no_turn(said[-1], "is long and comes without an intent")
+        raise _no_turn(said[-1], "is long and comes without an intent", text)
     if quotes_conversation(system):
-        raise _no_turn(told[-1], "quotes a conversation")
+        raise _no_turn(told[-1], "quotes a conversation", system)
 
 
-def _no_turn(i: int, fault: str) -> RequestError:
+def _no_turn(i: int, fault: str, text: str) -> RequestError:
+    harness = harness_of(text)
+    bridge = "docs/harnesses.md has what serves MLflow, deepeval, ADK, Giskard and Opik"
+    if harness:
+        bridge = (
+            f"for {harness}, use userlm.bridges.{harness.lower()} (docs/harnesses.md)"
+        )
     return RequestError(
         400,
         f"messages[{i}] {fault}, and a simulated user would take it for its intent or for what the "
         "assistant said; send the intent as the system message and each turn as a message of its "
-        "own, or userlm.intent if the messages are right",
+        f"own, or userlm.intent if the messages are right; {bridge}",
         f"messages[{i}].content",
         "quoted_conversation",
     )
@@ -357,7 +471,8 @@ def find_intent(
     """Return the intent, and notes.
 
     The intent is `given` (empty for no intent), else the sentence of the system text that starts
-    like an intent, else the whole system text, else `default`.
+    like an intent, else the content of its `<scenario>`, `<goal>` or `<task>`, else the whole
+    system text, else `default`.
     """
     if given is not None:
         note = "the system message was not used: userlm.intent has the intent"
@@ -369,7 +484,7 @@ def find_intent(
     system = system.strip()
     sentences = [" ".join(match[0].split()) for match in _INTENT.finditer(system)]
     if not sentences:
-        return system, []
+        return _tagged(system) or (system, [])
     count = len(set(sentences))
     notes = []
     if count > 1:
@@ -379,3 +494,17 @@ def find_intent(
             "only the sentence with the intent was used from the system message"
         )
     return sentences[0], notes
+
+
+def _tagged(system: str) -> tuple[str, list[str]] | None:
+    """Return the content of the first of `<scenario>`, `<goal>` and `<task>` that there is, and a
+    note."""
+    for name in ("scenario", "goal", "task"):
+        # Each is searched once: many that are not closed take no more time than one.
+        opening = re.search(f"<{name}>", system, re.IGNORECASE)
+        rest = system[opening.end() :] if opening else ""
+        if closing := re.search(f"</{name}>", rest, re.IGNORECASE):
+            content = rest[: closing.start()].strip()
+            if content:
+                return content, [f"the intent is the <{name}> of the system message"]
+    return None

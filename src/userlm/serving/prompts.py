@@ -105,6 +105,22 @@ MAX_SENTENCE = 300
 """Characters; the patterns take time that grows with the square of it."""
 
 
+_SIGNS = {
+    "MLflow": re.compile(r"<last_response>|\brole-playing as a real user\b"),
+    "deepeval": re.compile(r"\bsimulated_input\b"),
+    "ADK": re.compile(r"</finished>|^# Conversation Plan\b", re.MULTILINE),
+    "Giskard": re.compile(r"\bgoal_reached\b"),
+    "Opik": re.compile(r"\A\s*System: .*\bpersona\b"),
+}
+"""What the prompts of harnesses with a bridge contain: names that their programs look for."""
+
+
+def harness_of(prompt: str) -> str | None:
+    """Return which harness sent a prompt; `None` if that is not known."""
+    prompt = prompt[:MAX_CHECKED]
+    return next((name for name, sign in _SIGNS.items() if sign.search(prompt)), None)
+
+
 def is_prompt(text: str) -> bool:
     """Whether a text tells a model to play the user, or quotes a conversation."""
     text = text[:MAX_CHECKED]

@@ -29,6 +29,8 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
+END_SAYS = "[end]"
+"""An empty turn makes harnesses ask again, or crash."""
 MAX_STOPS = 16
 """Texts; each is searched in each choice."""
 
@@ -50,6 +52,10 @@ class ServerConfig:
             rebinding).
         queue: the number of replies that may wait.
         batch: the number of replies that are sampled concurrently.
+        temperature: wins over that of a request, since many harnesses always send 0; `None`: the
+            request's.
+        end_says: what a harness gets as the last turn of a user who ends the conversation without a
+            word, if it has no stop phrase.
     """
 
     model_name: str = "user"
@@ -61,6 +67,8 @@ class ServerConfig:
     hosts: tuple[str, ...] = ()
     queue: int = 256
     batch: int = 32
+    temperature: float | None = None
+    end_says: str = END_SAYS
 
     def __post_init__(self) -> None:
         known = get_args(Roles)
@@ -80,25 +88,12 @@ Items = Annotated[list[Item], Field(fail_fast=True)]
 """A list that reports only one wrong item, since there may be a million."""
 
 
-def _refuse_tools(value: object) -> object:
-    if value:
-        raise ValueError(
-            "it should be left out: a simulated user has no tools and sees none"
-        )
-    return value
-
-
-def _refuse_tool_roles(role: object) -> object:
-    return _refuse_tools(role) if role in ("tool", "function") else role
-
-
 def _refuse_many(stop: object) -> object:
     if isinstance(stop, list) and len(stop) > MAX_STOPS:
         raise ValueError(f"it should have at most {MAX_STOPS} texts")
     return stop
 
 
-Unsupported = Annotated[Any, AfterValidator(_refuse_tools)]
 Text = Annotated[str, Field(min_length=1)]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31)]
 TopP = Annotated[
@@ -110,16 +105,62 @@ STRICT = ConfigDict(strict=True, frozen=True)
 KEEP_EXTRA = ConfigDict(strict=True, frozen=True, extra="allow")
 
 
+class CallOf(BaseModel):
+    model_config = STRICT
+    name: str = ""
+    arguments: str = ""
+
+
+class Call(BaseModel):
+    """A call of a tool; only that of a function has a `function`."""
+
+    model_config = STRICT
+    function: CallOf | None = None
+
+
 class Message(BaseModel):
     model_config = STRICT
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"],
-        BeforeValidator(_refuse_tool_roles),
-    ]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Items[str | dict[str, Any]] | None = None
     refusal: str | None = None
-    tool_calls: Unsupported = None
-    function_call: Unsupported = None
+    tool_calls: Items[Call] | None = None
+
+
+class Named(BaseModel):
+    model_config = STRICT
+    name: str
+
+
+class NamedTool(BaseModel):
+    model_config = STRICT
+    function: Named
+
+
+class Function(Named):
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Tool(BaseModel):
+    """A tool; only functions have a `function`."""
+
+    model_config = STRICT
+    function: Function | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the function."""
+        return self.function.name if self.function else None
+
+
+class JsonSchema(BaseModel):
+    model_config = STRICT
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = STRICT
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class StreamOptions(BaseModel):
@@ -133,12 +174,14 @@ class UserOptions(BaseModel):
     Attributes:
         intent: what the user wants; an empty text for no particular goal.
         id: the id of the conversation; `replay:` uses it to find the log.
+        stop_phrase: what the harness looks for to see the end; an empty text for nothing.
     """
 
     model_config = KEEP_EXTRA
     intent: str | None = None
     roles: Roles | None = None
     id: str | None = None
+    stop_phrase: str | None = None
 
     @model_validator(mode="after")
     def _refuse_extra(self) -> Self:
@@ -157,8 +200,9 @@ class ChatRequest(BaseModel):
 
     model_config = KEEP_EXTRA
     model: str
-    tools: Unsupported = None
-    functions: Unsupported = None
+    tools: Items[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
     userlm: UserOptions | None = None
     messages: Items[Message] = Field(min_length=1)
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -174,7 +218,9 @@ class ChatRequest(BaseModel):
     def settings(self) -> ChatRequest:
         """Return `n`, `temperature`, `stop` and the like, without messages and unknown fields, so
         that a request that waits holds little."""
-        settings = self.model_copy(update={"messages": []})
+        settings = self.model_copy(
+            update={"messages": [], "tools": None, "response_format": None}
+        )
         (settings.model_extra or {}).clear()
         return settings
 
@@ -237,6 +283,7 @@ def too_long() -> RequestError:
 _UNION_MEMBERS = (
     *("str", "constrained-str", "dict[str,any]"),
     *("list[union[str,dict[str,any]]]", "list[constrained-str]"),
+    *("NamedTool", "literal['none','auto','required']"),
 )
 """Names in pydantic's field paths that are members of a union, not fields."""
 
@@ -266,9 +313,10 @@ def field_error(error: ValidationError) -> RequestError:
 
 
 class AssistantMessage(BaseModel):
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class ChoiceInfo(BaseModel):
@@ -292,7 +340,7 @@ class ChoiceInfo(BaseModel):
 class Choice(BaseModel):
     index: int
     message: AssistantMessage
-    finish_reason: str  # stop, length or content_filter
+    finish_reason: str  # stop, length, content_filter or tool_calls
     userlm: ChoiceInfo
     logprobs: None = None
 

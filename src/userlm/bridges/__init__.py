@@ -1,0 +1,190 @@
+"""Users of this package in the harnesses of others: one module a harness, on `next_turn`.
+
+A harness that sends the turns as messages needs none of this: it takes the URL of `userlm serve`.
+Nothing in the package imports a bridge, and a bridge imports its harness alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from itertools import groupby
+from threading import Lock
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from userlm import loading
+from userlm.content import joined, read_parts
+from userlm.serving.messages import find_intent
+from userlm.text import INTENT_PREFIX, intent_goal
+from userlm.types import (
+    FAILED,
+    OTHER_ROLE,
+    Conversation,
+    ModelError,
+    Reply,
+    Speaker,
+    Turn,
+)
+
+SERVE_KEY = "USERLM_SERVE_KEY"
+"""The environment variable with the key of a served user, if it has one."""
+
+
+class NextTurn(NamedTuple):
+    """What the user says (it may be empty), and whether it ends the conversation with that."""
+
+    text: str
+    ended: bool
+
+
+def next_turn(
+    user: str | Speaker,
+    history: Iterable[Mapping[str, Any]],
+    goal: str,
+    id: str = "",
+) -> NextTurn:
+    """Return the user's next turn after these messages; raise `ModelError` if there is none.
+
+    Args:
+        user: an object (`userlm.user(...)`), its address, or the URL of a `userlm serve`. An
+            address is loaded once and shared by all threads.
+        history: messages as in the OpenAI API; the simulated user has the role `user`.
+        goal: what the user wants; see `intent_of`.
+        id: names the conversation: the same name and turns give the same reply. By default, it is a
+            new one each time.
+    """
+    speaker = find_user(user) if isinstance(user, str) else user
+    turns = tuple(turns_of(history))
+    talk = Conversation(id or uuid4().hex, turns, intent_of(goal))
+    reply = speaker.reply(talk)
+    if reply.stop in FAILED:
+        why = reply.meta.get("error", reply.stop)
+        raise ModelError(f"the user has no next turn: {why}", str(reply.stop))
+    return NextTurn(reply.text, reply.stop is not None)
+
+
+@dataclass
+class Talk:
+    """One conversation with a user, for harnesses that cannot hear last words and an end at once.
+
+    Attributes:
+        user, goal, id: see `next_turn`.
+        ended: whether the user ended the conversation.
+    """
+
+    user: str | Speaker
+    goal: str
+    id: str = field(default_factory=lambda: uuid4().hex)
+    ended: bool = False
+
+    def say(self, history: Iterable[Mapping[str, Any]]) -> str | None:
+        """Return what the user says next; `None` when it has ended the conversation."""
+        if self.ended:
+            return None
+        text, self.ended = next_turn(self.user, history, self.goal, self.id)
+        return text or None
+
+    async def say_async(self, history: Iterable[Mapping[str, Any]]) -> str | None:
+        """The same without blocking the event loop."""
+        return await asyncio.to_thread(self.say, list(history))
+
+
+class UserEnded(Exception):
+    """Raised in a harness that has no other way to hear that the user ended the conversation."""
+
+    def __init__(self) -> None:
+        super().__init__("the user ended the conversation")
+
+
+def intent_of(goal: str) -> str:
+    """Return a goal as the sentence that user models are trained on; a text that has such a
+    sentence, or a tag with the goal, is reduced to it."""
+    found = find_intent(None, goal, None)[0] or ""
+    if not found or intent_goal(found) != found:
+        return found
+    return INTENT_PREFIX + found[0].lower() + found[1:]
+
+
+def turns_of(history: Iterable[Mapping[str, Any]]) -> Iterator[Turn]:
+    """Yield what was said in messages, those of one side in a row as one turn."""
+    said = [
+        (message["role"], joined(read_parts(message.get("content")), "speech").strip())
+        for message in history
+        if message["role"] in OTHER_ROLE
+    ]
+    spoken = [(role, text) for role, text in said if text]
+    for role, group in groupby(spoken, key=lambda one: one[0]):
+        yield Turn(role, "\n\n".join(text for _, text in group))
+
+
+_loading = Lock()
+
+
+def find_user(address: str) -> Speaker:
+    """Return the user at an address or URL, the same one in all threads."""
+    with _loading:
+        return _loaded(address)
+
+
+@cache
+def _loaded(address: str) -> Speaker:
+    if address.startswith(("http://", "https://")):
+        return ServedUser(address)
+    return loading.user(address)
+
+
+@dataclass(frozen=True)
+class ServedUser:
+    """The user of a `userlm serve`.
+
+    Attributes:
+        url: its address, such as `http://127.0.0.1:8765/v1`.
+    """
+
+    url: str
+
+    @cached_property
+    def _client(self) -> Any:
+        import openai
+
+        key = os.environ.get(SERVE_KEY, "").strip()
+        return openai.OpenAI(base_url=self.url, api_key=key or "none")
+
+    @cached_property
+    def _name(self) -> str:
+        return str(self._client.models.list().data[0].id)
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return the next turn; raise `ModelError` for whatever goes wrong."""
+        import openai
+
+        turns = [
+            {"role": turn.role, "content": turn.text} for turn in conversation.turns
+        ]
+        options = {"intent": conversation.intent or "", "roles": "log"}
+        nothing_said = [{"role": "system", "content": conversation.intent or ""}]
+        try:
+            answer = self._client.chat.completions.create(
+                model=self._name,
+                messages=turns or nothing_said,
+                extra_body={"userlm": {**options, "stop_phrase": ""}},
+            )
+        except openai.OpenAIError as error:
+            raise ModelError(f"{self.url}: {error}") from error
+        stop = answer.userlm["stop"]
+        return Reply(answer.choices[0].message.content or "", stop)
+
+
+@contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Say what to install if the harness of a bridge cannot be imported."""
+    try:
+        yield
+    except ImportError as error:
+        message = f'this bridge needs {package} ({error}): pip install "{package}"'
+        raise ImportError(message) from error

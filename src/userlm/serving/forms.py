@@ -1,0 +1,278 @@
+"""The form of an answer: words, or JSON by a schema of the request (`response_format`, or a tool).
+
+A user says words and may end the conversation. So the schema must have a field for the words, and
+may have one that is true at the end; what else it requires must be something that a user can leave
+open. Nothing is made up to satisfy a schema.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from userlm.serving.schema import END_SAYS, ChatRequest, NamedTool, RequestError, Tool
+
+Schema = Mapping[str, Any]
+
+WORDS = (
+    *("message", "user_message", "next_message", "simulated_input", "content", "text"),
+    *("utterance", "response", "reply", "user_input", "input", "query", "answer", "question"),
+)  # fmt: skip
+"""Names of a field for the words, the likeliest first."""
+
+_END = re.compile(
+    r"(?:(?:is|has|should|user|conversation|chat|dialogue|goal|task)_)*"
+    r"(?:stop|stopped|done|end|ended|end_conversation|end_chat|finish|finished|over|complete|"
+    r"completed|reached|achieved|met|satisfied|terminate|terminated|quit|exit|leave|hang_up)"
+)
+_THOUGHT = re.compile(
+    r"(?:\w+_)?(?:reasoning|thoughts?|thinking|rationale|explanation|analysis)"
+)
+_LIMITS = {"enum", "const", "pattern", "format", "maxLength", "not", "if", "allOf"}
+"""Keywords with which not every text fits."""
+_COMBINED = {
+    *("anyOf", "oneOf", "allOf", "not", "if", "minProperties", "propertyNames"),
+    *("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
+}
+_MAX_REFERENCES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Which fields of a JSON object have what the user says.
+
+    Attributes:
+        words: the name of the field for the words.
+        wordless: what it has if there are none.
+        end: the name of the field that is true at the end; `None` if there is none.
+        others: the fields that are required beside, and their values.
+        tool: the tool that is called with the object; `None` if it is the content.
+    """
+
+    words: str
+    wordless: str | None = ""
+    end: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    tool: str | None = None
+
+    def filled(self, words: str, ended: bool) -> str:
+        """Return the JSON object for what the user says."""
+        found = {**self.others, self.words: words or self.wordless}
+        if self.end:
+            found[self.end] = ended
+        return json.dumps(found, ensure_ascii=False)
+
+    def read(self, text: str) -> str:
+        """Return the words in such an object, as in the history of a harness; no words if it says
+        that the user ended the conversation. A text that is no such object is returned as it is."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        if not isinstance(found, dict) or self.words not in found:
+            return text
+        is_end = self.end is not None and found.get(self.end) is True
+        return "" if is_end else str(found[self.words] or "")
+
+
+def form_of(request: ChatRequest, system: str) -> tuple[Form | None, list[str]]:
+    """Return the form that a request asks for, `None` for plain words, and notes.
+
+    Raises:
+        RequestError: if the request needs more than what a user says.
+    """
+    format = request.response_format
+    if format and format.type == "json_object":
+        raise RequestError(
+            400,
+            "response_format is json_object, which does not say where the user's words go; use "
+            "json_schema, with a text field and a boolean for the end",
+            "response_format",
+        )
+    tool, notes = _answer_tool(request, system)
+    if tool and tool.function:
+        where = f"the tool {tool.name!r}"
+        return _form(tool.function.parameters, where, "tools", tool.name), notes
+    if format and format.json_schema:
+        schema = format.json_schema.schema_
+        return _form(schema, "response_format", "response_format"), notes
+    return None, notes
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+_USES_TOOLS = re.compile(
+    r"\b(?:you have|use|using|call|calling)\b[^.\n]{0,40}\btools?\b|\btool[ -]calls?\b",
+    re.IGNORECASE,
+)
+
+
+def _answer_tool(request: ChatRequest, system: str) -> tuple[Tool | None, list[str]]:
+    """Return the tool that is the form of the answer, and notes on those that are left out."""
+    tools = request.tools or []
+    choice = request.tool_choice
+    if choice == "required" or isinstance(choice, NamedTool):
+        return _required(tools, choice), []
+    if not tools:
+        return None, []
+    forms = [tool for tool in tools if _has_form(tool)]
+    if len(forms) == 1 and choice != "none":
+        return forms[0], [f"the answer is a call of the tool {forms[0].name!r}"]
+    if choice != "none" and _USES_TOOLS.search(system):
+        raise _no_tools("the prompt tells the user to use tools")
+    return None, [f"tools were left out ({len(tools)}): a simulated user only talks"]
+
+
+def _required(tools: Sequence[Tool], choice: str | NamedTool) -> Tool:
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    chosen = [tool for tool in tools if tool.name and named in (None, tool.name)]
+    if named is None and len(chosen) > 1:
+        chosen = list(filter(_has_form, chosen))
+    if len(chosen) != 1:
+        what = "one of several tools" if named is None else f"the tool {named!r}"
+        raise _no_tools(f"tool_choice requires {what}")
+    return chosen[0]
+
+
+def _has_form(tool: Tool) -> bool:
+    """Whether a tool takes what a user says, and whether that is the end."""
+    if tool.function is None:
+        return False
+    try:
+        return _form(tool.function.parameters, "", "tools").end is not None
+    except RequestError:
+        return False
+
+
+def _no_tools(why: str) -> RequestError:
+    return RequestError(
+        400,
+        f"{why}, and a simulated user has none: it only talks; serve tasks whose user only talks, "
+        "or give one tool with a text field for its words and a boolean for the end",
+        "tools",
+        "user_tools",
+    )
+
+
+# --- schemas --------------------------------------------------------------------------------------
+
+
+def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Form:
+    """Return the form of a schema; raise `RequestError` for a schema that a user cannot fill."""
+
+    def refused(why: str) -> RequestError:
+        message = (
+            f"{where}: {why}; a simulated user can fill a text field such as `message`, a boolean "
+            "such as `stop` for the end, and what may be null or has a default"
+        )
+        return RequestError(400, message, param)
+
+    root = _followed(schema, schema)
+    fields = root.get("properties")
+    if not isinstance(fields, dict) or _COMBINED & root.keys():
+        raise refused("it is no plain object with properties")
+    options = {name: _options(each, schema) for name, each in fields.items()}
+    texts = [
+        name for name in options if _is_text(options[name]) and not _is_thought(name)
+    ]
+    known = [name for name in WORDS if name in map(_snake, texts)]
+    words = next((name for name in texts if [_snake(name)] == known[:1]), None)
+    if words is None and len(texts) == 1:
+        words = texts[0]
+    if words is None:
+        raise refused("it has no field that is clearly for the user's words")
+    ends = [name for name in options if _is_end(name, options[name])]
+    others: dict[str, Any] = {}
+    missing: list[str] = []
+    required = root.get("required")
+    for name in required if isinstance(required, list) else ():
+        if name == words or name in ends[:1]:
+            continue
+        values = _values(name, options.get(name, []), fields.get(name))
+        if values:
+            others[name] = values[0]
+        else:
+            missing.append(str(name))
+    if missing:
+        raise refused(f"a user has nothing for the required {', '.join(missing)}")
+    wordless: str | None = ""
+    if any(each.get("minLength") for each in options[words]):
+        wordless = END_SAYS
+    if any(each.get("type") == "null" for each in options[words]):
+        wordless = None
+    return Form(words, wordless, next(iter(ends), None), others, tool)
+
+
+def _values(name: str, options: Sequence[Schema], field: Any) -> list[Any]:
+    """Return the value of a field that no user fills, in a list; an empty one if there is none."""
+    if isinstance(field, dict) and "default" in field:
+        return [field["default"]]
+    for each in options:
+        if "const" in each:
+            return [each["const"]]
+        if isinstance(each.get("enum"), list) and len(each["enum"]) == 1:
+            return [each["enum"][0]]
+    if any(each.get("type") == "null" for each in options):
+        return [None]
+    is_thought = _is_thought(name) and _is_text(options)
+    return (
+        [""] if is_thought and not any("minLength" in each for each in options) else []
+    )
+
+
+def _is_text(options: Sequence[Schema]) -> bool:
+    texts = [each for each in options if each.get("type") == "string"]
+    for each in texts:
+        if _LIMITS & each.keys() or each.get("minLength", 0) not in (0, 1):
+            return False
+    return bool(texts)
+
+
+def _is_end(name: str, options: Sequence[Schema]) -> bool:
+    is_boolean = any(
+        each.get("type") == "boolean" and not _LIMITS & each.keys() for each in options
+    )
+    return is_boolean and _END.fullmatch(_snake(name)) is not None
+
+
+def _is_thought(name: str) -> bool:
+    """Whether a field is for what its writer thought; a user's thoughts are not known."""
+    return _THOUGHT.fullmatch(_snake(name)) is not None
+
+
+def _snake(name: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name[:100]).lower()
+
+
+def _options(schema: Any, root: Schema) -> list[Schema]:
+    """Return the alternatives of a field's schema, each with one type."""
+    schema = _followed(schema, root)
+    several = schema.get("anyOf") or schema.get("oneOf")
+    if isinstance(several, list):
+        rest = {name: schema[name] for name in schema if name not in ("anyOf", "oneOf")}
+        return [{**rest, **_followed(each, root)} for each in several]
+    if isinstance(schema.get("type"), list):
+        return [{**schema, "type": kind} for kind in schema["type"]]
+    return [schema]
+
+
+def _followed(schema: Any, root: Schema) -> dict[str, Any]:
+    """Return a schema with its reference replaced by what it refers to; empty if that is none."""
+    for _ in range(_MAX_REFERENCES):
+        if not isinstance(schema, dict):
+            return {}
+        reference = schema.get("$ref")
+        if not isinstance(reference, str):
+            return schema
+        found: Any = root
+        for name in reference.removeprefix("#").split("/")[1:]:
+            name = name.replace("~1", "/").replace("~0", "~")
+            found = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return {}
+        rest = {name: schema[name] for name in schema if name != "$ref"}
+        schema = {**found, **rest}
+    return {}

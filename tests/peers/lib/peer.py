@@ -1,0 +1,107 @@
+"""What the scripts of peers share: where the served user is, what was recorded, and a row a case.
+
+`run.py` sets the environment that this reads. A script imports nothing else of the tests.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from traceback import format_exception_only
+
+URL = os.environ["PEER_URL"]
+"""The base URL of the served user. What goes through it is recorded."""
+AGENT_URL = os.environ["PEER_AGENT_URL"]
+"""The base URL of an agent under test, or any other chat model: it always says `AGENT`."""
+MODEL = os.environ["PEER_MODEL"]
+"""The name of the served user. The agent answers to any name."""
+RECORD = Path(os.environ["PEER_RECORD"])
+
+AGENT = "Sure. Tell me more."
+GREETING = "Hi! How can I help you?"
+GOAL = "move a flight to Friday"
+INTENT = f"You are a user chatting with an assistant language model to {GOAL}."
+SCRIPT = Path(__file__).parent.with_name("user.txt")
+LINES = SCRIPT.read_text().splitlines()
+"""What the served user says, turn by turn, before it ends the conversation."""
+USER = f"script:{SCRIPT}"
+"""The same user as an address, for bridges."""
+
+
+@dataclass
+class Case:
+    """One way in which a harness was used.
+
+    Attributes:
+        end_seen: whether the harness itself noticed that the user ended; `None` if it cannot be told.
+        stop_phrase: what the harness looks for in the user's words, if it looks for anything.
+        version: that of the package, if this is not one of Python.
+        note: what else a reader of the table should know.
+    """
+
+    end_seen: bool | None = None
+    stop_phrase: str = ""
+    version: str = ""
+    note: str = ""
+    start: int = field(default_factory=lambda: len(recorded()))
+
+    @property
+    def calls(self) -> list[dict]:
+        """The requests to the served user since the case began, with their answers."""
+        return recorded()[self.start :]
+
+    def refused(self) -> None:
+        """Check that the server refused all requests, and take what it said as the note."""
+        assert self.calls, "nothing was asked"
+        said = [call["answer"].get("error", {}).get("message") for call in self.calls]
+        assert all(said), "the server answered"
+        codes = self.values("answer", "error", "code")
+        assert codes == ["quoted_conversation"], codes
+        self.end_seen = None
+        after = f" ({self.note})" if self.note else ""
+        self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
+
+    def values(self, side: str, *path: str) -> list[object]:
+        """The different values at a path in the requests (`body`) or answers (`answer`)."""
+        found = []
+        for call in self.calls:
+            value = call[side]
+            for name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            if value is not None and value not in found:
+                found.append(value)
+        return found
+
+
+def recorded() -> list[dict]:
+    return [json.loads(line) for line in RECORD.read_text().splitlines()]
+
+
+@contextmanager
+def case(harness: str, package: str, how: str) -> Iterator[Case]:
+    """Run one case and print its row. An error makes the row a failed one."""
+    one = Case()
+    error = ""
+    try:
+        yield one
+    except Exception as caught:
+        error = format_exception_only(caught)[-1].strip()[:400]
+    row = {
+        "harness": harness,
+        "version": one.version or version(package),
+        "how": how,
+        "stop_phrase": one.stop_phrase,
+        "temperature": _shown(one.values("body", "temperature")),
+        "seat": _shown(one.values("answer", "userlm", "roles")),
+        "end_seen": one.end_seen,
+        "ok": not error,
+        "note": error or one.note,
+    }
+    print("", json.dumps(row), sep="\n", flush=True)
+
+
+def _shown(values: list[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,32 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["openevals>=0.1", "langchain-openai>=1"]
+# ///
+"""openevals' multi-turn simulation."""
+
+import peer
+from langchain_openai import ChatOpenAI
+from openevals.simulators import create_llm_simulated_user, run_multiturn_simulation
+
+client = ChatOpenAI(model=peer.MODEL, base_url=peer.URL, api_key="none")
+
+
+def app(inputs, *, thread_id: str, **others) -> dict:
+    return {"role": "assistant", "content": peer.AGENT}
+
+
+def ended(trajectory, *, turn_counter: int, **others) -> bool:
+    last = [each["content"] for each in trajectory if each["role"] == "user"][-1]
+    return "[end]" in last
+
+
+with peer.case("openevals", "openevals", "base URL") as case:
+    case.stop_phrase = "[end]"
+    user = create_llm_simulated_user(system=peer.INTENT, client=client)
+    done = run_multiturn_simulation(
+        app=app, user=user, max_turns=8, stopping_condition=ended
+    )
+    said = [each["content"] for each in done["trajectory"] if each["role"] == "user"]
+    assert said == [*peer.LINES, "[end]"], said
+    case.end_seen = True
+    case.note = "by a `stopping_condition`, after the agent answered `[end]`"

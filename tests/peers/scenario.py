@@ -1,0 +1,60 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["langwatch-scenario>=0.7", "userlm"]
+# ///
+"""Scenario: its own user against the server, and the bridge, which ends the run."""
+
+import asyncio
+import os
+
+import peer
+
+os.environ["OPENAI_API_BASE"] = os.environ["OPENAI_BASE_URL"] = peer.URL
+
+import scenario
+
+from userlm.bridges.scenario import SimulatedUser
+
+
+class Agent(scenario.AgentAdapter):
+    async def call(self, input: scenario.AgentInput) -> str:
+        return peer.AGENT
+
+
+def run(agents: list, script: list, **options) -> scenario.ScenarioResult:
+    return asyncio.run(
+        scenario.run(
+            name="peer",
+            description=peer.INTENT,
+            agents=[Agent(), *agents],
+            script=script,
+            **options,
+        )
+    )
+
+
+def said_in(done: scenario.ScenarioResult) -> list[str]:
+    return [each["content"] for each in done.messages if each["role"] == "user"]
+
+
+with peer.case("Scenario", "langwatch-scenario", "base URL") as case:
+    user = scenario.UserSimulatorAgent(
+        model=f"openai/{peer.MODEL}", api_base=peer.URL, api_key="none"
+    )
+    try:
+        done = run([user], [scenario.proceed()], max_turns=6)
+        said = said_in(done)
+        assert said[:3] == peer.LINES, said
+        case.end_seen = len(said) == 3
+        case.note = f"after the end it hears {said[3]!r}"
+    except Exception as error:
+        case.end_seen = False
+        case.note = f"after the end, {str(error)[:100]}"
+
+with peer.case("Scenario", "langwatch-scenario", "bridge") as case:
+    user = SimulatedUser(peer.USER)
+    done = run([user], [user.talk(), scenario.succeed("the user is done")])
+    assert said_in(done) == peer.LINES, said_in(done)
+    assert done.success
+    case.end_seen = True
+    case.note = "the script goes on, for instance with `scenario.judge()`"
