@@ -188,6 +188,9 @@ def served(source: str, folder: Path) -> Iterator[dict[str, str]]:
                 "PEER_AGENT_URL": f"{recorder}/agent/v1",
                 "PEER_MODEL": MODEL,
                 "PEER_RECORD": str(folder / "record.jsonl"),
+                # For what only models need, such as torch.
+                "PEER_PYTHON": sys.executable,
+                "PEER_SOURCE": str(ROOT / "src"),
                 "PYTHONPATH": str(HERE / "lib"),
             }
         finally:
