@@ -10,6 +10,7 @@ from typing import Any
 
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
+from userlm.commands.check import Check, check
 from userlm.commands.clean import Clean, clean
 from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
@@ -55,6 +56,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "show": (Show, show),
     "chat": (Chat, chat),
     "serve": (Serve, serve),
+    "check": (Check, check),
 }
 """The options and the function of each verb, in the order of the help."""
 
@@ -62,6 +64,7 @@ __all__ = [
     "VERBS",
     "Assess",
     "Chat",
+    "Check",
     "Clean",
     "Compare",
     "Detect",
@@ -89,6 +92,7 @@ __all__ = [
     "UserSettings",
     "assess",
     "chat",
+    "check",
     "clean",
     "compare",
     "detect",
