@@ -38,8 +38,8 @@ LARGEST_RATIO = 1.05
 def local(*arguments: object) -> str:
     """Return what `local_user.py` prints."""
     script = Path(__file__).parent / "lib" / "local_user.py"
-    command = [os.environ["PEER_PYTHON"], script, *map(str, arguments)]
-    source = {"PYTHONPATH": os.environ["PEER_SOURCE"]}
+    command = [os.environ["PEER_USERLM_PYTHON"], script, *map(str, arguments)]
+    source = {"PYTHONPATH": os.environ["PEER_USERLM"]}
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **source}
     )

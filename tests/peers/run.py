@@ -190,9 +190,6 @@ def served(source: str, folder: Path) -> Iterator[dict[str, str]]:
                 "PEER_RECORD": str(folder / "record.jsonl"),
                 "PEER_USERLM": str(ROOT / "src"),
                 "PEER_USERLM_PYTHON": sys.executable,
-                # For what only models need, such as torch.
-                "PEER_PYTHON": sys.executable,
-                "PEER_SOURCE": str(ROOT / "src"),
                 "PYTHONPATH": str(HERE / "lib"),
             }
         finally:

@@ -188,5 +188,3 @@ def needs(package: str) -> Iterator[None]:
     except ImportError as error:
         message = f'this bridge needs {package} ({error}): pip install "{package}"'
         raise ImportError(message) from error
-"""Adapters for the code of others that runs conversations, one file each. Each needs its package
-only when it is imported."""
