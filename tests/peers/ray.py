@@ -59,41 +59,50 @@ def contents(folder: str) -> dict[str, bytes]:
     return {name: Path(folder, name).read_bytes() for name in names}
 
 
-Path("bot.py").write_text(BOT)
-Path("intents.jsonl").write_text(
-    "".join(
-        json.dumps({"id": f"i{i}", "intent": f"cook {i} eggs"}) + "\n"
-        for i in range(COUNT)
+def main() -> None:
+    Path("bot.py").write_text(BOT)
+    Path("intents.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"i{i}", "intent": f"cook {i} eggs"}) + "\n"
+            for i in range(COUNT)
+        )
     )
-)
-for folder in ("workers", "asked"):
-    Path(folder).mkdir()
+    for folder in ("workers", "asked"):
+        Path(folder).mkdir()
 
-simulate(options("one"))
-os.environ["KILL"] = "1"  # before the nodes are started: their workers inherit it
-for path in [*Path("workers").iterdir(), *Path("asked").iterdir()]:
-    path.unlink()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-cluster.add_node(num_cpus=1)
-cluster.wait_for_nodes()
-os.environ["RAY_ADDRESS"] = cluster.address
-simulate(options("several", on="ray", parts=3))
-assert len(ray.nodes()) == 2
-workers = len(list(Path("workers").iterdir()))
-assert Path("killed").exists() and workers >= 2, workers
-assert contents("several") == contents("one")
-calls = len(list(Path("asked").iterdir()))
-turns = 3 * COUNT
-# What was in flight in the killed worker, two conversations, is asked again; the rest is not.
-assert turns < calls <= turns + 2, (calls, turns)
-simulate(options("several", on="ray", parts=3))
-assert len(list(Path("asked").iterdir())) == calls, "a finished part ran again"
-ray.shutdown()
-cluster.shutdown()
-note = (
-    f"two nodes, three parts, one worker killed: equal to one run, {calls - turns} of "
-    f"{turns} calls repeated"
-)
-# Without a seat: it is no harness of a served user.
-row = {"harness": "Ray", "version": ray.__version__, "how": "`--on ray`", "ok": True}
-print(json.dumps({**row, "note": note}))
+    simulate(options("one"))
+    os.environ["KILL"] = "1"  # before the nodes are started: their workers inherit it
+    for path in [*Path("workers").iterdir(), *Path("asked").iterdir()]:
+        path.unlink()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
+    simulate(options("several", on="ray", parts=3))
+    assert len(ray.nodes()) == 2
+    workers = len(list(Path("workers").iterdir()))
+    assert Path("killed").exists() and workers >= 2, workers
+    assert contents("several") == contents("one")
+    calls = len(list(Path("asked").iterdir()))
+    turns = 3 * COUNT
+    # What was in flight in the killed worker, two conversations, is asked again; the rest is not.
+    assert turns < calls <= turns + 2, (calls, turns)
+    simulate(options("several", on="ray", parts=3))
+    assert len(list(Path("asked").iterdir())) == calls, "a finished part ran again"
+    ray.shutdown()
+    cluster.shutdown()
+    note = (
+        f"two nodes, three parts, one worker killed: equal to one run, {calls - turns} of "
+        f"{turns} calls repeated"
+    )
+    # Without a seat: it is no harness of a served user.
+    row = {
+        "harness": "Ray",
+        "version": ray.__version__,
+        "how": "`--on ray`",
+        "ok": True,
+    }
+    print(json.dumps({**row, "note": note}))
+
+
+main()
