@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from userlm import loading
 from userlm.content import joined, read_parts
-from userlm.serving.messages import find_intent
+from userlm.serving.intents import find_intent
 from userlm.text import INTENT_PREFIX, intent_goal
 from userlm.types import (
     FAILED,
