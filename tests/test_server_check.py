@@ -105,22 +105,27 @@ def test_without_ids_nothing_else_is_tried_and_ollama_is_named(capsys):
     assert others and all(point["ok"] is None for point in others)
 
 
-def test_an_assistant_where_the_user_should_speak_is_noticed(model, capsys):
-    """The server has another model: it says `Sure! ...` after any header, and never ends."""
-    said = model.encode("Sure! I can help you")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("Sure! I can help you", "as an assistant would"), ("", "it says ''")],
+)
+def test_a_model_that_is_no_user_where_the_user_should_speak_is_noticed(
+    model, capsys, words, said
+):
+    """It says the same words after any header, over and over, and never ends."""
+    template = model.template()
+    ids = model.encode(words) or [template.close]
 
-    def logits(ids):
+    def logits(before):
         values = [-60.0] * len(model.tokenizer)
-        behind = next((n for n, id in enumerate(reversed(ids)) if id == said[0]), None)
-        values[said[0] if behind is None else said[(behind + 1) % len(said)]] = 0
+        last = before[-1]
+        at = ids.index(last) + 1 if last in ids else 0
+        values[ids[at % len(ids)]] = 0
         return values
 
     with serving(continuing(logits, model.tokenizer.decode)) as served:
         points, failed = checked(served, capsys)
-    assert (
-        failed
-        and "as an assistant would" in points["continues the user's turn"]["said"]
-    )
+    assert failed and said in points["continues the user's turn"]["said"]
 
 
 def test_no_server_is_an_error_and_no_point(monkeypatch):

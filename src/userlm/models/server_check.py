@@ -158,16 +158,17 @@ class _Points:
             said.append(opening.text.strip())
             ends.append(goodbye.p_end)
         shown = " and ".join(repr(text) for text in said)
-        if any(map(ASSISTANT.match, said)):
-            raise _Failed(
-                f"where the user speaks it says {shown}, as an assistant would; is the model that "
-                "is served a user model, and the tokenizer its own?"
-            )
         known = [p_end for p_end in ends if p_end is not None]
-        if known and max(known) < MIN_END_PROBABILITY:
+        why = ""
+        if any(map(ASSISTANT.match, said)):
+            why = f"where the user speaks it says {shown}, as an assistant would"
+        elif not all(said):
+            why = f"where the user opens a conversation it says {shown}"
+        elif known and max(known) < MIN_END_PROBABILITY:
+            why = f"even after a goodbye P(end) is {max(known):.0e} at most"
+        if why:
             raise _Failed(
-                f"even after a goodbye P(end) is {max(known):.0e} at most; is the model that is "
-                "served a user model, and the tokenizer its own?"
+                f"{why}; is a user model served, and is the tokenizer that of this model?"
             )
         after = f"; P(end) after a goodbye {max(known):.2g}" if known else ""
         return f"its first words are {shown}{after}"
