@@ -8,7 +8,7 @@ import asyncio
 
 import peer
 from autogen_agentchat.agents import AssistantAgent
-from autogen_agentchat.conditions import MaxMessageTermination, TextMentionTermination
+from autogen_agentchat.conditions import TextMentionTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
@@ -32,7 +32,7 @@ async def talk() -> list[str]:
     user = AssistantAgent("user", model(peer.MODEL, peer.URL), system_message=PROMPT)
     agent = AssistantAgent("agent", model("agent", peer.AGENT_URL))
     ends = TextMentionTermination("TERMINATE", sources=["user"])
-    team = RoundRobinGroupChat([user, agent], ends | MaxMessageTermination(14))
+    team = RoundRobinGroupChat([user, agent], termination_condition=ends, max_turns=12)
     done = await team.run(task=peer.GREETING)
     return [each.content for each in done.messages if each.source == "user"][1:]
 

@@ -53,13 +53,13 @@ class Case:
         """The requests to the served user since the case began, with their answers."""
         return recorded()[self.start :]
 
-    def refused(self) -> None:
+    def refused(self, code: str = "quoted_conversation") -> None:
         """Check that the server refused all requests, and take what it said as the note."""
         assert self.calls, "nothing was asked"
         said = [call["answer"].get("error", {}).get("message") for call in self.calls]
         assert all(said), "the server answered"
         codes = self.values("answer", "error", "code")
-        assert codes == ["quoted_conversation"], codes
+        assert codes == [code], codes
         self.end_seen = None
         after = f" ({self.note})" if self.note else ""
         self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
