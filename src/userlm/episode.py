@@ -40,9 +40,9 @@ class Episode:
     """One conversation with a user about a task; the caller is the assistant.
 
     It is `converse`, one answer at a time: the same guards, seeds, ends, limit on turns and split
-    of thoughts. The intent is never shown, and what the user says comes back as text alone, so there
-    is nothing of the user's to train on. Many episodes may share one loaded user, also in threads
-    (which a local model answers as one batch); a single episode belongs to one thread.
+    of thoughts. The intent is never shown, and what the user says comes back as text alone, so
+    there is nothing of the user's to train on. Many episodes may share one loaded user, also in
+    threads (which a local model answers as one batch); an episode belongs to one thread at a time.
 
     Attributes:
         user: who plays the user; the seed of its turns is made from its own, that of `reset`, and
