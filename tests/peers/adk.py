@@ -71,3 +71,5 @@ with peer.case("Google ADK", "google-adk", "bridge") as case:
     assert status == Status.STOP_SIGNAL_DETECTED, status
     case.end_seen = True
     case.note = "the user speaks first, not `starting_prompt`"
+
+peer.run_documented("adk")

@@ -39,3 +39,5 @@ with peer.case("deepeval", "deepeval", "bridge") as case:
         assert said == peer.LINES, said
         assert done.turns[-1].role == "assistant"
     case.end_seen = True
+
+peer.run_documented("deepeval")

@@ -36,3 +36,5 @@ with peer.case("Giskard", "giskard-checks", "bridge") as case:
     said = heard_from(SimulatedUser(user=peer.USER, goal=peer.GOAL))
     assert said == peer.LINES, said
     case.end_seen = True
+
+peer.run_documented("giskard")

@@ -63,3 +63,5 @@ with peer.case("Inspect", "inspect-ai", "bridge, served user") as case:
     said = said_in(Task(dataset=SAMPLES, solver=conversation()), f"userlm/{peer.URL}")
     assert said == peer.LINES, said
     case.end_seen = True
+
+peer.run_documented("inspect_ai")

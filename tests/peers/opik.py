@@ -37,3 +37,5 @@ with peer.case("Opik", "opik", "bridge") as case:
     case.note = (
         "`run_simulation` of the bridge, since Opik's own ends at `max_turns` alone"
     )
+
+peer.run_documented("opik")

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["userlm"]
 # ///
-"""promptfoo by `npx`, with the bridge as a Python provider."""
+"""promptfoo, from a folder of npm that PEER_PROMPTFOO names, with the bridge as a Python provider."""
 
 import json
 import os
@@ -23,26 +23,20 @@ CONFIG = {
     ],
     "tests": [{"assert": [{"type": "contains", "value": peer.LINES[-1]}]}],
 }
-PACKAGE = os.environ.get("PEER_PROMPTFOO", "promptfoo")
-"""A folder in which it is installed; by default `npx` fetches it."""
+if not shutil.which("npx") or "PEER_PROMPTFOO" not in os.environ:
+    note = "it is a package of npm; set PEER_PROMPTFOO to a folder with it"
+    row = {"harness": "promptfoo", "seat": "", "ok": None, "note": note}
+    sys.exit(print(json.dumps(row)))
 
 
 def promptfoo(*arguments: str) -> str:
-    folder = Path(PACKAGE)
-    command = (
-        ["npx", "--yes", "--prefix", PACKAGE] if folder.is_dir() else ["npx", "--yes"]
-    )
-    done = subprocess.run(
-        [*command, "promptfoo", *arguments], capture_output=True, text=True
-    )
+    command = ["npx", "--prefix", os.environ["PEER_PROMPTFOO"], "promptfoo", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    # Its status is not zero if an assertion failed, too.
     if not done.stdout.strip() and done.returncode:
         raise RuntimeError(done.stderr.strip())
     return done.stdout.strip()
 
-
-if not shutil.which("npx"):
-    row = {"harness": "promptfoo", "ok": None, "note": "cannot be run: no npx here"}
-    sys.exit(print(json.dumps(row)))
 
 os.environ.update(
     PROMPTFOO_PYTHON=sys.executable,
@@ -64,3 +58,5 @@ with peer.case("promptfoo", "promptfoo", "bridge") as case:
         assert result["response"]["metadata"]["stop"] == "end"
     case.end_seen = True
     case.note = "a Python provider; the user of `promptfoo:simulated-user` is hosted"
+
+peer.run_documented("promptfoo")

@@ -90,11 +90,27 @@ def run(script: Path) -> list[dict]:
     try:
         python = environment(script.stem, metadata(source))
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip()
-        return [no_row(script.stem, None, f"cannot be installed here: {said}")]
+        row = no_row(script.stem, source, None, error.stderr.strip())
+        return [{**row, "note": f"cannot be installed here: {row['note']}"}]
+    try:
+        done = run_script(script, source, python)
+    except subprocess.TimeoutExpired as error:
+        return [no_row(script.stem, source, False, str(error))]
+    lines = done.stdout.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith('{"harness"')]
+    if done.returncode or not rows:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        rows.append(no_row(script.stem, source, False, done.stderr.strip()))
+    return rows
+
+
+def run_script(
+    script: Path, source: str, python: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a peer in a folder of its own, beside a server, with no way to other machines."""
     with TemporaryDirectory() as folder, served(source, Path(folder)) as variables:
         # -P: a peer may have the name of its package.
-        done = subprocess.run(
+        return subprocess.run(
             [python, "-P", script],
             cwd=folder,
             env={**os.environ, **OFFLINE, **variables},
@@ -102,18 +118,13 @@ def run(script: Path) -> list[dict]:
             text=True,
             timeout=TIMEOUT,
         )
-    lines = done.stdout.splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith('{"harness"')]
-    if done.returncode or not rows:
-        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        rows.append(no_row(script.stem, False, done.stderr.strip()))
-    return rows
 
 
-def no_row(name: str, ok: bool | None, said: str) -> dict:
+def no_row(name: str, source: str, ok: bool | None, said: str) -> dict:
     """Return a row that says with the last line of what was said why there is no other."""
-    note = said.rpartition("\n")[2][:300]
-    return {"harness": name, "ok": ok, "note": note}
+    note = said.rpartition("\n")[2].strip()[:300]
+    seat = {"seat": ""} if "peer.case(" in source else {}
+    return {"harness": name, **seat, "ok": ok, "note": note}
 
 
 # --- environments ---------------------------------------------------------------------------------
@@ -237,9 +248,8 @@ def table(rows: list[dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     seen = {True: "yes", False: "**no**", None: ""}
-    for row in rows:
-        if "seat" not in row and row["ok"] is not None:
-            continue
+    shown = [row for row in rows if "seat" in row]
+    for row in sorted(shown, key=lambda row: row["harness"].casefold()):
         phrase = f"`{row['stop_phrase']}`" if row.get("stop_phrase") else ""
         cells = (
             f"{row['harness']} {row.get('version', '')}".strip(),

@@ -19,7 +19,11 @@ import peer
 
 if "PEER_TAU2" not in os.environ:
     note = "it is on no package index; set PEER_TAU2 to a checkout of its repository"
-    sys.exit(print(json.dumps({"harness": "tau2-bench", "ok": None, "note": note})))
+    sys.exit(
+        print(
+            json.dumps({"harness": "tau2-bench", "seat": "", "ok": None, "note": note})
+        )
+    )
 
 CHECKOUT = Path(os.environ["PEER_TAU2"])
 VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]

@@ -1,6 +1,6 @@
 """Users in the evaluation of Google's Agent Development Kit.
 
-Importing this module registers them; an `EvalConfig` chooses them by `"type": "userlm"`.
+Importing this module registers them; a `UserSimulatorProvider` with a `UserConfig` provides them.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ class Case:
         assert codes == [code], codes
         self.end_seen = None
         after = f" ({self.note})" if self.note else ""
-        self.note = f"refused{after}: {said[0].rpartition('; ')[2]}"
+        reason, _, advice = said[0].rpartition("; ")
+        shown = advice if code == "quoted_conversation" else reason
+        self.note = f"refused{after}: {shown}"
 
     def values(self, side: str, *path: str) -> list[object]:
         """The different values at a path in the requests (`body`) or answers (`answer`)."""
@@ -74,6 +76,14 @@ class Case:
             if value is not None and value not in found:
                 found.append(value)
         return found
+
+
+def run_documented(name: str) -> None:
+    """Run what docs/harnesses.md says about a harness, with the user of these tests."""
+    page = (Path(__file__).parents[3] / "docs" / "harnesses.md").read_text()
+    marker = f"<!-- not run: tests/peers/{name}.py runs it -->\n```python\n"
+    code = page.split(marker)[1].split("```")[0]
+    exec(code.replace("trained:userlm-small", USER), {"__name__": "__main__"})
 
 
 def recorded() -> list[dict]:
