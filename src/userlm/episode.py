@@ -18,6 +18,7 @@ from userlm.grading import Grader
 from userlm.simulate import Until, never, next_turn
 from userlm.thought import SpeechOnly
 from userlm.types import (
+    FAILED,
     Conversation,
     InputError,
     Message,
@@ -89,8 +90,9 @@ class Episode:
             self.conversation = self._next(start)
             if not self.done:
                 return self.conversation.turns[-1].text
-            if self.conversation.stop == "error":
-                raise ModelError(self.conversation.meta["error"])
+            if self.conversation.stop in FAILED:
+                why = self.conversation.meta.get("error", self.conversation.stop)
+                raise ModelError(f"the user has no first turn: {why}")
         raise ModelError(
             f"the user ended the conversation {name} {TRIES} times before it could be answered"
         )
@@ -101,8 +103,8 @@ class Episode:
 
         The text is empty if the user says nothing more. The reward is 0 until the episode is over,
         then that of the whole conversation, so their sum is its return. It is `None` if it cannot
-        be said, as when the user's model failed: leave such an episode out. An answer without words
-        (all of it thought) ends the episode.
+        be said, as when the user could not speak (`FAILED`): leave such an episode out. An answer
+        without words (all of it thought) ends the episode.
 
         Args:
             answer: its text, or a `Reply` with its calls of tools in `meta["tool_calls"]`.
@@ -126,7 +128,7 @@ class Episode:
 
     def current_reward(self) -> float | None:
         """Return the reward of the conversation as it stands; `None` if it cannot be said."""
-        if self.conversation.stop == "error" and not self._is_wordless:
+        if self.conversation.stop in FAILED and not self._is_wordless:
             return None
         if self.reward:
             return self.reward(self.conversation)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from skyrl_gym.envs.base_text_env import BaseTextEnv
-
+from userlm.bridges import needs
 from userlm.episode import Episode
 from userlm.types import InputError, Message, ModelError
 
+with needs("skyrl-gym>=0.4"):
+    from skyrl_gym.envs.base_text_env import BaseTextEnv
 
-class UserEnv(BaseTextEnv):  # type: ignore[misc]
+
+class UserEnv(BaseTextEnv):
     """A simulated user. The row of the data set has the name of an episode in `task`, and may have
     a `seed`; its `prompt` is at most a system message, since the user speaks first."""
 
@@ -39,8 +41,9 @@ class UserEnv(BaseTextEnv):  # type: ignore[misc]
     def step(self, action: str) -> dict[str, Any]:
         text, done, reward = self.episode.step(action)
         if reward is None:
-            error = self.episode.conversation.meta.get("error", "no grade")
-            raise ModelError(f"an episode has no reward: {error}")
+            talk = self.episode.conversation
+            why = talk.meta.get("error", f"stopped by {talk.stop}, and no grade")
+            raise ModelError(f"an episode has no reward: {why}")
         self.turns += 1
         return {
             "observations": [_said(text)] if text else [],

@@ -1,0 +1,63 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["verifiers>=0.4", "uv", "userlm"]
+# ///
+"""The user-sim environment of verifiers, as docs/rl.md has it: no bridge, the endpoint is enough."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import peer
+
+INDEX = "127.0.0.1,localhost,pypi.org,files.pythonhosted.org"
+"""The hosts that can be reached: verifiers installs the program of an agent when it runs it."""
+SERVE = ["--stop-phrase", "###DONE###"]
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "rl"
+Path("tasks.jsonl").write_text(
+    json.dumps(
+        {"id": "flight", "intent": peer.INTENT, "check": [{"contains": "tell me more"}]}
+    )
+)
+RUN = f"""userlm-tasks --env.id user-sim --env.taskset.tasks {Path("tasks.jsonl").resolve()}
+--env.persona {{scenario}} --env.user.client.type eval --env.user.client.base-url {peer.URL} --env.user.model {peer.MODEL}
+--env.user.runtime.type subprocess --env.assistant.runtime.type subprocess
+--env.assistant.harness.id null --client.base-url {peer.AGENT_URL} --model agent
+--num-rollouts 2 --no-push --no-rich --output-dir out --run.dir run"""
+
+with peer.case("verifiers", "verifiers", "user-sim environment") as case:
+    case.stop_phrase = "###DONE###"
+    folder = str(Path(sys.executable).parent)
+    variables = {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "NO_PROXY": INDEX,
+        "no_proxy": INDEX,
+        "PYTHONPATH": f"{RECIPE}:{os.environ['PYTHONPATH']}",
+    }
+    done = subprocess.run(
+        [f"{folder}/vf-eval", *RUN.split()],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    saved = Path("out/run/traces.jsonl")
+    assert saved.exists(), done.stdout[-300:] + done.stderr[-300:]
+    episodes = [json.loads(line) for line in saved.read_text().splitlines()]
+    errors = [trace["errors"] for episode in episodes for trace in episode["traces"]]
+    assert len(episodes) == 2 and not any(errors), [episodes[0]["errors"], errors]
+    for episode in episodes:
+        traces = {trace["agent"]["name"]: trace for trace in episode["traces"]}
+        heard = [node["message"] for node in traces["assistant"]["nodes"]]
+        said = [message["content"] for message in heard if message["role"] == "user"]
+        assert said == peer.LINES, said
+        last = traces["user"]["nodes"][-1]["message"]["content"]
+        case.end_seen = last == case.stop_phrase
+        trained = [
+            name for name, trace in traces.items() if trace["agent"]["trainable"]
+        ]
+        assert trained == ["assistant"], trained
+        assert traces["assistant"]["rewards"]["solved"]["score"] == 1
+    case.note = "the user is not trained; `--env.persona {scenario}` ([rl.md](rl.md))"
