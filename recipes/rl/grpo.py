@@ -1,6 +1,6 @@
 """A toy on a CPU: by GRPO, a tiny assistant learns to ask its user a question. Both talk nonsense.
 
-python grpo.py [SEED] [STEPS]
+python recipes/rl/grpo.py [SEED] [STEPS]
 """
 
 import sys
