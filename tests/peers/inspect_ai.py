@@ -52,6 +52,7 @@ with peer.case("Inspect", "inspect-ai", "base URL") as case:
     assert len(case.calls) == 4, len(case.calls)
     case.end_seen = True
     case.stop_phrase = "[end]"
+    case.note = f"as a model role; {peer.OWN_LOOP} (a solver)"
 
 with peer.case("Inspect", "inspect-ai", "bridge, in this process") as case:
     said = said_in(Task(dataset=SAMPLES, solver=conversation()), f"userlm/{peer.USER}")

@@ -46,4 +46,4 @@ with peer.case("LangGraph", "langgraph", "base URL") as case:
     said = [each.content for each in done["messages"] if each.type == "human"]
     assert said == [*peer.LINES, "FINISHED"], said
     case.end_seen = True
-    case.note = "the stop phrase is in the prompt"
+    case.note = "the stop phrase is in the prompt; a conditional edge ends the graph"

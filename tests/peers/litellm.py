@@ -22,3 +22,4 @@ with peer.case("LiteLLM", "litellm", "base URL") as case:
         messages.append({"role": "assistant", "content": said[-1]})
     assert said == [*peer.LINES, "[end]"], said
     case.end_seen = True
+    case.note = peer.OWN_LOOP

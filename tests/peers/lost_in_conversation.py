@@ -21,7 +21,7 @@ What was said so far:
 
 Answer with JSON: {{"response": "...", "fact": 1}}"""
 
-with peer.case("Lost in Conversation (shape)", "openai", "base URL") as case:
+with peer.case("Lost in Conversation (its shape)", "", "base URL") as case:
     client = openai.OpenAI(base_url=peer.URL, api_key="none")
     try:
         client.chat.completions.create(
@@ -31,7 +31,7 @@ with peer.case("Lost in Conversation (shape)", "openai", "base URL") as case:
         case.note = "BadRequestError"
     case.refused()
 
-with peer.case("Lost in Conversation (shape)", "openai", "bridge, `Talk`") as case:
+with peer.case("Lost in Conversation (its shape)", "", "bridge, `Talk`") as case:
     talk, history, said = Talk(peer.URL, peer.GOAL), [], []
     while (text := talk.say(history)) is not None and len(said) < 9:
         said.append(text)

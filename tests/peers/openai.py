@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["openai>=1.60"]
 # ///
-"""The client itself, with the roles as they are and swapped, at once and streamed."""
+"""The client itself, with the roles as they are and swapped."""
 
 import openai
 import peer
@@ -28,9 +28,9 @@ def said_by_user(me: str, agent: str) -> list[str]:
 with peer.case("OpenAI client", "openai", "base URL") as case:
     assert said_by_user("user", "assistant") == peer.LINES
     case.end_seen = True
-    case.note = "`answer.userlm`"
+    case.note = f"`answer.userlm`; {peer.OWN_LOOP}"
 
 with peer.case("OpenAI client", "openai", "base URL") as case:
     assert said_by_user("assistant", "user") == peer.LINES
     case.end_seen = True
-    case.note = "`answer.userlm`"
+    case.note = f"`answer.userlm`; {peer.OWN_LOOP}"

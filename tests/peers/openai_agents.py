@@ -42,4 +42,4 @@ for name, model in {
         said = asyncio.run(talk(model(peer.MODEL, client)))
         assert said == [*peer.LINES, "###DONE###"], said
         case.end_seen = True
-        case.note = "the stop phrase is in the prompt"
+        case.note = f"the stop phrase is in the prompt; {peer.OWN_LOOP}"

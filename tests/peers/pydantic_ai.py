@@ -37,6 +37,7 @@ with peer.case("Pydantic AI", "pydantic-ai-slim", "base URL") as case:
     said = talk(str)
     assert said == [*peer.LINES, "[end]"], said
     case.end_seen = True
+    case.note = peer.OWN_LOOP
 
 for how, kind in {"answer tool": Turn, "`response_format`": NativeOutput(Turn)}.items():
     with peer.case("Pydantic AI", "pydantic-ai-slim", f"base URL, {how}") as case:
@@ -44,4 +45,4 @@ for how, kind in {"answer tool": Turn, "`response_format`": NativeOutput(Turn)}.
         assert [turn.message for turn in said[:3]] == peer.LINES, said
         assert said[3].done and len(said) == 4, said
         case.end_seen = True
-        case.note = "the end is the field `done`"
+        case.note = f"the end is the field `done`; {peer.OWN_LOOP}"

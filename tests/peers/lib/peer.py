@@ -31,12 +31,17 @@ USER = f"script:{SCRIPT}"
 """The same user as an address, for bridges."""
 
 
+OWN_LOOP = "the loop that sees the end is one's own"
+"""A note for libraries that call a model and run no conversation."""
+
+
 @dataclass
 class Case:
     """One way in which a harness was used.
 
     Attributes:
-        end_seen: whether the harness itself noticed that the user ended; `None` if it cannot be told.
+        end_seen: whether the harness noticed that the user ended, or could be told in its own terms;
+            `None` if there was no end.
         stop_phrase: what the harness looks for in the user's words, if it looks for anything.
         version: that of the package, if this is not one of Python.
         note: what else a reader of the table should know.
@@ -101,7 +106,7 @@ def case(harness: str, package: str, how: str) -> Iterator[Case]:
         error = format_exception_only(caught)[-1].strip()[:400]
     row = {
         "harness": harness,
-        "version": one.version or version(package),
+        "version": one.version or (package and version(package)),
         "how": how,
         "stop_phrase": one.stop_phrase,
         "temperature": _shown(one.values("body", "temperature")),
