@@ -39,6 +39,7 @@ def continuing(
     bans: bool = True,
     most: int = 10**6,
     goes_on: int = 0,
+    matched: bool = False,
 ) -> Callable[[dict[str, Any], int], Said]:
     """A model behind a server.
 
@@ -53,6 +54,7 @@ def continuing(
         bans: whether `logit_bias` may lower a logit.
         most: the most tokens that it samples, whatever is allowed.
         goes_on: the position from which on nothing ends a completion.
+        matched: whether it is SGLang, which has `matched_stop` in place of `stop_reason`.
     """
     knows = VLLM.difference(lacks)
 
@@ -115,6 +117,8 @@ def continuing(
             choice["stop_reason"] = (
                 sampled[-1] if closed(sampled) and sampled[-1] not in unnamed else None
             )
+        if matched:
+            choice["matched_stop"] = choice.pop("stop_reason", None)
         if asked.get("return_token_ids"):
             choice["token_ids"] = sampled
         if asked.get("logprobs"):
@@ -146,6 +150,53 @@ def continuing(
             "choices": [choice],
         }
         return Said(body=about | ({"usage": usage} if "usage" in knows else {}))
+
+    return reply
+
+
+def llama_cpp(
+    logits: Callable[[list[int]], Sequence[float]],
+    decode: Callable[[list[int]], str],
+    *,
+    eog: Sequence[int],
+    context_length: int = 512,
+    processed: bool = False,
+) -> Callable[[dict[str, Any], int], Said]:
+    """A model behind llama.cpp's server: its `/completion`, `/v1/models` and `/props`.
+
+    Args:
+        eog: the tokens that its GGUF names as an end of generation.
+        processed: whether its log-probabilities are those after a bias.
+    """
+
+    def reply(body: dict[str, Any], n: int) -> Said:
+        if not body:
+            listed = {"id": "model.gguf", "object": "model", "owned_by": "llamacpp"}
+            settings = {"n_ctx": context_length}
+            return Said(
+                body={"data": [listed], "default_generation_settings": settings}
+            )
+        bias = dict(body["logit_bias"])
+        chance = random.Random(body.get("seed"))
+        sampled: list[int] = []
+        first: list[float] = []
+        while len(sampled) < body["n_predict"] and not {*sampled[-1:]} & {*eog}:
+            raw = logits([*body["prompt"], *sampled])
+            moved = [value + bias.get(id, 0) for id, value in enumerate(raw)]
+            first = first or log_softmax(moved if processed else raw)
+            sampled.append(sample(moved, body["temperature"], body["top_p"], chance))
+        answer = {
+            "content": decode([id for id in sampled if id not in eog]),
+            "tokens": sampled,
+            "tokens_evaluated": len(body["prompt"]),
+            "tokens_predicted": len(sampled),
+            "stop_type": "eos" if sampled[-1] in eog else "limit",
+            "truncated": False,
+        }
+        if body["n_probs"]:
+            found = {"id": sampled[0], "logprob": first[sampled[0]], "top_logprobs": []}
+            answer["completion_probabilities"] = [found]
+        return Said(body=answer)
 
     return reply
 

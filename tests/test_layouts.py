@@ -104,11 +104,11 @@ def test_a_rejection_quotes_no_more_than_a_few_lines():
 
 
 def test_a_source_that_is_not_known_is_an_error_before_anything_is_read():
-    with pytest.raises(InputError, match="known are userlm, messages"):
+    with pytest.raises(InputError, match="known are userlm, tau2"):
         next(find([], "discord", "log", Gathered()))
     with pytest.raises(InputError, match="`find`"):
         convert({"message_id": "m"}, "oasst", "x")
-    assert len(set(SOURCES)) == len(SOURCES) == 11
+    assert len(set(SOURCES)) == len(SOURCES) == 13
 
 
 # --- messages -------------------------------------------------------------------------------------

@@ -55,6 +55,18 @@ def test_messages_of_a_conversation_may_lie_in_several_files(tmp_path):
     assert said(first)[-1] == ("user", "Thanks")
 
 
+def test_a_ticket_that_begins_like_another_is_a_ticket_of_its_own(tmp_path):
+    greeting = "{0},customer,hi,c1\n{0},agent,Hello! How can I help?,\n"
+    more = "8,customer,where is my order,c1\n8,agent,soon,\n"
+    table = "ticket,from,body,customer\n" + greeting.format(7) + greeting.format(8)
+    tickets = imported(tmp_path, table + more + greeting.format(9))
+    assert [(each.id, len(each.turns)) for each in tickets] == [
+        ("7", 2),
+        ("8", 4),
+        ("9", 2),
+    ]
+
+
 def test_a_list_of_messages_is_found_at_a_path(tmp_path):
     lines = [
         {"who": "customer", "says": {"text": "[1]"}},

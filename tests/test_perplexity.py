@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from userlm import loading
-from userlm.commands.options import command
+from userlm.commands.options import LocalModels, command
 from userlm.flip import Template, prompt, render
 from userlm.metrics.controls import (
     GENERATED,
@@ -708,15 +708,15 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
 def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     logs, tiny, folder, monkeypatch
 ):
-    monkeypatch.setattr(verb, "BATCH", 1)
+    one = LocalModels(batch=1)
     form = trained_form(tiny.template(), tiny.offsets)
     whole = Faulty(tiny)
     stub(monkeypatch, whole, form)
-    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "whole"))
+    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "whole", models=one))
     first = Faulty(tiny, lambda rows: KeyboardInterrupt() if first.calls == 3 else None)
     stub(monkeypatch, first, form)
     with pytest.raises(KeyboardInterrupt):
-        verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out"))
+        verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out", models=one))
     scores = logs.parent / "out" / "scores.jsonl"
     kept = scores.read_bytes().splitlines(keepends=True)
     # Two conversations in three columns: two turns each, and the end of the second.
@@ -724,7 +724,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was_and_asks_nothing_twice(
     scores.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # the last line torn
     second = Faulty(tiny)
     stub(monkeypatch, second, form)
-    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out"))
+    verb.ppl(verb.Ppl(logs, str(folder), logs.parent / "out", models=one))
     torn = [row for row in first.rows if row in second.rows]
     assert len(torn) == 1 and sorted([*first.rows, *second.rows]) == sorted(
         [*whole.rows, *torn]

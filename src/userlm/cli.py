@@ -13,6 +13,7 @@ import tomllib
 import warnings
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
+from keyword import iskeyword
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TextIO, get_args, get_origin
@@ -113,6 +114,7 @@ def read_config(
     values = {}
     for key, value in (parsed | tables.get(verb, {})).items():
         name = key.replace("-", "_")
+        name += "_" * iskeyword(name)  # `as` and `for` name no field of a class
         if name not in types:
             raise _unknown_option(
                 path, text, key, f"option for `userlm {verb}`", list(types)

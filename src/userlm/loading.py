@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from userlm.flip import Encode, Offsets, Template
     from userlm.models.endpoint import EndpointModel
     from userlm.models.local import LocalModel
+    from userlm.models.served import ServedModel
 
 
 PROMPTS = {"plain": "user_plain"}
@@ -225,15 +226,24 @@ def _local_user(address: Address, local: LocalSettings) -> TrainedUser:
     return _trained_user(model, template, model.context_length)
 
 
-def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
+def served_model(
+    address: Address, tokenizer: str | None
+) -> tuple[ServedModel, Template]:
+    """Return a trained model on a server, which is not asked yet, and the format of its
+    tokenizer."""
     from userlm.models.served import ServedModel
     from userlm.models.templates import user_template
     from userlm.models.tokenization import text_functions
 
     loaded = _server_tokenizer(address, tokenizer)
     name = f"{address.name} ({tokenizer})" if tokenizer else address.name
-    template = user_template(loaded, text_functions(loaded)[0], name, address.form)
-    model = ServedModel(_server(address), loaded)
+    form = address.form or "trained"
+    template = user_template(loaded, text_functions(loaded)[0], name, form)
+    return ServedModel(_server(address), loaded), template
+
+
+def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
+    model, template = served_model(address, tokenizer)
     context_length = model.context_length()
     if context_length is None:
         context_length = CONTEXT_LENGTH

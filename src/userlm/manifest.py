@@ -34,7 +34,7 @@ def request(
     return {
         "format": FORMAT,
         "verb": verb,
-        "options": {key: _json_value(value) for key, value in options.items()},
+        "options": as_json(options),
         "inputs": {**{str(path): file_hash(path) for path in paths}, **stamps},
     }
 
@@ -48,14 +48,23 @@ def check_same(
         if part == "inputs" and isinstance(was, dict):  # their order counts too
             was, now = list(was.items()), list(now.items())
         if was != now:
-            there, here = _first_difference(was, now)
+            there, here = first_difference(was, now)
             raise InputError(
                 f"{folder} has a run with other {part} ({there} there, {here} now); choose "
                 "another --out, or begin anew with --force"
             )
 
 
-def _first_difference(was: Any, now: Any) -> tuple[str, str]:
+def other_inputs(was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return the names of inputs with other contents than there are now; empty if there are none,
+    whatever the names."""
+    if [*was.values()] == [*now.values()]:
+        return ""
+    changed = [name for name, content in was.items() if content not in now.values()]
+    return ", ".join(changed) or "their number or order"
+
+
+def first_difference(was: Any, now: Any) -> tuple[str, str]:
     """Return the first option or input that differs, as texts: the earlier and the new value."""
     if isinstance(was, list) and isinstance(now, list):
         names_were = ", ".join(path for path, _ in was)
@@ -71,6 +80,11 @@ def _first_difference(was: Any, now: Any) -> tuple[str, str]:
             if was.get(key) != now.get(key):
                 return f"{key}={was.get(key)!r}", f"{key}={now.get(key)!r}"
     return repr(was), repr(now)
+
+
+def as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as run.json has them."""
+    return {key: _json_value(value) for key, value in options.items()}
 
 
 def _json_value(value: Any) -> Any:

@@ -48,6 +48,7 @@ class Run:
         stamps: Mapping[str, str] | None = None,
         anew: bool = False,
         reads: Iterable[str | Path] = (),
+        notes: Mapping[str, Any] | None = None,
     ) -> Run:
         """Start a run, or resume the same one.
 
@@ -55,6 +56,7 @@ class Run:
             inputs: files; their contents are hashed.
             stamps: inputs that are not files, each with a text that changes with its contents.
             reads: further files that it reads, which may change until it is resumed.
+            notes: what run.json has besides, in place of what it would say of this machine.
             anew: set aside what an earlier run left in the folder, whatever it was, until this one
                 is complete. One that was begun so and is not complete is resumed.
 
@@ -90,7 +92,7 @@ class Run:
             _check_format(folder, manifest)
             check_same(folder, manifest, asked)
             return cls(folder, manifest, lock)
-        manifest = {**asked, **environment()}
+        manifest = {**asked, **environment(), **(notes or {})}
         write_json(manifest_path, manifest)
         return cls(folder, manifest, lock)
 

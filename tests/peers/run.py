@@ -199,6 +199,8 @@ def served(source: str, folder: Path) -> Iterator[dict[str, str]]:
                 "PEER_AGENT_URL": f"{recorder}/agent/v1",
                 "PEER_MODEL": MODEL,
                 "PEER_RECORD": str(folder / "record.jsonl"),
+                "PEER_USERLM": str(ROOT / "src"),
+                "PEER_USERLM_PYTHON": sys.executable,
                 "PYTHONPATH": str(HERE / "lib"),
             }
         finally:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import peer
 
-INDEX = "127.0.0.1,localhost,pypi.org,files.pythonhosted.org"
-"""The hosts that can be reached: verifiers installs the program of an agent when it runs it."""
+INDEX = ",".join(["127.0.0.1", "localhost", os.environ.get("PEER_INDEX", "")])
+"""The hosts that can be reached. verifiers installs the program of an agent when it runs it: PEER_INDEX
+names the hosts of the package index."""
 SERVE = ["--stop-phrase", "###DONE###"]
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "rl"
 Path("tasks.jsonl").write_text(

@@ -10,15 +10,18 @@ from typing import Any
 
 from userlm.commands.assess import Assess, assess
 from userlm.commands.chat import Chat, chat
+from userlm.commands.check import Check, check
 from userlm.commands.clean import Clean, clean
 from userlm.commands.compare import Compare, compare
 from userlm.commands.costs import Limits
 from userlm.commands.detect import Detect, detect
 from userlm.commands.evaluate import Evaluate, evaluate
+from userlm.commands.export import Export, export
 from userlm.commands.fetch import Fetch, fetch
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.judge import Judge, judge
+from userlm.commands.merge import Merge, merge
 from userlm.commands.options import LocalModels, Output, User, UserSettings
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.report import Report, report
@@ -47,10 +50,13 @@ VERBS: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "judge": (Judge, judge),
     "detect": (Detect, detect),
     "assess": (Assess, assess),
+    "merge": (Merge, merge),
+    "export": (Export, export),
     "report": (Report, report),
     "show": (Show, show),
     "chat": (Chat, chat),
     "serve": (Serve, serve),
+    "check": (Check, check),
 }
 """The options and the function of each verb, in the order of the help."""
 
@@ -58,16 +64,19 @@ __all__ = [
     "VERBS",
     "Assess",
     "Chat",
+    "Check",
     "Clean",
     "Compare",
     "Detect",
     "Evaluate",
+    "Export",
     "Fetch",
     "Import",
     "Intents",
     "Judge",
     "Limits",
     "LocalModels",
+    "Merge",
     "Output",
     "Ppl",
     "Report",
@@ -83,14 +92,17 @@ __all__ = [
     "UserSettings",
     "assess",
     "chat",
+    "check",
     "clean",
     "compare",
     "detect",
     "evaluate",
+    "export",
     "fetch",
     "import_",
     "intents",
     "judge",
+    "merge",
     "ppl",
     "report",
     "respond",

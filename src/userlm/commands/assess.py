@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,7 @@ from userlm.commands.options import (
     Failures,
     LocalModels,
     Output,
+    Parts,
     User,
     limit_option,
     max_answer_tokens_option,
@@ -45,6 +46,7 @@ from userlm.commands.options import (
     seed_option,
     workers_option,
 )
+from userlm.commands.parts import in_parts
 from userlm.commands.ppl import Ppl, has_unscored, ppl
 from userlm.commands.report import Report, report
 from userlm.commands.respond import Respond, respond
@@ -67,7 +69,7 @@ from userlm.metrics.end_references import ALWAYS
 from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
-from userlm.runs import Run, conversations_file, measure_record
+from userlm.runs import FinishedRun, Run, conversations_file, measure_record
 from userlm.show.terminal import console, part_of_run
 from userlm.types import Conversation, InputError, Measure, ModelError
 
@@ -96,6 +98,9 @@ STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), DETECT, SCORE)
 """`respond` also asks about the test items, in a folder for each kind of them."""
 ANSWERED = (RESPOND, SIMULATE, *KINDS)
 """The stages whose conversations are scored."""
+DIVIDED = (*ANSWERED, PPL)
+"""The stages of a part. The others are about all conversations, so they run when parts are
+merged."""
 REFERENCE = "reference.jsonl"
 RATINGS = "ratings"
 ROBUSTNESS = "robustness"
@@ -181,6 +186,7 @@ class Assess:
     judge_price: str | None = price_option(JUDGE_PRICE, "the judge")
     detector_price: str | None = detector_price_option()
     limits: Limits = Limits()
+    several: Parts = Parts()
     failures: Failures = Failures()
     output: Output = Output()
 
@@ -190,18 +196,22 @@ class Stage:
     """A verb that may call models.
 
     Attributes:
-        run: runs it with these limits.
+        run: runs it with these limits, or merges these parts of it.
         prices: the prices of its sides, by their names in its journal; empty if it calls no model
             whose calls are counted.
     """
 
-    run: Callable[[Limits], Results]
+    run: Callable[[Limits, Sequence[FinishedRun]], Results]
     prices: Mapping[str, Price | None]
 
 
-def assess(options: Assess) -> Results:
+@in_parts
+def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
     """Run the stages, compare user and people, and write a page; raise `ModelError` if a stage
-    failed. The same command goes on with it."""
+    failed. The same command goes on with it.
+
+    A part ends before anything is compared, judged or detected: merging does that.
+    """
     user = options.user.parsed
     assistant = address.parse(options.assistant) if options.assistant else None
     path = conversations_file(options.reference, "test")
@@ -222,16 +232,19 @@ def assess(options: Assess) -> Results:
         detector = address.parse(options.detector)
         files += inputs.files(detector)
         stamped.append(detector)
-    run = open_run("assess", options, files, inputs.stamps(*stamped))
+    run = open_run("assess", options, files, inputs.stamps(*stamped), parts=parts)
     rated = {"ratings": _rated(options.ratings)}
 
     def is_unfinished(results: Results) -> bool:
         same = rated["ratings"] in (None, results.get("ratings"))
         return _is_unfinished(results) or not same
 
-    results = finished(run, options, is_unfinished)
+    is_part = options.several.part is not None
+    with unshown(is_part):
+        results = finished(run, options, is_unfinished)
     if results is None:
-        _check_before_paying(options, user, assistant)
+        if not parts:
+            _check_before_paying(options, user, assistant)
         run.unfinish()
         counts = _write_reference(run, options, path)
         items = {}
@@ -239,9 +252,14 @@ def assess(options: Assess) -> Results:
             items[kind] = _write_items(run, options, kind, file)
         stages = _stages(run, options, user, assistant)
         counted = {"counts": counts, "items": items, **rated}
-        results = _measure(run, options, stages, counted)
-    ran = [name for name in STAGES if _is_complete(run, name)]
-    report(Report([run.folder, *map(run.path, ran)], run.folder))
+        results = _measure(run, options, stages, counted, parts)
+    if is_part:
+        console.print(
+            f"{run.folder} is part {options.several.part}; `userlm merge` compares"
+        )
+    else:
+        ran = [name for name in STAGES if _is_complete(run, name)]
+        report(Report([run.folder, *map(run.path, ran)], run.folder))
     for name, why in results["failed"].items():
         raise ModelError(f"{name}: {why}")
     return results
@@ -423,6 +441,8 @@ def _stages(
                 stages[name] = Stage(partial(_judge, run, options, kind), judging)
     if options.detector:
         stages[DETECT] = Stage(partial(_detect, run, options), _detector_price(options))
+    if options.several.part:
+        return {name: each for name, each in stages.items() if name in DIVIDED}
     return stages
 
 
@@ -435,7 +455,9 @@ def _detector_price(options: Assess) -> dict[str, Price | None]:
     return {SIDE: price}
 
 
-def _detect(run: Run, options: Assess, limits: Limits) -> Results:
+def _detect(
+    run: Run, options: Assess, limits: Limits, parts: Sequence[FinishedRun]
+) -> Results:
     if not _has_answers(run, RESPOND):
         raise ModelError("there are no responses")
     return detect(
@@ -454,7 +476,14 @@ def _detect(run: Run, options: Assess, limits: Limits) -> Results:
     )
 
 
-def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> Results:
+def _respond(
+    run: Run,
+    options: Assess,
+    data: str,
+    out: str,
+    limits: Limits,
+    parts: Sequence[FinishedRun],
+) -> Results:
     return respond(
         Respond(
             options.user,
@@ -465,12 +494,16 @@ def _respond(run: Run, options: Assess, data: str, out: str, limits: Limits) -> 
             models=options.models,
             user_price=options.user_price,
             limits=limits,
+            several=_share(options),
             failures=options.failures,
-        )
+        ),
+        parts,
     )
 
 
-def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
+def _simulate(
+    run: Run, options: Assess, limits: Limits, parts: Sequence[FinishedRun]
+) -> Results:
     turns = options.max_turns
     tokens = options.max_answer_tokens
     if options.quick:
@@ -490,12 +523,16 @@ def _simulate(run: Run, options: Assess, limits: Limits) -> Results:
             user_price=options.user_price,
             price=options.price,
             limits=limits,
+            several=_share(options),
             failures=options.failures,
-        )
+        ),
+        parts,
     )
 
 
-def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
+def _ppl(
+    run: Run, options: Assess, limits: Limits, parts: Sequence[FinishedRun]
+) -> Results:
     return ppl(
         Ppl(
             run.path(REFERENCE),
@@ -505,16 +542,28 @@ def _ppl(run: Run, options: Assess, limits: Limits) -> Results:
             prompt=options.user.settings.prompt,
             seed=options.seed,
             workers=options.workers,
-            device=options.models.device,
-            dtype=options.models.dtype,
+            models=options.models,
             price=options.user_price if options.user.parsed.is_remote else None,
             limits=limits,
+            several=_share(options),
             failures=options.failures,
-        )
+        ),
+        parts,
     )
 
 
-def _judge(run: Run, options: Assess, kind: Kind, limits: Limits) -> Results:
+def _share(options: Assess) -> Parts:
+    """The share of a stage, which runs where the whole does."""
+    return replace(options.several, on=None)
+
+
+def _judge(
+    run: Run,
+    options: Assess,
+    kind: Kind,
+    limits: Limits,
+    parts: Sequence[FinishedRun],
+) -> Results:
     if not _has_answers(run, kind):
         raise ModelError("there are no replies to judge")
     return judge(
@@ -533,11 +582,22 @@ def _judge(run: Run, options: Assess, kind: Kind, limits: Limits) -> Results:
 
 
 def _measure(
-    run: Run, options: Assess, stages: Mapping[str, Stage], counted: Results
+    run: Run,
+    options: Assess,
+    stages: Mapping[str, Stage],
+    counted: Results,
+    parts: Sequence[FinishedRun],
 ) -> Results:
-    """Run the stages, score them, and write and show the results, with what was counted before."""
+    """Run the stages, score them, and write and show the results, with what was counted before.
+    A part is not scored."""
     with unshown():
-        left_out, failed = _run(run, options, stages)
+        left_out, failed = _run(run, options, stages, parts)
+        if options.several.part:
+            ran = {"left_out": left_out, "failed": failed}
+            tried = [name for name in stages if name not in failed]
+            incomplete = [name for name in tried if _has_errors(run, name)]
+            results = {**counted, **ran, "incomplete": incomplete}
+            return run.finish(results, _is_unfinished(results))
         talked = [name for name in ANSWERED if _has_answers(run, name)]
         scores = _score(run, options, talked) if talked else {}
     tried = [name for name in stages if name not in failed]
@@ -564,10 +624,13 @@ def _measure(
 
 
 def _run(
-    run: Run, options: Assess, stages: Mapping[str, Stage]
+    run: Run,
+    options: Assess,
+    stages: Mapping[str, Stage],
+    parts: Sequence[FinishedRun],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Run the stages; return why some were left out, and why some failed. A failed one does not
-    stop the others."""
+    """Run the stages, or merge those of parts; return why some were left out, and why some failed.
+    A failed one does not stop the others."""
     left_out = {}
     failed = {}
     if SIMULATE not in stages:
@@ -576,10 +639,18 @@ def _run(
     if PPL not in stages:
         kind = options.user.parsed.kind
         left_out[PPL] = f"a user of the kind {kind}: gives no log-probabilities"
+    for part in parts:
+        left_out |= part.results["left_out"]
+        if part.results["failed"]:
+            [why, *_] = part.results["failed"].values()
+            raise InputError(f"{part.folder} failed ({why}); run its command again")
     for name, stage in stages.items():
+        if name in left_out:
+            continue
+        done = [Run.read(part.path(name)) for part in parts if name in DIVIDED]
         try:
             with part_of_run(name):
-                stage.run(_limits_of(run, options, stages, name))
+                stage.run(_limits_of(run, options, stages, name), done)
         except ModelError as error:
             failed[name] = str(error)
             console.print(f"{name} failed: {error}", style="yellow")

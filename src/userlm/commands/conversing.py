@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +15,13 @@ from userlm.commands.costs import (
     stop,
 )
 from userlm.commands.options import Failures, User
+from userlm.commands.parts import concatenate, merged_budget
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
 from userlm.journal import Answers, Journal
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, to_record
-from userlm.runs import Run
+from userlm.runs import FinishedRun, Run
 from userlm.show.terminal import track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
@@ -34,15 +36,17 @@ class ConversingOptions(RunOptions, Protocol):
     def failures(self) -> Failures: ...
 
 
-def find_places(user: User, starts: Iterable[Conversation], path: Path) -> Places:
-    """Return the places of the conversations; raise `InputError` if there are none, or if the user
-    needs intents and some have none."""
+def find_places(
+    user: User, starts: Iterable[Conversation], path: Path, may_be_empty: bool
+) -> Places:
+    """Return the places of the conversations; raise `InputError` if there are none, which a part
+    may be, or if the user needs intents and some have none."""
     places: dict[str, int] = {}
     without_intent = 0
     for start in starts:
         places[start.id] = len(start.turns)
         without_intent += start.intent is None
-    if not places:
+    if not places and not may_be_empty:
         raise InputError(
             f"{path}: in no conversation is there a turn for the user to take; give others"
         )
@@ -141,6 +145,28 @@ def collect(
     how = "ended in an error or without a turn" if silent else "ended in an error"
     options.failures.check(len(errors) + silent, stops.total(), how=how)
     return written
+
+
+def merged(
+    run: Run,
+    options: ConversingOptions,
+    places: Places,
+    parts: Sequence[FinishedRun],
+    roles: Iterable[Role],
+) -> Results:
+    """Write the conversations of all parts, and the results; see `collect`."""
+    files = [part.path("conversations.jsonl") for part in parts]
+    found = sum(part.results["conversations"] for part in parts)
+    if found != len(places):
+        raise InputError(
+            f"the parts have {found:,} conversations together, and the whole run {len(places):,}; "
+            "were all run with these inputs?"
+        )
+    concatenate(run, "turns.jsonl", parts)
+    stopped = chain.from_iterable(read_conversations(file, True) for file in files)
+    turns = Journal(run.path("turns.jsonl"))
+    budget = merged_budget(run, parts)
+    return collect(run, options, places, stopped, turns, budget, roles, "merging")
 
 
 def _own_metas(

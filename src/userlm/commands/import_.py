@@ -5,18 +5,20 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from userlm.commands.options import (
     Output,
+    Parts,
     argument,
     limit_option,
     option,
     out_folder,
 )
+from userlm.commands.parts import in_parts, total
 from userlm.commands.steps import (
     Results,
     count_total,
@@ -27,13 +29,13 @@ from userlm.commands.steps import (
 )
 from userlm.data import files, layouts
 from userlm.data.joining import Joining, SharedTurns
-from userlm.data.layouts.common import Found
+from userlm.data.layouts.common import Found, Imported
 from userlm.data.layouts.fields import Rejected
 from userlm.data.layouts.mapped import Map
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, MOST_VALUES, Line
 from userlm.rows import READABLE, from_record, read_rows, to_record
-from userlm.runs import Outputs, Run
+from userlm.runs import FinishedRun, Outputs, Run
 from userlm.show.terminal import console, track
 from userlm.types import Conversation, InputError
 
@@ -83,11 +85,14 @@ class Import:
         min=1,
     )
     limit: int | None = limit_option()
+    several: Parts = Parts()
     output: Output = Output()
 
 
-def import_(options: Import) -> Results:
-    """Import the logs into a run folder."""
+@in_parts
+def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
+    """Import the logs into a run folder. A part has whole files, and does not join what belongs
+    together, since that may be in others: merging does."""
     out = options.out
     if options.source is not None and options.source not in layouts.SOURCES:
         known = ", ".join(layouts.SOURCES)
@@ -98,6 +103,11 @@ def import_(options: Import) -> Results:
         raise InputError("give --source, a known layout, or --map, and not both")
     if options.roles and not options.map:
         raise InputError("--roles is for --map; add it")
+    if options.limit and (options.several.part or parts):
+        raise InputError(
+            "--limit counts the lines of all files in order, which a part does not read; leave it "
+            "out, or give fewer files"
+        )
     fields = Map.parse(options.map, options.roles) if options.map else None
     found = []
     for file in files.find(options.logs):
@@ -114,16 +124,53 @@ def import_(options: Import) -> Results:
     local = [file.path for file in found if file.path]
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
-    run = open_run("import", options, local, stamps)
+    # The names are without the secrets that URLs may have.
+    shown = replace(options, logs=[file.name for file in found])
+    run = open_run("import", shown, local, stamps, parts=parts)
     if done := finished(run, options):
         return done
+    if parts:
+        for name in ("conversations.jsonl", "dropped.jsonl", "progress.json"):
+            run.path(name).unlink(missing_ok=True)
     importing = _Import(run, found, options, layouts.Gathered(fields))
+    imported = list(map(_Imported, parts))
     for number, file in enumerate(found):
-        importing.read(number, file, sizes)
+        by = next((part for part in imported if file.name in part.files), None)
+        if by and importing.take(file.name, by):
+            continue
+        if options.several.share.has(file.name):
+            importing.read(number, file, sizes)
     importing.keep(importing.gathered.found(), len(found))
     # A copy that a killed attempt left may be of a file that is no longer wanted.
     shutil.rmtree(run.path(".copies"), ignore_errors=True)
     return finish(run, options, importing.finish())
+
+
+class _Imported:
+    """What a part imported, file by file in the order of the whole.
+
+    Attributes:
+        files: the counts of each file, by name.
+    """
+
+    def __init__(self, part: FinishedRun) -> None:
+        self.files: Mapping[str, Mapping[str, int]] = part.results["files"]
+        paths = (part.path("conversations.jsonl"), part.path("dropped.jsonl"))
+        self._kept, self._dropped = (read_rows(path, True) for path in paths)
+
+    def next_file(
+        self, name: str
+    ) -> tuple[list[Conversation], list[Mapping[str, Any]]]:
+        """Return the conversations of the next file, and its dropped lines."""
+        counts = self.files[name]
+        kept = islice(self._kept, counts.get("out", 0))
+        listed = _dropped(counts) - counts.get(UNLISTED, 0)
+        dropped = islice(self._dropped, listed)
+        return [from_record(line.row) for line in kept], [line.row for line in dropped]
+
+
+def _dropped(counts: Mapping[str, int]) -> int:
+    return sum(n for name, n in counts.items() if name.startswith("dropped: "))
 
 
 class _Import:
@@ -132,6 +179,7 @@ class _Import:
     Attributes:
         done_files, done_items: what an earlier attempt finished: whole files, and items of the
             next.
+        files: in a part, the counts of each file that was read, by name.
         lines: how many lines were read.
         gathered_lines: by file, how many lines belong to conversations that span several lines.
             These are kept in memory until the end, so another attempt reads the lines again.
@@ -146,6 +194,7 @@ class _Import:
     ) -> None:
         self._run = run
         self._options = options
+        self._is_part = options.several.part is not None
         self._names = _unique_names(found)
         self._shown = dict(zip(self._names, (file.name for file in found), strict=True))
         self._outputs = Outputs(run, "conversations.jsonl", "dropped.jsonl")
@@ -155,11 +204,11 @@ class _Import:
         self.lines: int = state.get("lines", 0)
         self.gathered_lines: dict[str, int] = state.get("gathered", {})
         self.counts: Counter[str] = Counter(state.get("counts", {}))
-        dropped = (n for name, n in self.counts.items() if name.startswith("dropped: "))
-        self._listed = min(sum(dropped), MOST_LISTED)
+        self.files: dict[str, dict[str, int]] = state.get("files", {})
+        self._listed = min(_dropped(self.counts), MOST_LISTED)
         self.gathered = gathered
         self._path = run.path("conversations.jsonl")
-        self._joining = Joining()
+        self._joining = Joining(are_whole=gathered.takes_messages)
         self._shared = SharedTurns()
         # The place of each id in the file. Ids are kept as hashes: 64 bits are enough for many
         # millions.
@@ -207,7 +256,43 @@ class _Import:
         if name in self.gathered.files:
             self.gathered_lines[name] = lines.count
         self.lines += lines.count
+        if self._is_part:
+            self._count_file(file.name, lines.count)
         self._commit(number + 1, 0)
+
+    def _count_file(self, name: str, lines: int) -> None:
+        """Keep the counts of a file of a part, which was read just now.
+
+        Raises:
+            InputError: if a conversation of the file may go on in a file of another part.
+        """
+        if self.gathered.files:
+            raise InputError(
+                f"{name} has a message or a span a line, and the others of its conversation may be "
+                "in another part; import such files without --part"
+            )
+        before = total(self.files.values())
+        self.files[name] = {**(self.counts - before), "in": lines}
+
+    def take(self, name: str, part: _Imported) -> bool:
+        """Take over what a part imported from a file. Return whether that is what one run would: a
+        file with an id that an earlier one has must be read again, since a line may be dropped."""
+        kept, dropped = part.next_file(name)
+        if any(hash(conversation.id) in self._seen for conversation in kept):
+            return False
+        for conversation in kept:
+            self._write(Found(name, Line(0), Imported(conversation), None))
+        for row in dropped[: MOST_LISTED - self._listed]:
+            self._outputs.write("dropped.jsonl", row)
+        listed = min(len(dropped), MOST_LISTED - self._listed)
+        self._listed += listed
+        counts = Counter(part.files[name])
+        self.lines += counts.pop("in")
+        del counts["out"]
+        if unlisted := _dropped(counts) - listed:
+            counts[UNLISTED] = unlisted
+        self.counts.update(counts)
+        return True
 
     def keep(self, items: Iterable[Found], file_number: int) -> None:
         """Write the conversations of a file, or at the end those that span several lines; skip what
@@ -228,7 +313,9 @@ class _Import:
         rejected = item.rejected
         record: dict[str, Any] = {}
         if item.imported is not None:
-            conversation = self._shared.owned(item.imported.conversation)
+            conversation = item.imported.conversation
+            if not self._is_part:
+                conversation = self._shared.owned(conversation)
             record = to_record(conversation)
             for note, times in item.imported.notes.items():
                 self.counts[f"note: {note}"] += times
@@ -266,6 +353,7 @@ class _Import:
             "items": items,
             "lines": self.lines,
             "gathered": self.gathered_lines,
+            "files": self.files,
             "counts": self.counts,
         }
         self._outputs.commit(state)
@@ -273,7 +361,9 @@ class _Import:
     def finish(self) -> Results:
         """Close the files and return the results."""
         self.counts["in"] = self.lines
-        if self.counts["out"]:
+        if self._is_part:
+            self._outputs.close()
+        elif self.counts["out"]:
             self._outputs.close()
             self._join()
         else:
@@ -286,7 +376,10 @@ class _Import:
                 f"{grew} grew while they were read: the new lines are missing; import again into "
                 f"another --out"
             )
-        return {"counts": in_order(self.counts)}
+        results: Results = {"counts": in_order(self.counts)}
+        if self._is_part:
+            results["files"] = self.files
+        return results
 
     def _join(self) -> None:
         """Put conversations together that the log holds in several rows.

@@ -29,6 +29,7 @@ from userlm.commands.options import (
     Failures,
     LocalModels,
     Output,
+    Parts,
     argument,
     hub_option,
     limit_option,
@@ -36,6 +37,7 @@ from userlm.commands.options import (
     out_folder,
     workers_option,
 )
+from userlm.commands.parts import concatenate, in_parts, merged_budget, total
 from userlm.commands.steps import (
     Results,
     count_total,
@@ -59,14 +61,18 @@ from userlm.data.writers import (
     joined_names,
     read_joined,
 )
+from userlm.journal import Journal
 from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CallCache
+from userlm.parts import Part
 from userlm.rows import read_conversations, write_conversations
-from userlm.runs import Run, split_files
+from userlm.runs import FinishedRun, Run, split_files
 from userlm.show.terminal import console, track
 from userlm.types import Conversation, InputError, Sampling
 
 UNNAMED = "not said"  # the writer of intents that came with the logs
+JOINED_FILE = "note: joined file"
+UNKNOWN_JOIN = f"{JOINED_FILE}, unknown id"
 TOP_P = 0.9
 QUARTILES = (0.25, 0.5, 0.75)
 
@@ -126,11 +132,13 @@ class Intents:
     limit: int | None = limit_option()
     models: LocalModels = LocalModels()
     limits: Limits = Limits()
+    several: Parts = Parts()
     failures: Failures = Failures()
     output: Output = Output()
 
 
-def intents(options: Intents) -> Results:
+@in_parts
+def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
     """Write the conversations with intents."""
     writer = address.parse(options.writer)
     is_extractive = options.writer == EXTRACTIVE
@@ -146,13 +154,16 @@ def intents(options: Intents) -> Results:
     stamps = inputs.stamps(writer)
     if not is_extractive:
         stamps |= prompts.hashes("intent")
-    run = open_run("intents", options, files, stamps)
+    run = open_run("intents", options, files, stamps, parts=parts)
     if done := finished(run, options, lambda results: results.get("failed")):
         _check_failures(options, done)
         return done
 
     joined, counts = read_joined(joins)
     existing = Existing(joined, options.goals, options.overwrite)
+    if parts:
+        tally = _Tally(existing, fields, counts)
+        return _merge(run, options, paths, tally, parts)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     model = None if is_extractive else _model_writer(options, run, budget, price)
     check_caps(budget)
@@ -165,7 +176,9 @@ def intents(options: Intents) -> Results:
         write = model.write if model else extract
         return existing.find(conversation) or write(conversation)
 
+    share = options.several.share
     logs = track(_all(options, paths.values()), "reading")
+    logs = (log for log in logs if share.has(log.id))
     if model:
         requests = ((log.id, request(log)) for log in logs if not existing.find(log))
         estimate_requests(model.cache, requests, options.max_tokens, "intents")
@@ -175,12 +188,15 @@ def intents(options: Intents) -> Results:
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)
-            pairs = in_parallel(find, read(path), workers)
+            own = (log for log in read(path) if share.has(log.id))
+            pairs = in_parallel(find, own, workers)
             found = track(pairs, f"intents for {split}", total)
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
         stop(budget)
     results = tally.results()
+    if options.several.part:
+        results["counts"].pop(UNKNOWN_JOIN, None)  # most are of other parts
     if model:
         results |= _usage(model, budget)
     tally.show_missing_fields()
@@ -188,6 +204,51 @@ def intents(options: Intents) -> Results:
         write_hub(run, results)
     show_errors(tally.errors, tally.asked)
     finish(run, options, results, has_failures=bool(tally.errors))
+    _check_failures(options, results)
+    return results
+
+
+def _merge(
+    run: Run,
+    options: Intents,
+    paths: Mapping[str, Path],
+    tally: _Tally,
+    parts: Sequence[FinishedRun],
+) -> Results:
+    """Write the conversations of all parts with their intents, and the results."""
+    shares = [Part(number, len(parts)) for number in range(1, len(parts) + 1)]
+
+    def rows(split: str, path: Path) -> Iterator[Conversation]:
+        name = f"{split}.jsonl"
+        files = [read_conversations(part.path(name), True) for part in parts]
+        for log in _read(options, path):
+            [at] = [at for at, share in enumerate(shares) if share.has(log.id)]
+            row = next(files[at], None)
+            if row is None or row.id != log.id:
+                raise InputError(
+                    f"{parts[at].path(name)} does not have {log.id!r} in its place; run that part "
+                    "again with --force"
+                )
+            tally.measure(row)
+            yield row
+
+    run.unfinish()
+    for split, path in paths.items():
+        write_conversations(run.path(f"{split}.jsonl"), rows(split, path))
+    found = [part.results for part in parts]
+    tally.add_counts(total(each["counts"] for each in found))
+    results = {**tally.results(), "failed": sum(each["failed"] for each in found)}
+    if options.writer != EXTRACTIVE:
+        order = {log.id: at for at, log in enumerate(_all(options, paths.values()))}
+        concatenate(run, "asked.jsonl", parts)
+        asked = Journal(run.path("asked.jsonl"))
+        asked.close(order=lambda row: (order[row["id"]], row["try"]))
+        results["model"] = found[0]["model"]
+        results |= merged_budget(run, parts).finish(["writer"])
+        results["faults"] = in_order(total(each["faults"] for each in found))
+    if options.hub:
+        write_hub(run, results)
+    finish(run, options, results, has_failures=results["failed"] > 0)
     _check_failures(options, results)
     return results
 
@@ -277,7 +338,6 @@ class _Tally:
         _, unused = human_goal(conversation)
         if self._goals and unused:
             self._counts[f"note: human goal not taken, {unused}"] += 1
-        self._unmet_joins.difference_update(joined_names(conversation.id))
         if found.error:
             self.errors.append(found.error)
         meta = dict(conversation.meta)
@@ -287,14 +347,29 @@ class _Tally:
             meta.pop("intent_by", None)
         if found.text is not None:
             self._counts["out"] += 1
-            leak = leakage(found.text, conversation)
-            self._leakage[found.by].append(nan if leak is None else leak)
         if self._fields:
             meta.pop("condition", None)
         if known := traits(conversation, self._fields):
             self._counts.update(map(_condition_note, known))
             meta["condition"] = sentence(known)
-        return replace(conversation, intent=found.text, meta=meta)
+        row = replace(conversation, intent=found.text, meta=meta)
+        self.measure(row)
+        return row
+
+    def measure(self, row: Conversation) -> None:
+        """Measure the leakage of a conversation that has its intent."""
+        self._unmet_joins.difference_update(joined_names(row.id))
+        if row.intent is not None:
+            leak = leakage(row.intent, row)
+            by = row.meta.get("intent_by")
+            writer = by if isinstance(by, str) else ""
+            self._leakage[writer].append(nan if leak is None else leak)
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add the counts of parts, without those of --join, which each part has for the whole."""
+        for name, count in counts.items():
+            if not name.startswith(JOINED_FILE):
+                self._counts[name] += count
 
     @property
     def asked(self) -> int:
@@ -304,7 +379,7 @@ class _Tally:
     def results(self) -> Results:
         """Return the results. Leakage is `None` if no first turn has content words."""
         if self._unmet_joins:
-            self._counts["note: joined file, unknown id"] = len(self._unmet_joins)
+            self._counts[UNKNOWN_JOIN] = len(self._unmet_joins)
         writers: dict[str, dict[str, Any]] = {}
         for by, leaks in sorted(self._leakage.items()):
             measured = np.array(leaks)

@@ -30,6 +30,7 @@ import typer
 
 from userlm import address, inputs, loading
 from userlm.assistants import MAX_ANSWER_TOKENS
+from userlm.parts import Part
 from userlm.text import has_words
 from userlm.types import InputError, ModelError, Speaker
 
@@ -46,6 +47,7 @@ MAX_TEMPERATURE = 100
 SAMPLING = "How the user is sampled"
 MODELS = "Models on this machine"
 COSTS = "Costs"
+PARTS = "Several machines"
 OUTPUT = "Output"
 
 
@@ -205,7 +207,8 @@ class Described:
         """Its name on the command line."""
         if isinstance(self.shown, typer.models.ArgumentInfo):
             return self.name
-        flags = self.shown.param_decls or [f"--{self.name.replace('_', '-')}"]
+        name = self.name.rstrip("_").replace("_", "-")  # `as_`, since `as` is no name
+        flags = self.shown.param_decls or [f"--{name}"]
         return str(flags[0])
 
     @property
@@ -317,6 +320,30 @@ def recorded(options: Any) -> dict[str, Any]:
     return found
 
 
+def given(options: Any) -> dict[str, Any]:
+    """Return all options, by name."""
+    return {each.name: each.default for each in described(type(options), options)}
+
+
+def rebuilt(options: type[T], values: Mapping[str, Any]) -> T:
+    """Return the options with these values, read from JSON, by name."""
+    typed = {}
+    for each in described(options):
+        value = values[each.name]
+        if _is_path(each.type) and isinstance(value, str):
+            value = Path(value)
+        elif _is_path(each.type) and isinstance(value, list):
+            value = [Path(item) for item in value]
+        typed[each.name] = value
+    rebuilt_options: T = build(options, typed)
+    return rebuilt_options
+
+
+def _is_path(kind: Any) -> bool:
+    """Whether a type is that of a path, of several, or of one that may be missing."""
+    return kind is Path or any(map(_is_path, get_args(kind)))
+
+
 def check(options: Any) -> None:
     """Raise `InputError` for a value that is none of the choices, or out of range. The command line
     has checked it already; calls from Python have not."""
@@ -395,6 +422,47 @@ class Failures:
             raise ModelError(found)
         if failed > self.max_failed * total:
             raise ModelError(f"{found}: more than --max-failed {self.max_failed:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The share of the input that a run takes, and where the shares are run."""
+
+    part: str | None = option(
+        None,
+        "Take only part I of N, such as 1/4, by a hash of the id; `userlm merge` makes one run of "
+        "all parts. --limit counts before the parts are cut; limits on costs hold for each part.",
+        metavar="I/N",
+        panel=PARTS,
+    )
+    on: Literal["ray"] | None = option(
+        None,
+        "Run all parts on a cluster, and merge them: ray is the one at RAY_ADDRESS, else this "
+        "machine. Limits on costs are divided among the parts.",
+        panel=PARTS,
+        recorded=False,
+    )
+    parts: int = option(
+        4,
+        "Number of parts, with --on.",
+        min=1,
+        max=100_000,
+        panel=PARTS,
+        recorded=False,
+    )
+    gpus: float = option(
+        0,
+        "GPUs for each part, with --on; 0.5: two parts share one.",
+        min=0,
+        max=1000,
+        panel=PARTS,
+        recorded=False,
+    )
+
+    @property
+    def share(self) -> Part:
+        """The part; of one if none is given."""
+        return Part() if self.part is None else Part.parse(self.part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,11 @@ from userlm.commands.costs import (
     stop,
 )
 from userlm.commands.options import (
-    Dtype,
     Failures,
+    LocalModels,
     Output,
+    Parts,
     argument,
-    device_option,
-    dtype_option,
     limit_option,
     max_tokens_option,
     option,
@@ -34,9 +33,11 @@ from userlm.commands.options import (
     seed_option,
     workers_option,
 )
+from userlm.commands.parts import concatenate, in_parts, merged_budget
 from userlm.commands.steps import Results, finish, finished, measure_results, open_run
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
+from userlm.lines import Line as RowLine
 from userlm.metrics.controls import (
     OTHER,
     WITH,
@@ -49,14 +50,12 @@ from userlm.metrics.perplexity import conversation_of, score_turns, unscored
 from userlm.metrics.scores import score_line, score_row
 from userlm.models.budget import CAP, Budget, Caps, CountedScore
 from userlm.models.scored_rows import ScoredRows
-from userlm.rows import read_conversations, read_rows
-from userlm.runs import Run, conversations_file
+from userlm.rows import read_conversations, read_parsed, read_rows
+from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.show.terminal import console, progress_bar
 from userlm.simulate import parallel
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
 
-BATCH = 32
-"""Number of conversations that a model on this machine scores together."""
 GIVE_UP = 3
 """The run stops when the model fails on this many at the start, of a batch or of the run."""
 
@@ -64,7 +63,7 @@ Line = Mapping[str, Any]
 """A line of scores.jsonl, see `metrics.scores`; it also has `error` if the model failed."""
 Key = tuple[str, str]
 """A column and the id of a conversation."""
-Lines = dict[Key, list[Line]]
+Lines = Mapping[Key, list[Line]]
 Batch: TypeAlias = "Sequence[Sequence[Case]]"
 """Cases of one call; those in an inner sequence are of the same conversation."""
 
@@ -160,15 +159,16 @@ class Ppl:
     limit: int | None = limit_option()
     seed: int = seed_option()
     workers: int = workers_option("requests to a server")
-    device: str | None = device_option()
-    dtype: Dtype | None = dtype_option()
+    models: LocalModels = LocalModels()
     price: str | None = price_option("--price", "a model on a server")
     limits: Limits = Limits()
+    several: Parts = Parts()
     failures: Failures = Failures()
     output: Output = Output()
 
 
-def ppl(options: Ppl) -> Results:
+@in_parts
+def ppl(options: Ppl, parts: Sequence[FinishedRun] = ()) -> Results:
     """Score the user turns and write the measures."""
     model = address.parse(options.model)
     price = read_price("model", options.price)
@@ -179,7 +179,7 @@ def ppl(options: Ppl) -> Results:
         )
     path = conversations_file(options.data, "test")
     files = [path, *inputs.files(model, options.tokenizer, options.prompt)]
-    run = open_run("ppl", options, files, inputs.stamps(model))
+    run = open_run("ppl", options, files, inputs.stamps(model), parts=parts)
     if done := finished(run, options, lambda _: has_unscored(run.folder)):
         return done
     conversations = list(islice(read_conversations(path), options.limit))
@@ -187,7 +187,11 @@ def ppl(options: Ppl) -> Results:
     others = None
     if options.controls:
         others = other_intents(conversations, options.seed)
+    share = options.several.share
+    conversations = [one for one in conversations if share.has(one.id)]
     cases = list(_cases(conversations, others))
+    if parts:
+        return _merge(run, options, conversations, cases, parts)
     scorer = _load(options, model)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     rows = None
@@ -213,7 +217,7 @@ def _load(options: Ppl, model: address.Address) -> Scorer:
             model,
             tokenizer=options.tokenizer,
             workers=options.workers,
-            local=address.LocalSettings(device=options.device, dtype=options.dtype),
+            local=options.models.settings,
             prompt=options.prompt,
         )
     max_tokens = options.max_tokens
@@ -224,7 +228,34 @@ def _load(options: Ppl, model: address.Address) -> Scorer:
         max_tokens = context_length
     if model.is_remote:
         return Scorer(score, form, max_tokens, workers=options.workers)
-    return Scorer(score, form, max_tokens, batch=BATCH)
+    return Scorer(score, form, max_tokens, batch=options.models.batch)
+
+
+def _merge(
+    run: Run,
+    options: Ppl,
+    conversations: Sequence[Conversation],
+    cases: Sequence[Case],
+    parts: Sequence[FinishedRun],
+) -> Results:
+    """Write the rows of all parts, and the measures of all."""
+    lines: defaultdict[Key, list[Line]] = defaultdict(list)
+    for part in parts:
+        for line in read_parsed(part.path("scores.jsonl"), _row, may_be_empty=True):
+            lines[line["column"], conversation_of(score_row(line))].append(line)
+    run.unfinish()
+    scores, failed = _in_order(run, cases, lines)
+    results = measure_results(figures(scores, conversations), stubs={})
+    if "usage" in parts[0].results:
+        concatenate(run, "rows.jsonl", parts)
+        results |= merged_budget(run, parts).finish(["model"])
+    written = finish(run, options, results, has_failures=failed > 0)
+    options.failures.check(failed, len(conversations))
+    return written
+
+
+def _row(line: RowLine) -> Line:
+    return _scored(line.row)
 
 
 def _say_what_is_missing(conversations: Sequence[Conversation], path: Path) -> None:
@@ -288,7 +319,7 @@ def _score_all(
     try:
         with progress_bar() as progress:
             job = progress.add_task("scoring", total=len(unfinished))
-            done: Lines = {}
+            done: dict[Key, list[Line]] = {}
             for scored in parallel(score, scorer.batches(unfinished), scorer.workers):
                 done |= scored
                 if is_new:
@@ -297,7 +328,7 @@ def _score_all(
     finally:
         stop(budget)
     journal.close()
-    return _in_order(run, cases, lines | done)
+    return _in_order(run, cases, {**lines, **done})
 
 
 def _show_estimate(budget: Budget, cases: Sequence[Case]) -> None:
@@ -357,7 +388,7 @@ def _resumed(written: Iterable[Line], cases: Iterable[Case], form: Form) -> Line
         if "error" not in line:
             key = line["column"], conversation_of(score_row(line))
             kept[key][line["key"]] = line
-    lines: Lines = {}
+    lines: dict[Key, list[Line]] = {}
     for case in cases:
         log = case.conversation
         # After a crash only some lines of a case may exist; then the case is scored again.
@@ -383,7 +414,7 @@ def _score_batch(batch: Batch, scorer: Scorer) -> Lines:
         except ModelError as error:
             if error.permanent:
                 raise
-    lines: Lines = {}
+    lines: dict[Key, list[Line]] = {}
     failed = 0
     for tried, same in enumerate(batch, 1):
         try:

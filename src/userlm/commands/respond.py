@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from userlm import flip, inputs, items
-from userlm.commands.conversing import collect, find_places, has_errors
+from userlm.commands.conversing import collect, find_places, has_errors, merged
 from userlm.commands.costs import (
     Limits,
     check_caps,
@@ -22,6 +22,7 @@ from userlm.commands.options import (
     Failures,
     LocalModels,
     Output,
+    Parts,
     User,
     argument,
     limit_option,
@@ -30,11 +31,12 @@ from userlm.commands.options import (
     seed_option,
     workers_option,
 )
+from userlm.commands.parts import in_parts
 from userlm.commands.steps import Results, finished, open_run
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations
-from userlm.runs import conversations_file
+from userlm.runs import FinishedRun, conversations_file
 from userlm.simulate import respond_all
 from userlm.types import Conversation, Role
 
@@ -59,22 +61,28 @@ class Respond:
     models: LocalModels = LocalModels()
     user_price: str | None = price_option("--user-price", "the user's model")
     limits: Limits = Limits()
+    several: Parts = Parts()
     failures: Failures = Failures()
     output: Output = Output()
 
 
-def respond(options: Respond) -> Results:
+@in_parts
+def respond(options: Respond, parts: Sequence[FinishedRun] = ()) -> Results:
     """Ask the user after every prefix, and write the responses."""
     user = options.user.parsed
     price = read_price("user", options.user_price)
     path = conversations_file(options.data, "test")
     files = [path, *options.user.files]
-    run = open_run("respond", options, files, inputs.stamps(user))
+    run = open_run("respond", options, files, inputs.stamps(user), parts=parts)
     if done := finished(run, options, has_errors):
         return done
 
+    share = options.several.share
+
     def starts() -> Iterator[Conversation]:
         for conversation in islice(read_conversations(path), options.limit):
+            if not share.has(conversation.id):
+                continue
             if items.kind_of(conversation):
                 yield items.prefix(conversation)
                 continue
@@ -82,7 +90,10 @@ def respond(options: Respond) -> Results:
                 if options.first or sample.k:
                     yield sample.prefix
 
-    places = find_places(options.user, starts(), path)
+    is_part = options.several.part is not None
+    places = find_places(options.user, starts(), path, may_be_empty=is_part)
+    if parts:
+        return merged(run, options, places, parts, ["user"])
     speaker = options.user.load(options.seed, options.models)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     speaker = counted(budget, "user", user, speaker, price)

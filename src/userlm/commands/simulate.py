@@ -11,7 +11,13 @@ from pathlib import Path
 from userlm import address, inputs, loading
 from userlm.assistants import solution
 from userlm.bots import TIMEOUT
-from userlm.commands.conversing import calls_to_come, collect, find_places, has_errors
+from userlm.commands.conversing import (
+    calls_to_come,
+    collect,
+    find_places,
+    has_errors,
+    merged,
+)
 from userlm.commands.costs import (
     Limits,
     check_caps,
@@ -32,6 +38,7 @@ from userlm.commands.options import (
     Failures,
     LocalModels,
     Output,
+    Parts,
     User,
     limit_option,
     max_answer_tokens_option,
@@ -41,12 +48,13 @@ from userlm.commands.options import (
     seed_option,
     workers_option,
 )
+from userlm.commands.parts import in_parts
 from userlm.commands.steps import Results, finished, open_run
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, read_starts
-from userlm.runs import Run, conversations_file
+from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.simulate import simulate as simulate_all
@@ -122,11 +130,13 @@ class Simulate:
     user_price: str | None = price_option("--user-price", "the user's model")
     price: str | None = price_option("--price", "the assistant's model")
     limits: Limits = Limits()
+    several: Parts = Parts()
     failures: Failures = Failures()
     output: Output = Output()
 
 
-def simulate(options: Simulate) -> Results:
+@in_parts
+def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     """Simulate the conversations and write them."""
     user = options.user.parsed
     assistant = address.parse(options.assistant)
@@ -141,12 +151,15 @@ def simulate(options: Simulate) -> Results:
     if options.intents:
         files.append(path)
     stamps |= inputs.stamps(user, assistant)
-    run = open_run("simulate", options, files, stamps)
+    run = open_run("simulate", options, files, stamps, parts=parts)
     if done := finished(run, options, has_errors):
         return done
 
     starts = partial(_starts, options, path, tasks)
-    places = find_places(options.user, starts(), path)
+    is_part = options.several.part is not None
+    places = find_places(options.user, starts(), path, may_be_empty=is_part)
+    if parts:
+        return merged(run, options, places, parts, ("user", "assistant"))
     if assistant.kind == "oracle":
         _show_unsolvable(tasks)
     user_side = options.user.load(options.seed, options.models)
@@ -204,10 +217,13 @@ def _starts(
     options: Simulate, path: Path, tasks: Sequence[Task]
 ) -> Iterator[Conversation]:
     """Yield the beginnings of conversations, by the tasks if there are any, else by the logs."""
+    share = options.several.share
     if options.tasks:
-        ungreeted = from_tasks(tasks, options.repeats)
+        own = [task for task in tasks if share.has(task.id)]
+        ungreeted = from_tasks(own, options.repeats)
     else:
-        logs = islice(read_starts(path), options.limit)
+        every = islice(read_starts(path), options.limit)
+        logs = (log for log in every if share.has(log.id))
         ungreeted = _from_logs(logs, options.repeats, options.keep_turns)
     return (_greeted(start, options.greeting) for start in ungreeted)
 

@@ -10,11 +10,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from userlm.commands.options import Output, check, recorded
+from userlm.commands.options import Output, check, given, recorded
 from userlm.data import hub
 from userlm.json_files import replacing
+from userlm.manifest import as_json, environment, other_inputs
 from userlm.rows import count_rows, read_conversations
-from userlm.runs import REPLACED, Run, measure_record
+from userlm.runs import REPLACED, FinishedRun, Run, measure_record
 from userlm.show.formats import MARK
 from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, InputError, Measure
@@ -22,6 +23,8 @@ from userlm.types import Conversation, InputError, Measure
 T = TypeVar("T")
 R = TypeVar("R")
 Results = dict[str, Any]
+GIVEN = "given"
+"""The key of run.json for all options of a part, also those that do not identify a run."""
 AHEAD = 16  # items queued for each worker, so that a slow answer does not block others
 
 
@@ -41,12 +44,38 @@ def open_run(
     inputs: Iterable[Path] = (),
     stamps: Mapping[str, str] | None = None,
     reads: Iterable[Path] = (),
+    parts: Sequence[FinishedRun] = (),
 ) -> Run:
-    """Start the run of these options, or resume it; see `Run.open`."""
+    """Start the run of these options, or resume it; see `Run.open`.
+
+    Args:
+        parts: the runs that become this one, which is said to be made where they were.
+    """
     check(options)
-    force = options.output.force
     asked = recorded(options)
-    run = Run.open(options.out, verb, asked, inputs, stamps, anew=force, reads=reads)
+    notes: dict[str, Any] = {}
+    if asked.get("part") is not None:
+        notes = {GIVEN: as_json(given(options))}
+    elif parts:
+        made = parts[0].manifest
+        notes = {name: made.get(name) for name in environment()}
+    run = Run.open(
+        options.out,
+        verb,
+        asked,
+        inputs,
+        stamps,
+        anew=options.output.force,
+        reads=reads,
+        notes=notes,
+    )
+    for part in parts:
+        changed = other_inputs(part.manifest["inputs"], run.manifest["inputs"])
+        if changed:
+            raise InputError(
+                f"{part.folder} is of other inputs than there are now ({changed}); run the parts "
+                "again"
+            )
     kept = [path.name for path in run.path(REPLACED).glob("*")]
     if kept and kept != ["run.json"] and _IS_SHOWN.get():
         console.print(
@@ -98,9 +127,9 @@ _IS_SHOWN = ContextVar("is_shown", default=True)
 
 
 @contextmanager
-def unshown() -> Iterator[None]:
+def unshown(is_so: bool = True) -> Iterator[None]:
     """Show nothing of the runs that finish in this block: they are parts of another one."""
-    before = _IS_SHOWN.set(False)
+    before = _IS_SHOWN.set(_IS_SHOWN.get() and not is_so)
     try:
         yield
     finally:

@@ -100,9 +100,15 @@ class Plan:
 
 class Joining:
     """Collects what is needed of many conversations to find those that belong together: 8 bytes a
-    turn."""
+    turn.
 
-    def __init__(self) -> None:
+    Args:
+        are_whole: whether each is known to be whole, as where the messages of an id were gathered:
+            then one that begins with another is of its own (many open with the same greeting).
+    """
+
+    def __init__(self, are_whole: bool = False) -> None:
+        self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
@@ -112,7 +118,7 @@ class Joining:
     def add(self, conversation: Conversation) -> int:
         """Add a conversation, in the order of the file; return its place there."""
         place = len(self._wholes)
-        whole, beginnings = _history(conversation)
+        whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
         if whole and _is_open(conversation):

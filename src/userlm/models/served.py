@@ -1,6 +1,7 @@
 """A trained user on a server that continues token ids, such as vLLM.
 
-What a trained user needs, and the parameters of `/v1/completions` for it:
+What a trained user needs, and the parameters of vLLM's `/v1/completions` for it (`flavours` has
+those of other servers):
 
     exactly these ids     `prompt` as ids; `usage.prompt_tokens` must be equal
     the token that        `stop_token_ids` with `ignore_eos`, so that no other token ends it; it is
@@ -18,29 +19,35 @@ ended a completion, respects bans, and returns log-probabilities from before a b
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import Any
 from warnings import warn
 
 import openai
-from openai.types import Completion as Answer
 
 from userlm.models.endpoint import (
     MAX_TOKEN_LENGTH,
     TAKE_IDS,
     USE_VLLM,
     EndpointModel,
-    first_choice,
     receive,
-    seed_of,
-    token_count,
 )
 from userlm.models.faults import NOT_OFFERED, possibly_billed
+from userlm.models.flavours import (
+    LLAMA_CPP,
+    UNKNOWN_END,
+    Answer,
+    Flavour,
+    Request,
+    completions,
+    llama_cpp,
+    server_root,
+)
 from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
 from userlm.thought import spoken
@@ -55,6 +62,12 @@ from userlm.types import (
 
 BIAS = 100
 """The largest `logit_bias` that servers allow. A ban multiplies the odds of a token by 4e-44."""
+
+TEXT_ONLY = (
+    ("api/version", "version", "Ollama"),
+    ("info", "model_id", "text-generation-inference"),
+)
+"""Servers that take no token ids: a path of theirs, a key of what is there, and their names."""
 
 PROBE_TOKENS = 32
 """The test of what a server supports sends this many of the last tokens of the first prompt."""
@@ -82,23 +95,28 @@ class ServedModel:
         self._control_tokens = re.compile("|".join(map(re.escape, tokens)))
         self.notes: tuple[str, ...] = ()
         self._support: _Support | None = None
+        self._flavour: Flavour = completions
         self._lock = threading.Lock()
 
     def context_length(self) -> int | None:
-        """The model's context length in tokens, from `/v1/models`; `None` if it is not there.
+        """The model's context length in tokens; `None` if the server does not report it.
 
         Raises:
             ModelError: if the server fails.
         """
         try:
-            body = self._endpoint.ask(_models, [], may_bill=False)
+            models = self._endpoint.ask(_models, [], may_bill=False)
+            if any(model["owned_by"] == LLAMA_CPP for model in models):
+                self._flavour = llama_cpp
+                body = self._endpoint.ask(partial(_get, "props"), [], may_bill=False)
+                length = body["default_generation_settings"]["n_ctx"]
+            else:
+                [model] = [model for model in models if model["id"] == self.name]
+                length = model["max_model_len"]
         except ModelError as error:
             if error.reason in NOT_OFFERED:
                 return None
             raise
-        try:
-            [model] = [model for model in body["data"] if model["id"] == self.name]
-            length = model["max_model_len"]
         except (LookupError, TypeError, ValueError):  # the server does not report it
             return None
         return length if type(length) is int and length > 0 else None
@@ -142,6 +160,24 @@ class ServedModel:
             possibly_billed=possibly_billed(calls.faults),
         )
         return self._endpoint.without_key(spoken(completion))
+
+    def ask(
+        self, ids: Sequence[int], sampling: Sampling, forced: int | None = None
+    ) -> Answer:
+        """Make one call and return its answer, whatever else the server supports; with `forced`
+        only that token can be sampled. For checks of a server.
+
+        Raises:
+            InputError: if the answer shows that the server cannot be used.
+            ModelError: if the server fails.
+        """
+        return self._ask(ids, sampling, _Calls(), forced)
+
+    @property
+    def api(self) -> str:
+        """How the server is asked; it is known after `context_length`."""
+        is_llama_cpp = self._flavour is llama_cpp
+        return "/completion of llama.cpp" if is_llama_cpp else "/v1/completions"
 
     def _generate(
         self,
@@ -212,25 +248,19 @@ class ServedModel:
         sampling: Sampling,
         calls: _Calls,
         forced: int | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         """Make one call, and check its answer. Settings of `sampling` for the first position only
         are ignored; with `forced` only that token is sampled."""
-        bias = {str(id): -BIAS for id in sorted(sampling.banned_ids)}
+        bias = dict.fromkeys(sorted(sampling.banned_ids), -BIAS)
         if forced is not None:
-            bias = {str(forced): BIAS}
+            bias = {forced: BIAS}
             sampling = replace(
                 sampling, temperature=0, max_tokens=1, banned_ids=frozenset()
             )
-        request = _parameters(sampling) | {
-            "model": self.name,
-            "prompt": [*ids],
-            "logit_bias": bias or openai.omit,
-        }
+        request = Request(self.name, ids, sampling, bias, forced is not None)
 
-        async def send(client: openai.AsyncOpenAI) -> tuple[_Answer, str]:
-            create: Any = client.completions.with_streaming_response.create
-            body = await receive(create(**request))
-            answer = _read(Answer.construct(**body), sampling)
+        async def send(client: openai.AsyncOpenAI) -> tuple[Answer, str]:
+            answer = await self._flavour(client, request)
             problem = self._problem(answer, len(ids), sampling)
             if problem and self._support:
                 # the server can do it, so this answer is an exception, and is tried again
@@ -244,7 +274,7 @@ class ServedModel:
             raise self._not_usable(problem)
         return answer
 
-    def _problem(self, answer: _Answer, tokens_sent: int, sampling: Sampling) -> str:
+    def _problem(self, answer: Answer, tokens_sent: int, sampling: Sampling) -> str:
         """Return why the server cannot be used, as an answer shows; empty if it can."""
         tokens_in, tokens_out = answer.usage or (None, 0)
         sampled = {*(answer.ids or ())}
@@ -288,7 +318,29 @@ class ServedModel:
         try:
             return self._probe(ids, sampling)
         except InputError:
+            pass
+        try:
             return self._probe(ids, sampling)
+        except InputError as error:
+            why = self.text_only()
+            if not why:
+                raise
+            raise self._not_usable(why) from error
+
+    def text_only(self) -> str:
+        """Return why a server that is known to take no token ids cannot be used; empty for
+        others."""
+        for path, key, kind in TEXT_ONLY:
+            try:
+                said = self._endpoint.ask(partial(_get, path), [], may_bill=False)
+            except ModelError:
+                continue
+            if isinstance(said, dict) and key in said:
+                return (
+                    f"the server is {kind}, which takes prompts as text and no token ids; "
+                    f"{USE_VLLM}, or serve it with llama.cpp (docs/local-servers.md)"
+                )
+        return ""
 
     def _probe(self, ids: Sequence[int], sampling: Sampling) -> _Support:
         """Test what the server supports with two calls for one token: the end token, and an
@@ -315,22 +367,14 @@ class ServedModel:
                 f"the server was made to sample token {other} by `logit_bias` and sampled "
                 f"{went_on.ids}; {USE_VLLM}"
             )
-        p_end_problem = ""
-        if ended.p_first is None or went_on.p_first is None:
-            p_end_problem = (
-                "the server gives no log-probabilities, so P(end) is unknown"
-            )
-        elif ended.p_first + went_on.p_first > 1.01:
-            # With the bias, each token is almost certain; without it, both together have 1.
-            p_end_problem = (
-                "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
-                "vLLM with --logprobs-mode raw_logprobs"
-            )
+        p_end_problem = why_no_p_end(ended, went_on)
         notes = [p_end_problem] if p_end_problem else []
         if ended.ids is None:
             notes.append(
                 "the server returns no token ids, so turns are taken from its text"
             )
+        if ended.runs_on:
+            notes.append(UNKNOWN_END.format(end))
         for note in notes:
             warn(f"{self.name}: {note}", ModelWarning, stacklevel=2)
         self.notes = tuple(notes)
@@ -338,7 +382,7 @@ class ServedModel:
 
     def _force_end(
         self, prompt: Sequence[int], end: int, stop_ids: frozenset[int]
-    ) -> tuple[Sampling, _Answer]:
+    ) -> tuple[Sampling, Answer]:
         """Return the request that the server accepts, with or without log-probabilities, and its
         answer."""
         for end_id in (end, None):
@@ -371,27 +415,18 @@ class _Support:
     p_end_problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The server's answer to one call.
-
-    Attributes:
-        ids: the sampled ids without the stop id; `None` if it does not return them.
-        text: as the server decodes them.
-        stop_id: the id that ended it; `None` if none did, or if it is not reported.
-        finish: `stop` or `length`.
-        p_first: the probability of the first sampled token.
-        p_end: the probability of `Sampling.end_id` at the first position.
-        usage: tokens in and out; `None` if it does not count them.
-    """
-
-    ids: list[int] | None
-    text: str
-    stop_id: int | None
-    finish: str
-    p_first: float | None
-    p_end: float | None
-    usage: tuple[int, int] | None
+def why_no_p_end(ended: Answer, went_on: Answer) -> str:
+    """Return why P(end) is unknown, as two answers with a forced token each show; empty if it is
+    known."""
+    if ended.p_first is None or went_on.p_first is None:
+        return "the server gives no log-probabilities, so P(end) is unknown"
+    if ended.p_first + went_on.p_first > 1.01:
+        # With the bias, each token is almost certain; without it, both together have 1.
+        return (
+            "the server's log-probabilities are those after a ban, so P(end) is unknown; start "
+            "vLLM with --logprobs-mode raw_logprobs"
+        )
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,83 +442,15 @@ class _Calls:
     usage: list[tuple[int, int]] = field(default_factory=list)
 
 
-async def _models(client: openai.AsyncOpenAI) -> dict[str, Any]:
+async def _models(client: openai.AsyncOpenAI) -> list[dict[str, Any]]:
     """Return the server's list of models; empty if it has none."""
     try:
-        return await receive(client.models.with_streaming_response.list())
-    except (ValueError, RecursionError):
-        return {}
+        body = await receive(client.models.with_streaming_response.list())
+        return [{"owned_by": "", **model} for model in body["data"]]
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return []
 
 
-def _parameters(sampling: Sampling) -> dict[str, Any]:
-    """The parameters of a request, beside model, prompt and bans."""
-    extra: dict[str, Any] = {
-        "stop_token_ids": sorted(sampling.stop_ids),
-        "ignore_eos": True,
-        "include_stop_str_in_output": False,
-        "skip_special_tokens": False,
-        "return_token_ids": True,
-        "top_k": -1,
-        "min_p": 0,
-        "repetition_penalty": 1,
-    }
-    parameters = {
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "presence_penalty": 0,
-        "frequency_penalty": 0,
-        "seed": seed_of(sampling),
-        "extra_body": extra,
-    }
-    if sampling.end_id is not None:
-        parameters["logprobs"] = 1
-        extra["logprob_token_ids"] = [sampling.end_id]
-        extra["return_tokens_as_token_ids"] = True
-    return parameters
-
-
-def _read(answer: Any, sampling: Sampling) -> _Answer:
-    """Parse a completion; raise `ValueError` if it is not one."""
-    choice = first_choice(answer)
-    text = getattr(choice, "text", None)
-    finish = getattr(choice, "finish_reason", None)
-    if not isinstance(text, str):
-        raise ValueError("it has no text")
-    if finish not in ("stop", "length"):  # a server that shuts down returns `abort`
-        raise ValueError("its finish_reason is neither `stop` nor `length`")
-    ids = getattr(choice, "token_ids", None)
-    if not isinstance(ids, list) or not all(map(_is_id, ids)):
-        ids = None
-    stop_id = getattr(choice, "stop_reason", None)
-    if ids and ids[-1] in sampling.stop_ids:
-        stop_id = ids.pop()
-    elif type(stop_id) is not int or stop_id not in sampling.stop_ids:
-        stop_id = None
-    logprobs = getattr(choice, "logprobs", None)
-    p_first = _first_probability(getattr(logprobs, "token_logprobs", None))
-    top = getattr(logprobs, "top_logprobs", None)
-    p_end = _first_probability(top, f"token_id:{sampling.end_id}")
-    tokens_in = token_count(answer, "prompt_tokens")
-    tokens_out = token_count(answer, "completion_tokens")
-    usage = None
-    if tokens_in is not None and tokens_out is not None:
-        usage = (tokens_in, tokens_out)
-    return _Answer(ids, text, stop_id, finish, p_first, p_end, usage)
-
-
-def _is_id(value: Any) -> bool:
-    """Whether it can be a token id; a tokenizer decodes no larger number."""
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _first_probability(logprobs: Any, token: str = "") -> float | None:
-    """Return the probability at the first position, of this token if there are several; `None` if
-    the server returned none."""
-    first: Any = logprobs[0] if isinstance(logprobs, list) and logprobs else None
-    if isinstance(first, dict):
-        first = first.get(token)
-    if type(first) in (int, float) and first < 1e-3:
-        # Rounding may put a log-probability above 0. An integer may be too large for `exp`.
-        return math.exp(max(min(first, 0), -1000))
-    return None
+async def _get(path: str, client: openai.AsyncOpenAI) -> Any:
+    """Return what is at a path of the server's own API."""
+    return await client.get(server_root(client) + path, cast_to=object)

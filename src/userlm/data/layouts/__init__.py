@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 
 from userlm.data.layouts import (
     arena,
+    harnesses,
     items,
     lmsys,
     mapped,
@@ -31,6 +33,8 @@ from userlm.types import InputError
 
 LAYOUTS = (
     userlm.LAYOUT,
+    harnesses.TAU2_LAYOUT,  # before messages, which its rows have too
+    harnesses.PROMPTFOO_LAYOUT,
     messages.LAYOUT,
     sharegpt.LAYOUT,
     wildchat.LAYOUT,  # before lmsys, because its rows also have the fields of lmsys
@@ -60,6 +64,7 @@ class Gathered:
 
     def __init__(self, map: mapped.Map | None = None) -> None:
         self.map = map
+        self.takes_messages = map is not None and not map.messages
         self._rows = mapped.Rows(map) if map else None
         self.files: set[str] = set()  # the names of the files with such lines
         self._count = 0
@@ -97,7 +102,7 @@ def find(
         InputError: there is no such source.
     """
     _check(source)
-    for line in lines:
+    for line in chain.from_iterable(map(harnesses.unpacked, lines)):
         try:
             for imported in _conversations(line, source, name, gathered):
                 yield Found(name, line, imported, None)
@@ -116,7 +121,7 @@ def _conversations(
         raise Rejected(line.reason, f"the line {line.error}")
     if gathered.map and gathered.map.messages:
         return [_named(gathered.map.convert(line.row), f"{file}-{line.number}")]
-    if gathered.map:
+    if gathered.takes_messages:
         gathered.add(line, "", file)
         return []
     layout = source or guess(line.row)

@@ -87,6 +87,7 @@ class _Span:
         last: the place of the last span that was merged into it.
         name: the id of the conversation; empty if it has none.
         wraps: whether it only wraps calls; see `_WRAPPERS`.
+        intent, ended: what an export of ours says; `ended` is false only if it says so.
         prefixes: a digest of each prefix of the user and assistant messages; the last one covers
             all.
         tips: those of `prefixes` from which the conversation may continue.
@@ -98,6 +99,8 @@ class _Span:
     trace: str
     wraps: bool
     user: str | None
+    intent: str | None
+    ended: bool
     meta: Row
     messages: Messages
     prefixes: Sequence[bytes]
@@ -230,8 +233,9 @@ class Spans:
                 span.messages,
                 id=name,
                 user=span.user,
+                intent=span.intent,
                 meta=span.meta,
-                whole=not span.name or latest[span.name] is span,
+                whole=span.ended and (not span.name or latest[span.name] is span),
             )
             yield Found(file, Line(number), imported.with_notes(self._notes), None)
             self._notes.clear()
@@ -305,6 +309,8 @@ def _read(row: Row, place: Place) -> _Span | None:
         trace=_first(ids, ("traceId", "trace_id")) or "",
         wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
         user=user,
+        intent=_first(attributes, ("userlm.intent",)),
+        ended=attributes.get("userlm.ended") is not False,
         meta={
             "source": "otel",
             "model": _first(attributes, _MODEL),

@@ -1,0 +1,61 @@
+"""`userlm merge`: from the runs of all parts to the one run that they are parts of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from userlm.commands.assess import Assess, assess
+from userlm.commands.import_ import Import, import_
+from userlm.commands.intents import Intents, intents
+from userlm.commands.options import Output, argument, option, rebuilt
+from userlm.commands.parts import read_parts
+from userlm.commands.ppl import Ppl, ppl
+from userlm.commands.respond import Respond, respond
+from userlm.commands.simulate import Simulate, simulate
+from userlm.commands.steps import GIVEN, Results
+from userlm.types import InputError
+
+IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
+    "import": (Import, import_),
+    "intents": (Intents, intents),
+    "ppl": (Ppl, ppl),
+    "respond": (Respond, respond),
+    "simulate": (Simulate, simulate),
+    "assess": (Assess, assess),
+}
+"""The verbs that take `--part`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Make one run of the runs of all parts (`--part`): its files are those of a run that was never
+    divided. Give the parts in any order, in the folder where they were run: the inputs are read.
+
+    $ userlm merge runs/simulate-1 runs/simulate-2 --out runs/simulate
+    """
+
+    parts: list[Path] = argument(..., "The run folders of all parts.")
+    out: Path = option(..., "Output folder of the whole run.", recorded=False)
+    output: Output = Output()
+
+
+def merge(options: Merge) -> Results:
+    """Merge the parts into a run of their verb."""
+    parts = read_parts(options.parts)
+    first = parts[0]
+    if first.verb not in IN_PARTS or GIVEN not in first.manifest:
+        raise InputError(
+            f"{first.folder} was not run with --part by this version; run it again"
+        )
+    kind, verb = IN_PARTS[first.verb]
+    own = {
+        "out": options.out,
+        "part": None,
+        "on": None,
+        "details": options.output.details,
+        "force": options.output.force,
+    }
+    return verb(rebuilt(kind, {**first.manifest[GIVEN], **own}), parts)

@@ -1,0 +1,152 @@
+"""A log of Inspect (`.eval`), as `inspect view` and `read_eval_log` read it: an archive with a file
+for each conversation. It is written without Inspect, so that neither has to be installed for the
+other.
+
+Source: github.com/UKGovernmentBEIS/inspect_ai, `EvalLog` and its recorder, version 2 of the format.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+from userlm.exports.lineage import Source
+from userlm.exports.training import Talk, chat, task_of
+from userlm.json_files import dump
+
+_CORRECT, _INCORRECT = "C", "I"
+_SHORT = 500  # characters of the input in the list of samples
+
+
+def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
+    """Write the log and return how many conversations it has. Samples are named after their tasks;
+    repeats are epochs."""
+    sources = list(sources)
+    begin: dict[str, Any] = {"version": 2, "eval": _spec(sources), "plan": {}}
+    summaries = []
+    names: set[tuple[str, int]] = set()
+    outcomes: Counter[str] = Counter()
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        archive.writestr("_journal/start.json", dump(begin))
+        for talk in talks:
+            name = _name(talk)
+            if name in names:
+                name = (
+                    f"{talk.source.key}:{talk.conversation.id}",
+                    1,
+                )  # `a` beside `a#0`
+            names.add(name)
+            sample = _sample(talk, *name)
+            archive.writestr(f"samples/{name[0]}_epoch_{name[1]}.json", dump(sample))
+            kept = ("id", "epoch", "input", "target", "metadata", "scores")
+            summary = {key: sample[key] for key in kept if key in sample}
+            summary["input"] = summary["input"][
+                :_SHORT
+            ]  # all of these are kept in memory
+            count = len(talk.conversation.turns)
+            summaries.append({**summary, "completed": True, "message_count": count})
+            if "scores" in sample:
+                outcomes[sample["scores"]["solved"]["value"]] += 1
+        begin["eval"]["dataset"]["samples"] = len(names)
+        archive.writestr("summaries.json", dump(summaries))
+        results = _results(len(names), outcomes)
+        archive.writestr(
+            "header.json",
+            dump({**begin, "status": "success", "results": results, "stats": {}}),
+        )
+    return len(names)
+
+
+def _spec(sources: list[Source]) -> dict[str, Any]:
+    keys = " ".join(source.key for source in sources)
+    id = blake2b(keys.encode(), digest_size=11).hexdigest()
+    when = max(source.path.stat().st_mtime for source in sources)
+    users, assistants = (
+        _one(names) for names in zip(*(s.speakers for s in sources), strict=True)
+    )
+    seed = [source.lineage.get("options", {}).get("seed") for source in sources]
+    return {
+        "eval_id": id,
+        "run_id": id,
+        "task_id": id,
+        "created": datetime.fromtimestamp(when, UTC).isoformat(),
+        "task": "userlm",
+        "task_args": {"user": users, "seeds": seed},
+        "dataset": {"name": keys},
+        "model": assistants,
+        "config": {},
+        "metadata": {"lineage": {source.key: source.lineage for source in sources}},
+    }
+
+
+def _one(names: Iterable[str]) -> str:
+    return ", ".join(sorted({name or "not known" for name in names}))
+
+
+def _name(talk: Talk) -> tuple[str, int]:
+    """Return the id of a sample, and the number of its epoch."""
+    conversation = talk.conversation
+    origin = conversation.origin
+    id, epoch = conversation.id, 1
+    if origin and id.endswith(suffix := f"#{origin.repeat}"):
+        id, epoch = id.removesuffix(suffix), origin.repeat + 1
+    return f"{talk.source.prefix}{id}", epoch
+
+
+def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:
+    conversation = talk.conversation
+    answers = [turn.text for turn in conversation.turns if turn.role == "assistant"]
+    sample: dict[str, Any] = {
+        "id": id,
+        "epoch": epoch,
+        "input": conversation.intent or conversation.turns[0].text,
+        "target": "",
+        "messages": chat(conversation.turns),
+        "output": _output(talk.source.speakers[1], answers),
+        "metadata": _about(talk),
+    }
+    solved = talk.source.solved(conversation)
+    if solved is not None:
+        value = _CORRECT if solved else _INCORRECT
+        reason = talk.source.reasons.get(conversation.id, "")
+        sample["scores"] = {"solved": {"value": value, "explanation": reason}}
+    return sample
+
+
+def _output(model: str, answers: list[str]) -> dict[str, Any]:
+    if not answers:
+        return {}
+    message = {"role": "assistant", "content": answers[-1]}
+    choice = {"message": message, "stop_reason": "stop"}
+    return {"model": model, "choices": [choice], "completion": answers[-1]}
+
+
+def _about(talk: Talk) -> Mapping[str, Any]:
+    conversation = talk.conversation
+    about = {
+        "conversation": conversation.id,
+        "run": talk.source.key,
+        "task": task_of(conversation) or None,
+        "stop": conversation.stop,
+        "ended": conversation.ended,
+    }
+    return {name: value for name, value in about.items() if value is not None}
+
+
+def _results(total: int, outcomes: Counter[str]) -> dict[str, Any]:
+    results: dict[str, Any] = {"total_samples": total, "completed_samples": total}
+    if scored := outcomes.total():
+        accuracy = {"name": "accuracy", "value": outcomes[_CORRECT] / scored}
+        score = {
+            "name": "solved",
+            "scorer": "solved",
+            "metrics": {"accuracy": accuracy},
+        }
+        counts = {"scored_samples": scored, "unscored_samples": total - scored}
+        results["scores"] = [score | counts]
+    return results

@@ -1,0 +1,151 @@
+"""Results of other harnesses become conversations."""
+
+import json
+
+import pytest
+
+from userlm import commands
+from userlm.data.layouts import Gathered, find
+from userlm.lines import Line
+from userlm.rows import read_conversations
+
+
+def said(role, content=None, **fields):
+    return {"role": role, "content": content, **fields}
+
+
+CALL = {"id": "c1", "name": "find_order", "arguments": {"number": "7"}}
+SIMULATION = {
+    "id": "s1",
+    "task_id": "t1",
+    "trial": 2,
+    "termination_reason": "user_stop",
+    "reward_info": {"reward": 1.0},
+    "messages": [
+        said("assistant", "Hi! How can I help?"),
+        said("user", "Where is order 7?"),
+        said("assistant", tool_calls=[CALL]),
+        said("tool", '{"status": "sent"}', id="c1", requestor="assistant"),
+        said("assistant", "It was sent."),
+        said("user", "###STOP###"),
+    ],
+}
+TASKS = [
+    {"id": "t1", "user_scenario": {"instructions": {"reason_for_call": "find order 7"}}}
+]
+
+
+def tau2(*simulations):
+    return {"info": {}, "tasks": TASKS, "simulations": list(simulations)}
+
+
+def result(**fields):
+    config = {"instructions": "You want a refund.", "maxTurns": 3}
+    found = {
+        "id": "r1",
+        "testIdx": 0,
+        "promptIdx": 0,
+        "vars": {},
+        "success": False,
+        "provider": {"id": "echo"},
+        "testCase": {"provider": {"id": "promptfoo:simulated-user", "config": config}},
+        "metadata": {"messages": [said("user", "Refund?"), said("assistant", "No.")]},
+    }
+    return {**found, **fields}
+
+
+def read(*rows):
+    lines = [Line(i, row) for i, row in enumerate(rows, 1)]
+    return list(find(lines, None, "log", Gathered()))
+
+
+def conversation(row):
+    (one,) = read(row)
+    return one.imported.conversation
+
+
+@pytest.mark.parametrize("row", [tau2(SIMULATION), SIMULATION])
+def test_a_simulation_is_its_words_and_the_mark_of_the_user_is_the_end(row):
+    found = conversation(row)
+    assert [turn.text for turn in found.turns] == [
+        "Hi! How can I help?",
+        "Where is order 7?",
+        "It was sent.",
+    ]
+    assert found.ended and "find_order" in found.meta["tool"]
+    assert (found.origin.task, found.origin.repeat) == ("t1", 2)
+    assert (found.meta["solved"], found.meta["source"]) == (True, "tau2")
+    assert found.meta.get("goal") == ("find order 7" if "simulations" in row else None)
+
+
+@pytest.mark.parametrize(
+    ("last", "reason", "ended"),
+    [
+        ([said("user", "Thanks! ###STOP###")], "user_stop", False),
+        ([said("user", "###TRANSFER###")], "user_stop", True),
+        ([], "max_steps", False),
+        ([], "agent_stop", False),
+    ],
+)
+def test_an_end_is_observed_only_if_the_user_stops_without_a_word(last, reason, ended):
+    messages = SIMULATION["messages"][:-1] + last
+    found = conversation(
+        {**SIMULATION, "messages": messages, "termination_reason": reason}
+    )
+    assert found.ended is ended
+    assert "###" not in found.turns[-1].text
+
+
+def test_one_bad_simulation_costs_no_other():
+    bad = {**SIMULATION, "id": "s2", "messages": [said("user", "###STOP###")]}
+    spoken = {**SIMULATION, "messages": None, "ticks": [{}]}
+    found = read(tau2(bad, SIMULATION, "text", spoken))
+    assert [one.rejected and one.rejected.reason for one in found] == [
+        "no user turn",
+        None,
+        "not an object",
+        "no messages",
+    ]
+
+
+def test_calls_of_the_user_and_audio_are_no_words_of_theirs():
+    messages = [
+        said("user", tool_calls=[CALL]),
+        said("tool", "on", id="c1", requestor="user"),
+        said("user", "QUJD", is_audio=True, audio_script_gold="It is on now."),
+        said("assistant", "Good."),
+    ]
+    found = conversation({**SIMULATION, "messages": messages})
+    assert [turn.text for turn in found.turns] == ["It is on now.", "Good."]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [result(), {"evalId": "e", "config": {}, "results": {"results": [result()]}}],
+)
+def test_a_result_of_promptfoo_is_its_messages(row):
+    found = conversation(row)
+    assert [turn.text for turn in found.turns] == ["Refund?", "No."]
+    assert found.ended  # after one of at most three turns
+    assert found.meta["goal"] == "You want a refund."
+    assert (found.meta["solved"], found.meta["model"]) == (False, "echo")
+
+
+def test_a_result_that_used_all_turns_has_no_observed_end():
+    messages = [said("user", "a"), said("assistant", "b")] * 3
+    assert not conversation(result(metadata={"messages": messages})).ended
+
+
+def test_a_result_without_messages_is_rejected_with_its_error():
+    (one,) = read(result(metadata={}, error="the provider failed"))
+    assert str(one.rejected) == "no messages: the provider failed"
+
+
+def test_repeats_with_the_same_words_stay_conversations(tmp_path):
+    again = {**SIMULATION, "id": "s3", "trial": 3}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(tau2(SIMULATION, again), indent=2))
+    out = tmp_path / "import"
+    commands.import_(commands.Import([str(path)], out))
+    found = read_conversations(out / "conversations.jsonl")
+    assert [one.id for one in found] == ["s1", "s3"]
