@@ -35,6 +35,7 @@ from userlm.types import (
     Task,
     TestsCheck,
     ToolCalled,
+    messages_of,
 )
 
 MAX_ANSWER_TOKENS = 1000
@@ -56,9 +57,7 @@ class ModelAssistant:
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the model's answer, its usage and thought in `meta`. An empty answer is a
         `ModelError`."""
-        messages = [
-            {"role": turn.role, "content": turn.text} for turn in conversation.turns
-        ]
+        messages = messages_of(conversation.turns)
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         seed = stable_hash(self.seed, conversation.id, len(conversation.turns)) % 2**63

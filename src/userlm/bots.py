@@ -20,7 +20,15 @@ from userlm.imports import describe_error
 from userlm.json_files import dumps
 from userlm.models.event_loops import event_loop, late
 from userlm.text import named_type
-from userlm.types import STOPS, Conversation, InputError, Message, ModelError, Reply
+from userlm.types import (
+    STOPS,
+    Conversation,
+    InputError,
+    Message,
+    ModelError,
+    Reply,
+    messages_of,
+)
 
 TIMEOUT = 120.0
 """Seconds for one answer of a bot."""
@@ -80,8 +88,7 @@ class Bot:
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the bot's answer; raise `ModelError` for whatever goes wrong in it."""
-        turns = conversation.turns
-        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        messages = messages_of(conversation.turns)
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         session = str(uuid5(NAMESPACE_OID, f"{self.run}/{conversation.id}"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from userlm.facts import said
 from userlm.grading import Grader
-from userlm.simulate import Until, never, next_turn
+from userlm.simulate import Until, advance, never
 from userlm.thought import SpeechOnly
 from userlm.types import (
     FAILED,
@@ -27,6 +27,7 @@ from userlm.types import (
     Reply,
     Speaker,
     Task,
+    messages_of,
 )
 
 TRIES = 8
@@ -143,10 +144,7 @@ class Episode:
     @property
     def messages(self) -> list[Message]:
         """What was said, as the assistant may see it."""
-        return [
-            {"role": turn.role, "content": turn.text}
-            for turn in self.conversation.turns
-        ]
+        return messages_of(self.conversation.turns)
 
     @property
     def facts_told(self) -> list[bool]:
@@ -166,7 +164,7 @@ class Episode:
     ) -> Conversation:
         assistant = SpeechOnly(_Given(answer or Reply()))
         until: Until = self.grader.until(self.task) if self.task.check else never
-        return next_turn(self.user, assistant, conversation, self.max_turns, until)
+        return advance(self.user, assistant, conversation, self.max_turns, until)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,12 @@ def converse(
         until: called after every turn; returns a reason to stop, such as `"solved"`, or `None`.
     """
     while True:
-        conversation = next_turn(user, assistant, conversation, max_turns, until)
+        conversation = advance(user, assistant, conversation, max_turns, until)
         if conversation.stop:
             return conversation
 
 
-def next_turn(
+def advance(
     user: Speaker,
     assistant: Speaker,
     conversation: Conversation,

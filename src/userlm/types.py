@@ -3,13 +3,13 @@ package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 Role = Literal["user", "assistant"]
 Message = Mapping[str, str]
-"""`{"role": ..., "content": ...}` as in the OpenAI API: used only for calls to a model."""
+"""`{"role": ..., "content": ...}` as in the OpenAI API: for calls to models and for exports."""
 
 OTHER_ROLE: Mapping[str, Role] = {"user": "assistant", "assistant": "user"}
 
@@ -95,6 +95,11 @@ class Turn:
     def __post_init__(self) -> None:
         if not self.text.isascii():
             object.__setattr__(self, "text", encodable(self.text))
+
+
+def messages_of(turns: Iterable[Turn]) -> list[Message]:
+    """Return turns as chat messages, without their `meta`."""
+    return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
 @dataclass(frozen=True, slots=True)

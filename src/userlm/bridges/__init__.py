@@ -29,6 +29,7 @@ from userlm.types import (
     Reply,
     Speaker,
     Turn,
+    messages_of,
 )
 
 SERVE_KEY = "USERLM_SERVE_KEY"
@@ -163,9 +164,7 @@ class ServedUser:
         """Return the next turn; raise `ModelError` for whatever goes wrong."""
         import openai
 
-        turns = [
-            {"role": turn.role, "content": turn.text} for turn in conversation.turns
-        ]
+        turns = messages_of(conversation.turns)
         options = {"intent": conversation.intent or "", "roles": "log"}
         nothing_said = [{"role": "system", "content": conversation.intent or ""}]
         try:

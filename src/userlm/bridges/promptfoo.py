@@ -20,7 +20,7 @@ from uuid import uuid4
 from userlm import loading
 from userlm.bridges import find_user, intent_of
 from userlm.simulate import converse
-from userlm.types import FAILED, Conversation
+from userlm.types import FAILED, Conversation, messages_of
 
 _assistant = cache(loading.assistant)
 
@@ -39,6 +39,5 @@ def call_api(
     if done.stop in FAILED:
         return {"error": str(done.meta.get("error", done.stop))}
     lines = [f"{turn.role.title()}: {turn.text}" for turn in done.turns]
-    messages = [{"role": turn.role, "content": turn.text} for turn in done.turns]
-    metadata = {"messages": messages, "stop": done.stop}
+    metadata = {"messages": messages_of(done.turns), "stop": done.stop}
     return {"output": "\n---\n".join(lines), "metadata": metadata}

@@ -20,7 +20,7 @@ from userlm.rows import read_conversations
 from userlm.show.terminal import console, track
 from userlm.types import FAILED, InputError, Role
 
-Form = Literal[
+Format = Literal[
     "messages", "prompt-completion", "dpo", "otel", "inspect", "sharegpt", "parquet"
 ]
 LINES = (".jsonl", ".jsonl.gz")
@@ -43,7 +43,7 @@ class Export:
     runs: list[Path] = argument(
         ..., "Folders of runs, also of `evaluate`, or files of conversations."
     )
-    as_: Form = option(..., "The format.", flag="--as")
+    as_: Format = option(..., "The format.", flag="--as")
     out: Path | None = option(
         None,
         "The file: .jsonl or .jsonl.gz; .eval for inspect, .parquet for parquet.",

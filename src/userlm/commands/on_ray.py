@@ -19,7 +19,7 @@ from userlm.types import InputError, ModelError
 
 RETRIES = 3
 """How often a part is started again whose worker died."""
-DIVIDED = {"budget": 1e-6, "max_calls": 1, "max_tokens_total": 1}
+SHARED_LIMITS = {"budget": 1e-6, "max_calls": 1, "max_tokens_total": 1}
 """The limits that are divided among the parts, each with the unit that cannot be divided."""
 
 
@@ -73,7 +73,7 @@ def run_parts(verb: Callable[..., Any], options: Any) -> list[Path]:
 def of_part(options: Any, part: Part) -> Any:
     """Return the options of a part, with its share of the limits."""
     values = given(options)
-    for name, unit in DIVIDED.items():
+    for name, unit in SHARED_LIMITS.items():
         if values.get(name) is not None:
             values[name] = type(unit)(values[name] / part.of // unit * unit)
     out = folder_of_parts(options.out) / f"{part.number}-of-{part.of}"

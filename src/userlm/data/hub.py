@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from userlm.json_files import dumps, naming
-from userlm.types import Conversation
+from userlm.types import Conversation, messages_of
 
 SPLIT_NAMES = {
     "train": "train",
@@ -76,9 +76,7 @@ def _row(conversation: Conversation, people: dict[str, str]) -> dict[str, Any]:
         user = people.setdefault(user, f"person-{len(people)}")
     return {
         "id": conversation.id,
-        "messages": [
-            {"role": turn.role, "content": turn.text} for turn in conversation.turns
-        ],
+        "messages": messages_of(conversation.turns),
         "intent": conversation.intent,
         "user": user,
         "ended": conversation.ended,

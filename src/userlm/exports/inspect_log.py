@@ -16,8 +16,9 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from userlm.exports.lineage import Source
-from userlm.exports.training import Talk, chat, task_of
+from userlm.exports.training import Talk, task_of
 from userlm.json_files import dump
+from userlm.types import messages_of
 
 _CORRECT, _INCORRECT = "C", "I"
 _SHORT = 500  # characters of the input in the list of samples
@@ -106,7 +107,7 @@ def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:
         "epoch": epoch,
         "input": conversation.intent or conversation.turns[0].text,
         "target": "",
-        "messages": chat(conversation.turns),
+        "messages": messages_of(conversation.turns),
         "output": _output(talk.source.speakers[1], answers),
         "metadata": _about(talk),
     }

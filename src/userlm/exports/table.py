@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from userlm.exports.training import Talk, chat, task_of
+from userlm.exports.training import Talk, task_of
 from userlm.json_files import write_lines
+from userlm.types import messages_of
 
 
 def write(path: Path, talks: Iterable[Talk]) -> int:
@@ -43,7 +44,7 @@ def _row(talk: Talk) -> dict[str, Any]:
     return {
         "id": talk.id,
         "run": talk.source.key,
-        "messages": chat(conversation.turns),
+        "messages": messages_of(conversation.turns),
         "intent": conversation.intent,
         "stop": conversation.stop,
         "task": task_of(conversation) or None,

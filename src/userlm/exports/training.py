@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from userlm.exports.lineage import Source
 from userlm.text import END_TOKEN
-from userlm.types import OTHER_ROLE, Conversation, Role, Sample, Turn
+from userlm.types import OTHER_ROLE, Conversation, Message, Role, Sample, messages_of
 
 Row = dict[str, Any]
 
@@ -84,13 +84,13 @@ def _named(talk: Talk) -> Row:
     return {"id": talk.id, "run": talk.source.key}
 
 
-def _whole(conversation: Conversation, side: Role) -> list[dict[str, str]]:
+def _whole(conversation: Conversation, side: Role) -> list[Message]:
     """Return the messages up to the last own turn of the side, which is the `assistant` in them."""
     last = own_turns(conversation, side)[-1]
     turns = conversation.turns[: last + 1]
     if side == "assistant":
-        return chat(turns)
-    said = [
+        return messages_of(turns)
+    said: list[Message] = [
         {"role": OTHER_ROLE[turn.role], "content": turn.text}
         for turn in conversation.turns[: None if conversation.ended else last + 1]
     ]
@@ -99,11 +99,6 @@ def _whole(conversation: Conversation, side: Role) -> list[dict[str, str]]:
     if conversation.ended:
         said.append({"role": "assistant", "content": END_TOKEN})
     return said
-
-
-def chat(turns: Iterable[Turn]) -> list[dict[str, str]]:
-    """Return turns as messages."""
-    return [{"role": turn.role, "content": turn.text} for turn in turns]
 
 
 # --- preferences ----------------------------------------------------------------------------------
@@ -188,9 +183,9 @@ def _pair(task: str, chosen: Talk, rejected: Talk, shared: int) -> Row:
         "rejected_id": rejected.id,
         "rejected_run": rejected.source.key,
         "task": task,
-        "prompt": chat(chosen.conversation.turns[:shared]),
-        "chosen": chat(chosen.conversation.turns[shared : shared + 1]),
-        "rejected": chat(rejected.conversation.turns[shared : shared + 1]),
+        "prompt": messages_of(chosen.conversation.turns[:shared]),
+        "chosen": messages_of(chosen.conversation.turns[shared : shared + 1]),
+        "rejected": messages_of(rejected.conversation.turns[shared : shared + 1]),
     }
 
 

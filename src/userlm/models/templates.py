@@ -25,7 +25,7 @@ from userlm.flip import MIN_ANSWER_TOKENS, Encode, Ids, Template, userlm_templat
 from userlm.models.tokenization import TEMPLATE_ERRORS
 from userlm.text import END_TOKEN
 from userlm.thought import TAGS
-from userlm.types import Conversation, InputError, Message
+from userlm.types import Conversation, InputError, Message, messages_of
 
 HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -208,7 +208,7 @@ def _check(tokenizer: Any, template: Template) -> None:
     turns = probe.turns
     if template.headers["assistant"][1:] == tuple(template.encode("user")):
         turns = flip.swap_roles(probe).turns
-    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    messages = messages_of(turns)
     system = template.system_text.replace("{}", str(probe.system))
     rendered = _render(tokenizer, [{"role": "system", "content": system}, *messages])
     if rendered is None and tokenizer.chat_template:  # it refuses a system message
