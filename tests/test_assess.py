@@ -14,6 +14,7 @@ from flat import flat
 from userlm import assets, commands, loading
 from userlm.commands.assess import QUICK, QUICK_ITEMS, QUICK_TOKENS
 from userlm.commands.costs import Limits
+from userlm.commands.merge import Merge, merge
 from userlm.json_files import read_json
 from userlm.models.budget import Amount
 from userlm.models.endpoint import EndpointModel
@@ -286,6 +287,21 @@ def judging(body, n=0) -> Said:
         return talk(body, n)
     label = "USER" if "USER" in str(body["messages"]) else "ADHERES"
     return completion(json.dumps({"reason": "So it is.", "label": label}), tokens_out=5)
+
+
+def test_the_judge_of_merged_parts_has_what_their_limits_leave_together(
+    tmp_path, quick
+):
+    people(tmp_path / "people.jsonl")
+    outs = [tmp_path / "part-1", tmp_path / "part-2"]
+    with serving(judging) as server:
+        options = {"judge": f"{server.url}#judge", "assistant": None, "max_calls": 20}
+        for number, out in enumerate(outs, 1):
+            at_server(server, tmp_path, part=f"{number}/2", out=out, **options)
+        asked = len(server.requests)
+        results = merge(Merge(outs, tmp_path / "run"))
+        assert asked == 6 * 3 + 4 and len(server.requests) == asked + 4
+    assert not results["incomplete"] and not results["failed"]
 
 
 def test_a_judge_stands_beside_the_rules_and_is_asked_once_within_the_one_budget(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from userlm.commands.assess import Assess, assess
+from userlm.commands.costs import Limits
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.options import Output, argument, option, rebuilt
-from userlm.commands.parts import read_parts
+from userlm.commands.parts import read_parts, sum_of
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
@@ -51,6 +52,12 @@ def merge(options: Merge) -> Results:
             f"{first.folder} was not run with --part by this version; run it again"
         )
     kind, verb = IN_PARTS[first.verb]
+    given = [part.manifest[GIVEN] for part in parts]
+    limits = {
+        each.name: sum_of(given, each.name)
+        for each in fields(Limits)
+        if each.name in given[0]
+    }
     own = {
         "out": options.out,
         "part": None,
@@ -58,4 +65,4 @@ def merge(options: Merge) -> Results:
         "details": options.output.details,
         "force": options.output.force,
     }
-    return verb(rebuilt(kind, {**first.manifest[GIVEN], **own}), parts)
+    return verb(rebuilt(kind, {**given[0], **limits, **own}), parts)

@@ -149,9 +149,9 @@ def merged_budget(run: Run, parts: Sequence[FinishedRun]) -> Budget:
     """Return the usage of the parts together, with the sums of their limits."""
     concatenate(run, "usage.jsonl", parts)
     caps = [part.results["caps"] for part in parts]
-    dollars = _sum_of(caps, "budget")
+    dollars = sum_of(caps, "budget")
     budget = Budget(
-        Caps(_sum_of(caps, "max_calls"), _sum_of(caps, "max_tokens_total"), dollars),
+        Caps(sum_of(caps, "max_calls"), sum_of(caps, "max_tokens_total"), dollars),
         run.path("usage.jsonl"),
     )
     for name, used in parts[0].results["usage"].items():
@@ -160,7 +160,7 @@ def merged_budget(run: Run, parts: Sequence[FinishedRun]) -> Budget:
     return budget
 
 
-def _sum_of(caps: Sequence[Mapping[str, Any]], name: str) -> Any:
+def sum_of(caps: Sequence[Mapping[str, Any]], name: str) -> Any:
     """Return the sum of a limit; `None` if a part has none."""
     values = [each[name] for each in caps]
     if None in values:
