@@ -149,3 +149,16 @@ def test_repeats_with_the_same_words_stay_conversations(tmp_path):
     commands.import_(commands.Import([str(path)], out))
     found = read_conversations(out / "conversations.jsonl")
     assert [one.id for one in found] == ["s1", "s3"]
+
+
+def test_a_map_says_where_messages_are_also_in_a_row_like_a_file_of_results(tmp_path):
+    said = [{"who": "customer", "says": "hi"}, {"who": "agent", "says": "hello"}]
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"results": {"results": said}, "simulations": []}))
+    mapped = "role=who,text=says,messages=results.results"
+    roles = "customer=user,agent=assistant"
+    commands.import_(
+        commands.Import([str(log)], map=mapped, roles=roles, out=tmp_path / "out")
+    )
+    [found] = read_conversations(tmp_path / "out" / "conversations.jsonl")
+    assert [turn.text for turn in found.turns] == ["hi", "hello"]

@@ -102,7 +102,9 @@ def find(
         InputError: there is no such source.
     """
     _check(source)
-    for line in chain.from_iterable(map(harnesses.unpacked, lines)):
+    if not gathered.map:  # which says where the messages of a row are
+        lines = chain.from_iterable(map(harnesses.unpacked, lines))
+    for line in lines:
         try:
             for imported in _conversations(line, source, name, gathered):
                 yield Found(name, line, imported, None)
