@@ -50,8 +50,9 @@ def costs(asked: argparse.Namespace) -> list[Cost]:
         Cost(f"train, {size}, one epoch", gpu_seconds=tokens / rate)
         for size, rate in TRAIN.items()
     ]
-    # A forward pass is a third of a training step, and there are three of them.
-    scoring = tokens * 3 / (3 * TRAIN["1B"])
+    # Three columns (with intent, without, another's) of a forward pass each: that is a third of a
+    # training step.
+    scoring = tokens / TRAIN["1B"]
     return [
         Cost("import", cpu_seconds=n * IMPORT),
         Cost("clean", cpu_seconds=n * CLEAN),

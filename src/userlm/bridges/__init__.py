@@ -56,8 +56,8 @@ def next_turn(
             address is loaded once and shared by all threads.
         history: messages as in the OpenAI API; the simulated user has the role `user`.
         goal: what the user wants; see `intent_of`.
-        id: names the conversation: the same name and turns give the same reply. By default, it is a
-            new one each time.
+        id: names the conversation: the same name and turns give the same reply, but for a served
+            user, whose replies depend on the server's seed. By default, it is a new one each time.
     """
     speaker = find_user(user) if isinstance(user, str) else user
     turns = tuple(turns_of(history))

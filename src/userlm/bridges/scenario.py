@@ -7,6 +7,7 @@ from inspect import isawaitable
 from typing import Any
 
 from userlm.bridges import Talk, needs
+from userlm.serving.schema import END_SAYS
 from userlm.types import Speaker
 
 with needs("langwatch-scenario>=0.7"):
@@ -29,7 +30,7 @@ class SimulatedUser(scenario.AgentAdapter):
         """Return the next turn in a script without `talk()`."""
         goal = input.scenario_state.description
         said = await Talk(self.user, goal, input.thread_id).say_async(input.messages)
-        return said or "[end]"
+        return said or END_SAYS
 
     def talk(self, max_turns: int = 10) -> Callable[[Any], Awaitable[None]]:
         """Return the step of a script in which user and agent talk until the user ends."""

@@ -20,7 +20,6 @@ MODEL = os.environ["PEER_MODEL"]
 """The name of the served user. The agent answers to any name."""
 RECORD = Path(os.environ["PEER_RECORD"])
 
-AGENT = "Sure. Tell me more."
 GREETING = "Hi! How can I help you?"
 GOAL = "move a flight to Friday"
 INTENT = f"You are a user chatting with an assistant language model to {GOAL}."

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from servers import free_port
+
 AGENT = "/agent"
 AGENT_SAYS = "Sure. Tell me more."
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -89,12 +91,6 @@ def agent_answer(asked: dict) -> bytes:
     if asked.get("stream"):
         text = f"data: {text}\n\ndata: [DONE]\n\n"
     return text.encode()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 def wait_for(port: int, process: subprocess.Popen) -> None:

@@ -14,6 +14,7 @@ LOG = Path("server.log")
 
 
 def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         return found.getsockname()[1]
 
