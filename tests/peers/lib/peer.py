@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from traceback import format_exception_only
 
+from recorder import AGENT_SAYS
+
 URL = os.environ["PEER_URL"]
 """The base URL of the served user. What goes through it is recorded."""
 AGENT_URL = os.environ["PEER_AGENT_URL"]
@@ -20,6 +22,7 @@ MODEL = os.environ["PEER_MODEL"]
 """The name of the served user. The agent answers to any name."""
 RECORD = Path(os.environ["PEER_RECORD"])
 
+AGENT = AGENT_SAYS
 GREETING = "Hi! How can I help you?"
 GOAL = "move a flight to Friday"
 INTENT = f"You are a user chatting with an assistant language model to {GOAL}."
