@@ -180,37 +180,6 @@ def test_an_id_of_a_column_with_gaps_is_the_number_and_a_gap_is_none(tmp_path):
     ]
 
 
-HEAD, TAIL = "id,who,say,key\n", "8,agent,fine,c\n" * 5
-
-
-@pytest.mark.parametrize(
-    ("bad", "tail"),
-    [
-        ('7,customer,"where is it,c\n', TAIL),  # to the end of the file
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,"good, bye",c\n'),
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it",c\n'),  # closed there
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it"\n'),
-    ],
-)
-def test_a_quote_that_is_not_closed_costs_no_row_but_its_own(bad, tail, tmp_path):
-    (tmp_path / "a.csv").write_text(HEAD + "6,agent,hi,c\n" + bad + tail)
-    found = list(read_rows(tmp_path / "a.csv"))
-    good = [line for line in found if line.row]
-    assert [line.row["id"] for line in good[:6]] == ["6", *"88888"]
-    assert [line.number for line in good[:6]] == [2, *range(4, 9)]
-    assert (found[1].number, found[1].raw + "\n") == (3, bad)
-    assert "a quote in it is not closed" in found[1].error
-    lost = [line.raw for line in found if line.error]
-    assert len(good) + len(lost) == len((HEAD + bad + tail).splitlines())
-
-
-def test_texts_of_several_lines_are_values_even_with_delimiters(tmp_path):
-    texts = ["a\n\nb", "a, b\nc, d, e\n\nf", "1,2\n3,4\n5,6\n7,8,9", "x,y,z\n" * 9]
-    table = "".join(f'{n},customer,"{text}",c\n' for n, text in enumerate(texts))
-    (tmp_path / "a.csv").write_text(HEAD + table)
-    assert [row["say"] for row in rows(tmp_path / "a.csv")] == texts
-
-
 def test_a_folder_of_logs_does_not_mean_the_tables_beside_them_but_a_pattern_may(
     tmp_path,
 ):
