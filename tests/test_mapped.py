@@ -85,6 +85,15 @@ def test_a_table_may_have_the_messages_as_json_in_a_column(tmp_path):
     assert (found.id, said(found)) == ("log0-2", [("user", "hi")])
 
 
+def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
+    message = '{""who"": ""customer"", ""says"": ""hi""'
+    table = f'talk\n"[{message}}}]"\n"[{message}, ""says"": ""ho""}}]"\n'
+    [found] = imported(tmp_path, table, map="messages=talk,role=who,text=says")
+    assert found.id == "log0-2"
+    dropped = json.loads((tmp_path / "out" / "dropped.jsonl").read_text())
+    assert (dropped["line"], dropped["reason"]) == (3, "wrong type")
+
+
 @pytest.mark.parametrize(
     ("rows", "error"),
     [

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from userlm.json_files import dump, loads
+from userlm.json_files import dump, given_twice, loads
 from userlm.types import InputError
 
 BUFFER = 1 << 20  # bytes; a single conversation would fill the default buffer
@@ -310,7 +310,7 @@ def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
     try:
         value = loads(raw)
-        if name := _given_twice(value, raw):
+        if name := given_twice(value, raw):
             return bad_line(number, raw, "not JSON", f"has the field {name!r} twice")
         return make_line(number, value, raw)
     except UnicodeDecodeError as error:
@@ -324,19 +324,6 @@ def parse_line(number: int, raw: bytes) -> Line:
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
         return bad_line(number, raw, "not JSON", problem)
-
-
-def _given_twice(value: Any, raw: bytes) -> str | None:
-    """Return the name of a list that an object has twice: parsed, only the last one is left."""
-    if not isinstance(value, dict):
-        return None
-    for name, each in value.items():
-        # Most rows have the name once. In others it may be that of a field further inside.
-        if isinstance(each, list) and raw.count(dump(name)) > 1:
-            pairs = json.loads(raw.decode(), object_pairs_hook=list)
-            if [given for given, _ in pairs].count(name) > 1:
-                return str(name)
-    return None
 
 
 def _has_more_values(raw: bytes, most: int) -> bool:

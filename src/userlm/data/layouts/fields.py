@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any
 
+from userlm.json_files import given_twice
 from userlm.lines import DEEPEST, is_deep
 
 Row = Mapping[str, Any]
@@ -135,7 +136,7 @@ def count_others(row: Row, known: Set[str]) -> int:
 
 def parse_json(value: Any) -> Any:
     """Return the list or object in a JSON string; anything else is returned unchanged, so that an
-    answer `42` stays a text."""
+    answer `42` stays a text, and so is JSON with a field twice, which would lose one."""
     if not isinstance(value, str):
         return value
     try:
@@ -144,7 +145,9 @@ def parse_json(value: Any) -> Any:
         return value
     # half the depth, since it will be nested inside another object.
     is_usable = isinstance(found, dict | list) and not is_deep(found, DEEPEST // 2)
-    return found if is_usable else value
+    if not is_usable or given_twice(found, value.encode("utf-8", "surrogatepass")):
+        return value
+    return found
 
 
 def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:
