@@ -24,11 +24,13 @@ REASONS = (
     "deleted",
     "orphan",
     "too long",
+    "duplicate row",
     "duplicate id",
 )
 """Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted`, `orphan`
 (a message whose parents are missing or form a cycle) and `too long` (which `userlm.lines` has too).
-`duplicate id` also comes from `userlm import`, which sees all files."""
+`duplicate row` is a message that two files have. `duplicate id` also comes from `userlm import`,
+which sees all files."""
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
