@@ -186,10 +186,11 @@ class Rows:
         of_user = (row for row, _ in rows if self._map.side(row) == "user")
         about = next(of_user, rows[0][0])
         found = self._map.assembled(about, Messages(said, lost_parts), whole)
-        (_, first), (_, last) = kept[0], kept[-1]
+        _, first = kept[0]
+        is_over_files = any(place.file != first.file for _, place in kept)
         notes = {
             "merged lines": len(kept) - 1,
-            "rows in several files": int(first.file != last.file),
+            "rows in several files": int(is_over_files),
         }
         found = found.with_notes(notes)
         return Found(first.file, Line(first.number), found, None), empty
