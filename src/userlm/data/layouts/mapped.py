@@ -187,10 +187,10 @@ class Rows:
         about = next(of_user, rows[0][0])
         found = self._map.assembled(about, Messages(said, lost_parts), whole)
         _, first = kept[0]
-        is_over_files = any(place.file != first.file for _, place in kept)
+        files = {place.file for _, place in kept}
         notes = {
             "merged lines": len(kept) - 1,
-            "rows in several files": int(is_over_files),
+            "rows in several files": int(len(files) > 1),
         }
         found = found.with_notes(notes)
         return Found(first.file, Line(first.number), found, None), empty
@@ -218,6 +218,9 @@ def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     Exports of overlapping times both have the rows between, one at its end and the other at its
     beginning; or one has all rows of the other.
     """
+    (_, first), (_, last) = rows[0], rows[-1]
+    if first.file == last.file:
+        return rows, []
     files = [list(each) for _, each in groupby(rows, lambda placed: placed[1].file)]
     merged = files[0]
     repeated: list[_Placed] = []
