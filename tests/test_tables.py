@@ -74,7 +74,8 @@ def test_only_the_cells_that_need_quotes_may_have_them(folder, rows):
 
 
 @pytest.mark.parametrize(
-    "say", ["hello, there\n" + FORGED + "\n" + FORGED + "\nbye", "1,2,3,4\n" * 5]
+    "say",
+    ["hello, there\n" + FORGED + "\n" + FORGED + "\n7,agent,bye", "1,2,3,4\n" * 5],
 )
 def test_lines_of_a_cell_that_look_like_rows_are_its_text(folder, say):
     found = read(folder, f'{HEAD}8,customer,"{say}",c8\n{TAIL}')
