@@ -201,17 +201,34 @@ def test_a_row_of_so_many_values_that_they_would_fill_the_memory_is_set_aside(
     assert found[1].raw == many
 
 
-def test_a_row_with_two_lists_of_one_name_is_set_aside_since_one_would_be_lost(
-    tmp_path,
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ('{"id": 1, "messages": [{"a": 1}], "messages": [2]}', "messages"),
+        ('{"id": 1, "body": "first", "body": "second"}', "body"),
+        ('{"id": 1, "a": [{"content": "x", "role": "y", "content": "z"}]}', "content"),
+        (r'{"id": 1, "a": "\u0022\u0022", "\u0061": "x"}', "a"),
+    ],
+)
+def test_a_row_with_a_field_twice_is_set_aside_since_one_would_be_lost(
+    row, name, tmp_path
 ):
-    twice = '{"id": 1, "messages": [{"a": 1}], "messages": [2]}\n'
-    inside = (
-        '{"messages": [{"messages": [1]}, "\\"messages\\": []"], "id": "a", "id": 2}\n'
-    )
-    first, second = rows_in(tmp_path / "a.jsonl", twice + inside)
-    assert (first.row, first.raw + "\n") == ({}, twice)
-    assert first.error == "has the field 'messages' twice"
-    assert second.row["id"] == 2 and not second.error
+    [found] = rows_in(tmp_path / "a.jsonl", row)
+    assert (found.row, found.raw) == ({}, row)
+    assert found.error == f"has the field {name!r} twice"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"messages": [{"messages": [1]}, "\\"messages\\": []"], "id": 2}',
+        '{"id": 2, "a": [{"b": NaN}, {"b": 1}], "text": "\\u0022b\\u0022:"}',
+        '{"id": 2, "id": 2}',  # nothing is lost
+    ],
+)
+def test_a_name_may_occur_in_several_objects_and_in_texts(row, tmp_path):
+    [found] = rows_in(tmp_path / "a.jsonl", row)
+    assert found.row["id"] == 2 and not found.error
 
 
 def test_numbers_of_more_than_64_bits_stay_apart_however_they_are_aligned(tmp_path):

@@ -1,10 +1,15 @@
 """Logs in no known layout, whose fields `--map` names, and tables."""
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from userlm import commands
 from userlm.json_files import read_json
@@ -83,6 +88,15 @@ def test_a_table_may_have_the_messages_as_json_in_a_column(tmp_path):
     table = 'talk\n"[{""who"": ""customer"", ""says"": ""hi""}]"\n'
     [found] = imported(tmp_path, table, map="messages=talk,role=who,text=says")
     assert (found.id, said(found)) == ("log0-2", [("user", "hi")])
+
+
+def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
+    message = '{""who"": ""customer"", ""says"": ""hi""'
+    table = f'talk\n"[{message}}}]"\n"[{message}, ""says"": ""ho""}}]"\n'
+    [found] = imported(tmp_path, table, map="messages=talk,role=who,text=says")
+    assert found.id == "log0-2"
+    dropped = json.loads((tmp_path / "out" / "dropped.jsonl").read_text())
+    assert (dropped["line"], dropped["reason"]) == (3, "wrong type")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +182,139 @@ def test_of_a_conversation_that_is_dropped_no_row_is_lost(tmp_path):
     assert counts["in"] == counts["out"] + others
 
 
+TICKET = "ticket,from,body,customer\n"
+
+
+def dropped(path: Path) -> list[tuple[str, int, str]]:
+    """Return the file, the line and the reason of each row that was set aside."""
+    text = (path / "out" / "dropped.jsonl").read_text()
+    lines = map(json.loads, text.splitlines())
+    return [(Path(each["file"]).name, each["line"], each["reason"]) for each in lines]
+
+
+def counts(path: Path) -> dict[str, int]:
+    """Return the counts of an import, in which each row is one of three."""
+    found = read_json(path / "out" / "results.json")["counts"]
+    lost = sum(n for name, n in found.items() if name.startswith("dropped: "))
+    assert found["in"] == found["out"] + found.get("note: merged lines", 0) + lost
+    assert len(dropped(path)) == lost
+    return found
+
+
+def test_a_row_without_words_is_left_out_alone(tmp_path):
+    rows = "1,customer,a,c\n1,agent,b,\n1,agent, ,\n1,customer,c,c\n1,agent,d,\n"
+    [found] = imported(tmp_path, TICKET + rows)
+    assert "".join(text for _, text in said(found)) == "abcd"
+    assert found.ended
+    assert dropped(tmp_path) == [("log0.csv", 4, "empty turn")]
+    assert counts(tmp_path)["note: merged lines"] == 3
+
+
+@pytest.mark.parametrize(
+    ("last", "ended"),
+    [
+        ("1,agent,,\n", True),  # a change of status
+        ("1,customer,,c\n", False),  # a picture
+        ("1,customer,,c\n1,agent,,\n", False),
+        ("1,customer,,c\n1,agent,nice,\n", True),
+    ],
+)
+def test_a_person_who_sends_no_words_after_an_answer_did_not_end(last, ended, tmp_path):
+    [found] = imported(tmp_path, TICKET + "1,customer,a,c\n1,agent,b,\n" + last)
+    assert found.ended is ended
+    counts(tmp_path)
+
+
+def test_rows_of_other_sides_without_words_and_tickets_of_such_rows_are_set_aside(
+    tmp_path,
+):
+    rows = "1,customer,a,c\n1,system,,\n2,customer,,c\n2,agent,,\n"
+    [found] = imported(tmp_path, TICKET + rows)
+    assert found.id == "1"
+    reasons = [reason for _, _, reason in dropped(tmp_path)]
+    assert reasons == ["empty turn"] * 3
+    counts(tmp_path)
+
+
+def of(letters: str, ticket: int = 1) -> str:
+    """Return a file with a row for each letter, by the customer if it is a small one."""
+    sides = {True: "customer", False: "agent"}
+    rows = (f"{ticket},{sides[each.islower()]},{each},\n" for each in letters)
+    return TICKET + "".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("files", "kept", "repeated"),
+    [
+        (("aBcD", "aBcD"), "aBcD", [2, 3, 4, 5]),  # a copy
+        (("aBcD", "cDeF"), "aBcDeF", [2, 3]),  # overlapping times
+        (("aBcD", "DeF"), "aBcDeF", [2]),
+        (("cDeF", "aBcD"), "aBcDeF", [4, 5]),  # the later one first
+        (("cD", "aBcDeF"), "aBcDeF", [4, 5]),
+        (("aBcDeF", "cD"), "aBcDeF", [2, 3]),
+        (("aBcD", "cDeF", "eFgH"), "aBcDeFgH", [2, 3, 2, 3]),
+        (("aBa", "cDa"), "aBacDa", []),  # says the same once more, later
+        (("aBaB", "aBaBaB"), "aBaBaB", [2, 3, 4, 5]),
+        (("aaB", "cD"), "aaBcD", []),
+    ],
+)
+def test_rows_that_a_later_file_has_again_are_set_aside(
+    files, kept, repeated, tmp_path
+):
+    [found] = imported(tmp_path, *map(of, files))
+    assert "".join("".join(text.split()) for _, text in said(found)) == kept
+    lines = [(line, reason) for _, line, reason in dropped(tmp_path)]
+    assert lines == [(line, "duplicate row") for line in repeated]
+    several = int(len(kept) > len(files[0]))
+    assert counts(tmp_path).get("note: rows in several files", 0) == several
+
+
+def test_equal_rows_of_other_tickets_or_with_other_columns_are_no_duplicates(tmp_path):
+    later = of("aB", ticket=2) + "1,customer,a,someone else\n"
+    first, second = imported(tmp_path, of("aB"), later)
+    assert (len(first.turns), len(second.turns)) == (3, 2)
+    assert not dropped(tmp_path)
+
+
+def test_many_equal_rows_are_compared_in_no_time(tmp_path):
+    first, later = "a" * 5000, "a" * 4999 + "b"
+    [found] = imported(tmp_path, of(first), of(later))
+    assert len(said(found)[0][1].split()) == 5001
+
+
+@pytest.mark.parametrize(("limit", "ended"), [(4, False), (8, False), (9, True)])
+def test_no_end_is_observed_of_tickets_that_a_limit_may_have_cut(
+    limit, ended, tmp_path
+):
+    rows = of("aB")[len(TICKET) :] + of("aB", 2)[len(TICKET) :]
+    first, second = imported(tmp_path, TICKET + rows * 2, limit=limit)
+    assert (first.ended, second.ended) == (ended, ended)
+
+
+cells = st.sampled_from(("hi", "", "a\n1,agent,forged,c\n", '"', " ", "x,y;z", "\0"))
+people = st.sampled_from(("customer", "agent", "robot", ""))
+random_rows = st.tuples(st.sampled_from("123 "), people, cells, st.just("c"))
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(random_rows, max_size=12), min_size=1, max_size=3))
+def test_every_row_of_any_tables_is_written_or_set_aside_or_merged(files):
+    texts = []
+    for rows in files:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([TICKET.strip().split(","), *rows])
+        texts.append(text.getvalue())
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        greeting = TICKET + "0,customer,hello,c\n"
+        found = imported(folder, greeting, *texts)
+        assert counts(folder)["in"] == 1 + sum(map(len, files))
+        assert ("assistant", "forged") not in [
+            each for one in found for each in said(one)
+        ]
+
+
 def test_an_id_of_a_column_with_gaps_is_the_number_and_a_gap_is_none(tmp_path):
     table = (
         "key,from,body,who\n4,customer,hi,7\n4.0,agent,yes,NaN\n5.0,customer,ho,nan\n"
@@ -178,37 +325,6 @@ def test_an_id_of_a_column_with_gaps_is_the_number_and_a_gap_is_none(tmp_path):
         ("4", "7", 2),
         ("5", None, 1),
     ]
-
-
-HEAD, TAIL = "id,who,say,key\n", "8,agent,fine,c\n" * 5
-
-
-@pytest.mark.parametrize(
-    ("bad", "tail"),
-    [
-        ('7,customer,"where is it,c\n', TAIL),  # to the end of the file
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,"good, bye",c\n'),
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it",c\n'),  # closed there
-        ('7,customer,"where is it,c\n', TAIL + '9,agent,so be it"\n'),
-    ],
-)
-def test_a_quote_that_is_not_closed_costs_no_row_but_its_own(bad, tail, tmp_path):
-    (tmp_path / "a.csv").write_text(HEAD + "6,agent,hi,c\n" + bad + tail)
-    found = list(read_rows(tmp_path / "a.csv"))
-    good = [line for line in found if line.row]
-    assert [line.row["id"] for line in good[:6]] == ["6", *"88888"]
-    assert [line.number for line in good[:6]] == [2, *range(4, 9)]
-    assert (found[1].number, found[1].raw + "\n") == (3, bad)
-    assert "a quote in it is not closed" in found[1].error
-    lost = [line.raw for line in found if line.error]
-    assert len(good) + len(lost) == len((HEAD + bad + tail).splitlines())
-
-
-def test_texts_of_several_lines_are_values_even_with_delimiters(tmp_path):
-    texts = ["a\n\nb", "a, b\nc, d, e\n\nf", "1,2\n3,4\n5,6\n7,8,9", "x,y,z\n" * 9]
-    table = "".join(f'{n},customer,"{text}",c\n' for n, text in enumerate(texts))
-    (tmp_path / "a.csv").write_text(HEAD + table)
-    assert [row["say"] for row in rows(tmp_path / "a.csv")] == texts
 
 
 def test_a_folder_of_logs_does_not_mean_the_tables_beside_them_but_a_pattern_may(

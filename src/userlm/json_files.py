@@ -42,6 +42,29 @@ def loads(raw: bytes) -> Any:
     return json.loads(raw.decode(), parse_constant=lambda name: None)
 
 
+def given_twice(value: Any, raw: bytes) -> str | None:
+    """Return the name of a field that an object in a JSON text has twice, with two values: parsed,
+    only the last one is left. Usually there is none.
+
+    Args:
+        value: what `loads` made of the text.
+    """
+    # A lost field has quotes. Nearly all texts are parsed without losing any.
+    is_whole = raw.count(b'"') == dump(value).count(b'"')
+    if is_whole and b"\\u0022" not in raw:  # a quote that is not counted
+        return None
+    names: list[str] = []
+
+    def parsed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        names.extend(name for name, given in pairs if given != found[name])
+        return found
+
+    text = raw.decode("utf-8", "surrogatepass")
+    json.loads(text, object_pairs_hook=parsed, parse_constant=lambda name: None)
+    return names[0] if names else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run folder; raise `InputError` if there is none."""
     try:

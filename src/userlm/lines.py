@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from userlm.json_files import dump, loads
+from userlm.json_files import dump, given_twice, loads
 from userlm.types import InputError
 
 BUFFER = 1 << 20  # bytes; a single conversation would fill the default buffer
@@ -85,7 +85,7 @@ def read_lines(
                     return  # it was being written when reading began
                 yield line
     except (EOFError, zlib.error, OSError) as error:
-        raise _read_error(path, number, error) from None
+        raise read_error(path, number, error) from None
 
 
 class _Upto:
@@ -111,11 +111,11 @@ class _Upto:
         return found
 
 
-_Readable = _Upto | gzip.GzipFile
+Readable = _Upto | gzip.GzipFile
 
 
 @contextmanager
-def opened(path: Path, size: int) -> Iterator[_Readable]:
+def opened(path: Path, size: int) -> Iterator[Readable]:
     """Open the first `size` bytes of a file, unpacked if its name ends in `.gz`."""
     with path.open("rb", buffering=BUFFER) as file:
         content = _Upto(file, size)
@@ -125,8 +125,8 @@ def opened(path: Path, size: int) -> Iterator[_Readable]:
             yield content
 
 
-def _read_error(path: Path, number: int, error: Exception) -> InputError:
-    """Return the error after row `number`."""
+def read_error(path: Path, number: int, error: Exception) -> InputError:
+    """Return the error of reading a file, after row `number`."""
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         return InputError(f"{path} cannot be read: {error.strerror or error}")
     problem = "is cut short or damaged"
@@ -190,7 +190,7 @@ def _is_json(raw: bytes) -> bool:
     return True
 
 
-def _is_bad_line(first: bytes, is_whole: bool, file: _Readable) -> bool:
+def _is_bad_line(first: bytes, is_whole: bool, file: Readable) -> bool:
     """Return whether a line that begins with a bracket begins no array of rows but is a bad line of
     JSON lines: the time stamp of a log, as in `[12:00] start`, or the end of a row that was cut."""
     item = first[1:].lstrip()
@@ -204,7 +204,7 @@ def _is_bad_line(first: bytes, is_whole: bool, file: _Readable) -> bool:
     return is_whole and file.readline(BUFFER).startswith(b"{")
 
 
-def _lines(file: _Readable, longest: int) -> Iterator[_Raw]:
+def _lines(file: Readable, longest: int) -> Iterator[_Raw]:
     while raw := file.readline(longest + len(b"\n")):
         length = len(raw.rstrip(b"\n"))
         if length > longest:
@@ -216,7 +216,7 @@ def _lines(file: _Readable, longest: int) -> Iterator[_Raw]:
         yield raw, length
 
 
-def _items(file: _Readable, longest: int) -> Iterator[_Raw]:
+def _items(file: Readable, longest: int) -> Iterator[_Raw]:
     item = bytearray()
     lost = 0  # bytes of this item that were not kept
     for piece, is_last in _pieces(file):
@@ -237,7 +237,7 @@ _QUOTE, _BACKSLASH, _COMMA, _BRACE = b'"\\,}'
 _LEVELS = {ord("["): 1, ord("{"): 1, ord(","): 0, ord("]"): -1, ord("}"): -1}
 
 
-def _pieces(file: _Readable) -> Iterator[tuple[bytes, bool]]:
+def _pieces(file: Readable) -> Iterator[tuple[bytes, bool]]:
     """Yield the pieces of the items of an array, and whether the item ends with it.
 
     Raises:
@@ -289,7 +289,7 @@ def _backslashes(block: bytes, end: int) -> int:
     return end - start
 
 
-def _object(file: _Readable, longest: int) -> Iterator[_Raw]:
+def _object(file: Readable, longest: int) -> Iterator[_Raw]:
     raw = file.read(longest + 1)
     read = len(raw)
     length = len(raw.rstrip())  # blanks after it, perhaps gigabytes, do not count
@@ -310,7 +310,7 @@ def parse_line(number: int, raw: bytes) -> Line:
     """Parse one line of a file of JSON lines."""
     try:
         value = loads(raw)
-        if name := _given_twice(value, raw):
+        if name := given_twice(value, raw):
             return bad_line(number, raw, "not JSON", f"has the field {name!r} twice")
         return make_line(number, value, raw)
     except UnicodeDecodeError as error:
@@ -324,19 +324,6 @@ def parse_line(number: int, raw: bytes) -> Line:
             where = f" (column {error.colno}: {error.msg})"
         problem = f"is not JSON{where}; write one JSON object per line"
         return bad_line(number, raw, "not JSON", problem)
-
-
-def _given_twice(value: Any, raw: bytes) -> str | None:
-    """Return the name of a list that an object has twice: parsed, only the last one is left."""
-    if not isinstance(value, dict):
-        return None
-    for name, each in value.items():
-        # Most rows have the name once. In others it may be that of a field further inside.
-        if isinstance(each, list) and raw.count(dump(name)) > 1:
-            pairs = json.loads(raw.decode(), object_pairs_hook=list)
-            if [given for given, _ in pairs].count(name) > 1:
-                return str(name)
-    return None
 
 
 def _has_more_values(raw: bytes, most: int) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections import deque
+import re
+import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from userlm.lines import LONGEST, Line, bad_line, opened
+from userlm.lines import BUFFER, LONGEST, Line, Readable, bad_line, opened, read_error
 from userlm.types import InputError
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 DELIMITERS = ",;\t"
 """What may separate the values of a `.csv` file: Excel writes semicolons in many countries."""
-
-LINES_OF_ROWS = 4
-COLUMNS_OF_A_LIST = 2
-"""A value with fewer lines, or with so few delimiters in each, is taken for a text."""
 
 
 def read_table(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
@@ -28,80 +26,156 @@ def read_table(path: Path, size: int, longest: int = LONGEST) -> Iterator[Line]:
         longest: set aside rows with a value of more characters than this.
 
     Raises:
-        InputError: if it is not UTF-8, or its header has a name twice.
+        InputError: if it is damaged or not UTF-8, or its header is not CSV or has a name twice.
     """
     csv.field_size_limit(longest)
-    with opened(path, size) as file:
-        lines = _decoded(path, iter(file.readline, b""))
-        header = next(lines, "")
-        delimiter = max(DELIMITERS, key=header.count)
+    number = 0
+    try:
+        with opened(path, size) as file:
+            for line in _Table(path, _decoded(path, _lines(file))).rows():
+                number = line.number
+                yield line
+    except (EOFError, zlib.error, OSError) as error:
+        raise read_error(path, number, error) from None
+
+
+class _Table:
+    """The rows in the lines of a table.
+
+    A row that Python's `csv` reads strictly, with as many values as the header, is one, whatever
+    its text. Where a quote is not closed, nobody knows which of the next lines are rows, and which
+    are in a text, where anyone may have written what looks like rows of others. So all are set
+    aside, up to a line that surely ends outside quotes (`_closes`).
+    """
+
+    def __init__(self, path: Path, lines: Iterator[str]) -> None:
+        first = next(lines, "")
+        self._path = path
+        self._lines = chain([first], lines)
+        self._delimiter = max(DELIMITERS, key=first.count)
         if ".tsv" in path.suffixes:
-            delimiter = "\t"
-        [names] = csv.reader([header], delimiter=delimiter)
-        names = [name.strip() for name in names]
+            self._delimiter = "\t"
+        self._taken: list[str] = []  # the lines of this row
+        self._number = 1  # of the first of them
+
+    def rows(self) -> Iterator[Line]:
+        """Yield the rows after the header, including bad ones."""
+        rows = self._reader()
+        names = self._header(rows)
+        while True:
+            self._number += len(self._taken)
+            self._taken.clear()
+            values: list[str] = []
+            error = ""
+            try:
+                values = next(rows, values)
+            except csv.Error as caught:
+                error = f"is not CSV: {caught}"
+                rows = self._reader()
+            if not self._taken:
+                return
+            if values and len(values) != len(names):
+                error = f"has {len(values)} values, and the header {len(names)}"
+            if error:
+                yield from self._set_aside(error, bool(values), len(names))
+            elif values:
+                yield Line(self._number, dict(zip(names, values, strict=True)))
+
+    def _reader(self) -> Iterator[list[str]]:
+        return csv.reader(self._taking(), delimiter=self._delimiter, strict=True)
+
+    def _taking(self) -> Iterator[str]:
+        for line in self._lines:
+            self._taken.append(line)
+            yield line
+
+    def _header(self, rows: Iterator[list[str]]) -> list[str]:
+        try:
+            names = [name.strip() for name in next(rows, [])]
+        except csv.Error as error:
+            raise InputError(
+                f"{self._path}: its header is not CSV: {error}; close the quotes in it"
+            ) from None
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
-                f"{path}: its header has two columns of the name {repeated[0]!r}; rename one"
+                f"{self._path}: its header has two columns of the name {repeated[0]!r}; rename one"
             )
-        yield from _rows(lines, names, delimiter)
+        return names
 
+    def _set_aside(self, error: str, is_read: bool, columns: int) -> Iterator[Line]:
+        """Yield the lines taken as a bad row; each by itself, with those after them that may be in
+        the same quotes, if it is not known where the row ends.
 
-def _rows(lines: Iterator[str], names: list[str], delimiter: str) -> Iterator[Line]:
-    """Yield the rows after the header.
-
-    A quote that is not closed would take all lines up to the next quote, or the end of the file,
-    into its value. So of a bad row over several lines only the first is set aside.
-    """
-    waiting: deque[str] = deque()
-    taken: list[str] = []  # the lines of this row
-
-    def reader() -> Iterator[list[str]]:
-        source = _taking(waiting, lines, taken)
-        return csv.reader(source, delimiter=delimiter, strict=True)
-
-    rows = reader()
-    number = 2
-    while True:
-        number += len(taken)
-        taken.clear()
-        values: list[str] = []
-        try:
-            values = next(rows, values)
-            problem = _problem(values, taken, len(names), delimiter)
-        except csv.Error as error:
-            problem = f"is not CSV: {error}"
-        if not taken:
+        Args:
+            is_read: whether `csv` could read the row.
+        """
+        if self._is_whole(is_read, columns):
+            yield self._bad(self._number, "".join(self._taken), error)
             return
-        if not problem:
-            if values:
-                yield Line(number, dict(zip(names, values, strict=True)))
-            continue
-        if len(taken) > 1:
-            problem += "; a quote in it is not closed, or its lines are damaged"
-            waiting.extendleft(reversed(taken[1:]))
-            del taken[1:]
-            rows = reader()
-        yield bad_line(number, taken[0].encode(), "not CSV", problem)
+        first = self._number
+        error += "; a quote in it is not closed"
+        for number, line in enumerate(self._doubtful(), first):
+            yield self._bad(number, line, error)
+            error = f"may be within a quote that line {first} opens and does not close"
+
+    def _bad(self, number: int, text: str, error: str) -> Line:
+        return bad_line(number, text.rstrip("\r\n").encode(), "not CSV", error)
+
+    def _is_whole(self, is_read: bool, columns: int) -> bool:
+        """Return whether the lines taken are a row, if a bad one."""
+        *earlier, last = self._taken
+        if earlier:
+            return is_read and self._closes(last)
+        if is_read or all(cell.count('"') % 2 == 0 for cell in self._cells(last)):
+            return True
+        # Within quotes a single one was not doubled, as that of 5" in "a 5" pipe".
+        [values] = csv.reader([last], delimiter=self._delimiter)
+        return self._closes(last) and len(values) == columns
+
+    def _doubtful(self) -> Iterator[str]:
+        """Yield the lines taken, and others, up to one that surely ends outside quotes."""
+        yield from self._taken
+        is_closed = len(self._taken) > 1 and self._closes(self._taken[-1])
+        while not is_closed and (line := next(self._lines, "")):
+            self._number += 1
+            yield line
+            is_closed = self._closes(line)
+
+    def _cells(self, line: str) -> list[str]:
+        """Return what stands between the delimiters of a line, within quotes or not."""
+        return line.rstrip("\r\n").split(self._delimiter)
+
+    def _closes(self, line: str) -> bool:
+        """Return whether the last quote of a line closes a value.
+
+        Within a value quotes are doubled, so only where it ends does an odd number of them stand
+        before a delimiter; the one that opens a value has a delimiter before it.
+        """
+        for cell in reversed(self._cells(line)):
+            if '"' in cell and cell != '""':
+                before = cell.rstrip('"')
+                return before != "" and (len(cell) - len(before)) % 2 == 1
+        return False
 
 
-def _taking(
-    waiting: deque[str], lines: Iterator[str], taken: list[str]
-) -> Iterator[str]:
-    """Yield the lines that wait, then the others, and note which were taken."""
-    while line := waiting.popleft() if waiting else next(lines, ""):
-        taken.append(line)
-        yield line
-
-
-def _problem(values: list[str], taken: list[str], count: int, delimiter: str) -> str:
-    """Return why the values of a row cannot be used; empty if they can."""
-    if values and len(values) != count:
-        return f"has {len(values)} values, and the header {count}"
-    # Texts of several lines are common; few have lines with as many delimiters as a row.
-    is_long = len(taken) >= LINES_OF_ROWS and count > COLUMNS_OF_A_LIST
-    if is_long and all(line.count(delimiter) == count - 1 for line in taken):
-        return f"has {len(taken)} lines that are rows themselves"
-    return ""
+def _lines(file: Readable) -> Iterator[bytes]:
+    """Yield the lines. They end as the header does: with LF, perhaps after CR, or with CR alone, as
+    in old files of Excel for Mac. The other one may stand in a text, so it ends no line."""
+    rest = file.readline(BUFFER)
+    if not re.match(rb"[^\r\n]*\r(?!\n)", rest):
+        yield rest if rest.endswith(b"\n") else rest + file.readline()
+        yield from iter(file.readline, b"")
+        return
+    more = True
+    while more:
+        *whole, rest = rest.split(b"\r")
+        for line in whole:
+            yield line + b"\r"
+        block = file.read(max(BUFFER, len(rest)))
+        more = bool(block)
+        rest += block
+    if rest:
+        yield rest
 
 
 def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:

@@ -140,7 +140,8 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
             continue
         if options.several.share.has(file.name):
             importing.read(number, file, sizes)
-    importing.keep(importing.gathered.found(), len(found))
+    whole = options.limit is None or importing.lines < options.limit
+    importing.keep(importing.gathered.found(whole), len(found))
     # A copy that a killed attempt left may be of a file that is no longer wanted.
     shutil.rmtree(run.path(".copies"), ignore_errors=True)
     return finish(run, options, importing.finish())

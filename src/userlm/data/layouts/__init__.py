@@ -78,12 +78,23 @@ class Gathered:
         gatherer = self._rows or (self._spans if layout == "otel" else self._trees)
         gatherer.add(line.row, Place(self._count, file, line.number))
 
-    def found(self) -> Iterator[Found]:
-        """Return the conversations, once all lines were added."""
-        yield from self._trees.found()
-        yield from self._spans.found()
+    def found(self, whole: bool = True) -> Iterator[Found]:
+        """Return the conversations, once all lines were added.
+
+        Args:
+            whole: whether there are no more lines, in which a conversation might go on.
+        """
+        found = chain(self._trees.found(), self._spans.found())
         if self._rows:
-            yield from self._rows.found()
+            found = chain(found, self._rows.found())
+        return found if whole else map(_without_end, found)
+
+
+def _without_end(found: Found) -> Found:
+    if found.imported is None:
+        return found
+    conversation = replace(found.imported.conversation, ended=False)
+    return replace(found, imported=replace(found.imported, conversation=conversation))
 
 
 def find(

@@ -42,6 +42,7 @@ NOTES = (
     "cut at an empty turn",
     "paths left out",
     "merged lines",
+    "rows in several files",
     "merged spans",
     "spans left out",
     "spans without messages",
@@ -49,7 +50,8 @@ NOTES = (
 """What is counted while a row is repaired.
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
-messages; `paths` are those through a tree that add no user turn. `merged lines` have no
+messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
+conversations of rows that are messages. `merged lines` have no
 conversation of their own: later messages of a tree, spans whose messages are part of a longer span
 or that have none, and rows that are a part of the conversation of another (`data.joining`). So
 every line that was read is counted once: as conversations, as rejected, or as merged.

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from math import isfinite
 from typing import Any
 
+from userlm.json_files import given_twice
 from userlm.lines import DEEPEST, is_deep
 
 Row = Mapping[str, Any]
@@ -23,11 +24,13 @@ REASONS = (
     "deleted",
     "orphan",
     "too long",
+    "duplicate row",
     "duplicate id",
 )
 """Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted`, `orphan`
 (a message whose parents are missing or form a cycle) and `too long` (which `userlm.lines` has too).
-`duplicate id` also comes from `userlm import`, which sees all files."""
+`duplicate row` is a message that two files have. `duplicate id` also comes from `userlm import`,
+which sees all files."""
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
@@ -135,7 +138,7 @@ def count_others(row: Row, known: Set[str]) -> int:
 
 def parse_json(value: Any) -> Any:
     """Return the list or object in a JSON string; anything else is returned unchanged, so that an
-    answer `42` stays a text."""
+    answer `42` stays a text, and so is JSON with a field twice, which would lose one."""
     if not isinstance(value, str):
         return value
     try:
@@ -144,7 +147,9 @@ def parse_json(value: Any) -> Any:
         return value
     # half the depth, since it will be nested inside another object.
     is_usable = isinstance(found, dict | list) and not is_deep(found, DEEPEST // 2)
-    return found if is_usable else value
+    if not is_usable or given_twice(found, value.encode("utf-8", "surrogatepass")):
+        return value
+    return found
 
 
 def utc_time(ticks: str | int | float, per_second: float = 1) -> str | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from userlm.data.layouts.common import (
@@ -105,7 +106,7 @@ class Map:
             return message
         return {"role": _at(message, self.role), "content": _at(message, self.text)}
 
-    def assembled(self, row: Row, messages: Messages) -> Imported:
+    def assembled(self, row: Row, messages: Messages, whole: bool = True) -> Imported:
         """Return the conversation of these messages, with what a row says about it."""
         used = {path.split(".")[0] for path in (getattr(self, each) for each in FIELDS)}
         intent = _at(row, self.intent)
@@ -115,6 +116,7 @@ class Map:
             user=_id_at(row, self.user) or None,
             intent=intent if isinstance(intent, str) and intent else None,
             meta={},
+            whole=whole,
             lost_fields=count_others(row, used),
         )
 
@@ -127,12 +129,15 @@ class Map:
         return _id_at(row, self.id)
 
 
+_Placed = tuple[Row, Place]
+
+
 class Rows:
     """Rows that are one message each."""
 
     def __init__(self, mapped: Map) -> None:
         self._map = mapped
-        self._rows: defaultdict[str, list[tuple[Row, Place]]] = defaultdict(list)
+        self._rows: defaultdict[str, list[_Placed]] = defaultdict(list)
 
     def add(self, row: Row, place: Place) -> None:
         """Add a message; raise `Rejected` if it does not say of which conversation it is."""
@@ -142,26 +147,116 @@ class Rows:
         self._rows[name].append((row, place))
 
     def found(self) -> Iterator[Found]:
-        """Return the conversations, in the order of their first rows."""
-        for rows in self._rows.values():
-            _, place = rows[0]
+        """Return the conversations, in the order of their first rows, and the rows left out."""
+        in_both = Rejected("duplicate row", "an earlier file has it, too")
+        no_words = Rejected("empty turn", f"field {self._map.text!r} has no words")
+        for placed in self._rows.values():
+            rows, repeated = _merged(placed)
+            yield from _left_out(repeated, in_both)
             try:
-                found = self._conversation(rows)
+                found, empty = self._conversation(rows)
             except Rejected as rejected:
-                for row, place in rows:
-                    line = Line(place.number, dict(row))
-                    yield Found(place.file, line, None, rejected)
+                yield from _left_out(rows, rejected)
                 continue
-            found = found.with_notes({"merged lines": len(rows) - 1})
-            yield Found(place.file, Line(place.number), found, None)
+            yield found
+            yield from _left_out(empty, no_words)
 
-    def _conversation(self, rows: Sequence[tuple[Row, Place]]) -> Imported:
-        fields = self._map
-        numbered = [(place.number, fields.message(row)) for row, place in rows]
-        messages = read_messages(numbered, "line", fields.roles)
+    def _conversation(self, rows: Sequence[_Placed]) -> tuple[Found, list[_Placed]]:
+        """Return the conversation of some rows, and those of them without words. In a table these
+        are attachments or changes of status, and it goes on after them."""
+        said: list[tuple[Side, str]] = []
+        lost_parts = 0
+        kept: list[_Placed] = []
+        empty: list[_Placed] = []
+        whole = True
+        for each in rows:
+            messages = self._messages(each)
+            said += messages.said
+            lost_parts += messages.lost_parts
+            if messages.said:
+                kept.append(each)
+                whole = True
+            else:
+                empty.append(each)
+                # Who sends a picture after an answer does not end there.
+                whole = whole and self._map.side(each[0]) != "user"
+        if not kept:
+            raise Rejected("empty turn", "none of its rows has words")
         # Answers may name another person: who gave them.
-        of_user = [row for row, _ in rows if fields.side(row) == "user"]
-        return fields.assembled(of_user[0] if of_user else rows[0][0], messages)
+        of_user = (row for row, _ in rows if self._map.side(row) == "user")
+        about = next(of_user, rows[0][0])
+        found = self._map.assembled(about, Messages(said, lost_parts), whole)
+        _, first = kept[0]
+        files = {place.file for _, place in kept}
+        notes = {
+            "merged lines": len(kept) - 1,
+            "rows in several files": int(len(files) > 1),
+        }
+        found = found.with_notes(notes)
+        return Found(first.file, Line(first.number), found, None), empty
+
+    def _messages(self, placed: _Placed) -> Messages:
+        """Return what a row says: nothing, if it has no words."""
+        row, place = placed
+        numbered = [(place.number, self._map.message(row))]
+        try:
+            return read_messages(numbered, "line", self._map.roles)
+        except Rejected as rejected:
+            if rejected.reason != "empty turn":
+                raise
+            return Messages([])
+
+
+def _left_out(rows: Iterable[_Placed], rejected: Rejected) -> Iterator[Found]:
+    for row, place in rows:
+        yield Found(place.file, Line(place.number, dict(row)), None, rejected)
+
+
+def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
+    """Return the rows of a conversation without those that a later file has again, and these.
+
+    Exports of overlapping times both have the rows between, one at its end and the other at its
+    beginning; or one has all rows of the other.
+    """
+    (_, first), (_, last) = rows[0], rows[-1]
+    if first.file == last.file:
+        return rows, []
+    files = [list(each) for _, each in groupby(rows, lambda placed: placed[1].file)]
+    merged = files[0]
+    repeated: list[_Placed] = []
+    for later in files[1:]:
+        _, count = _beginning(later, merged)
+        start, count_before = _beginning(merged, later)
+        # Files may be given in any order; but one row alone may be a second "thanks".
+        if count_before > max(count, 1):
+            end = start + count_before
+            repeated += later[start:end]
+            merged = [*later[:start], *merged, *later[end:]]
+        else:
+            repeated += later[:count]
+            merged += later[count:]
+    return merged, repeated
+
+
+def _beginning(rows: Sequence[_Placed], others: Sequence[_Placed]) -> tuple[int, int]:
+    """Return where others have all of these rows, or else end with the first of them, and how many
+    they have. Thousands of equal rows take no longer (search of Knuth, Morris and Pratt)."""
+    wanted = [row for row, _ in rows]
+    borders = [0]  # for each row: how many first ones the rows up to it end with
+
+    def matched_with(row: Row, matched: int) -> int:
+        while matched and row != wanted[matched]:
+            matched = borders[matched - 1]
+        return matched + (row == wanted[matched])
+
+    for row in wanted[1:]:
+        borders.append(matched_with(row, borders[-1]))
+    matched = 0
+    for end, (row, _) in enumerate(others, 1):
+        matched = matched_with(row, matched)
+        if matched == len(wanted):
+            return end - matched, matched
+    return len(others) - matched, matched
 
 
 def _pairs(option: str, text: str) -> dict[str, str]:
