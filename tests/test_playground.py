@@ -174,6 +174,20 @@ def test_each_side_takes_its_turn(page):
     assert found["text"] and found["meta"]["stub"] == "clarifier"
 
 
+def test_whatever_code_notes_of_its_turn_the_page_is_answered(tmp_path):
+    class Odd:
+        def reply(self, conversation):
+            return Reply("hi", meta={"b": b"x", "n": float("nan"), "s": {1}})
+
+    with playing({"user": Odd()}, tmp_path) as page:
+        found = page.call("ask", {"speaker": "user", "conversation": EMPTY})
+    assert found == {
+        "text": "hi",
+        "stop": None,
+        "meta": {"b": "b'x'", "n": None, "s": "{1}"},
+    }
+
+
 def test_the_assistant_sees_neither_intent_nor_profile(tmp_path):
     seen = []
 

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from userlm.assistants import ModelAssistant
 from userlm.guard import Guard
+from userlm.json_files import dump, loads
 from userlm.rows import from_record, to_record
 from userlm.serving.access import check_own_page, check_page
 from userlm.serving.answers import reply_of
@@ -220,7 +221,8 @@ def ask(play: Playground, asked: Ask) -> Any:
             guard=None if asked.guard is None else Guard.parse(asked.guard),
         )
     reply = reply_of(speaker, conversation)
-    return {"text": reply.text, "stop": reply.stop, "meta": dict(reply.meta)}
+    meta = loads(dump(dict(reply.meta)))  # code may have put anything into it
+    return {"text": reply.text, "stop": reply.stop, "meta": meta}
 
 
 def view(play: Playground, asked: Look) -> Any:
