@@ -24,6 +24,8 @@ from userlm.commands.options import (
     option,
 )
 from userlm.commands.show import describe
+from userlm.json_files import read_json
+from userlm.metrics.ratings import RatedUser
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
@@ -34,6 +36,7 @@ from userlm.users import TrainedUser
 if TYPE_CHECKING:
     from userlm.serving.blind import BlindPair
     from userlm.serving.playground import Playground, View
+    from userlm.serving.saved import Saved
 
 KEY = "USERLM_SERVE_KEY"
 PAGES = "Pages"
@@ -249,18 +252,49 @@ def _playground(
         )
         names[ASSISTANT] = address.parse(options.assistant).short_name
     views = {role: _view(speaker) for role, speaker in speakers.items()}
+    saved = Saved(options.out)
+    rated = RatedUser()
+    if options.blind:
+        rated = _rated_user(conversations_file(options.blind))
+        _show_nameless(saved, rated)
     intent = options.intent
     if intent is None and options.user.user == EMBEDDED_USER:
         intent = EXAMPLE_INTENT
     return Playground(
         speakers,
         names,
-        Saved(options.out),
+        saved,
         served.settings.guard or "",
         intent or "",
         {role: view for role, view in views.items() if view},
         pairs,
+        rated,
     )
+
+
+def _rated_user(path: Path) -> RatedUser:
+    """Return whose conversations these are, if they are those of a run."""
+    manifest = path.parent / "run.json"
+    if path.name != "conversations.jsonl" or not manifest.is_file():
+        return RatedUser()
+    return User.of_run(read_json(manifest))
+
+
+def _show_nameless(saved: Saved, rated: RatedUser) -> None:
+    """Say so if ratings cannot be told from those of another test, or of another user."""
+    older = sum(not rating.shown for rating in saved.ratings())
+    if older:
+        console.print(
+            f"{plural(older, 'rating')} in {saved.folder} do not say what was rated: an older "
+            "version wrote them, so they do not count in this test",
+            style="yellow",
+        )
+    if not rated.name:
+        console.print(
+            "--blind is not the folder of a run, so ratings will not say whose turns they are "
+            "about; keep those of each user in an --out of its own",
+            style="yellow",
+        )
 
 
 def _view(speaker: Speaker) -> View | None:
