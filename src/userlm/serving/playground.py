@@ -231,11 +231,24 @@ def ask(play: Playground, asked: Ask) -> Any:
             seed=asked.seed,
             temperature=asked.temperature,
             end_threshold=asked.end_threshold,
-            guard=None if asked.guard is None else Guard.parse(asked.guard),
+            guard=None if asked.guard is None else _guard(play, asked.guard),
         )
     reply = reply_of(speaker, conversation)
     meta = loads(dump(dict(reply.meta)))  # code may have put anything into it
     return {"text": reply.text, "stop": reply.stop, "meta": meta}
+
+
+def _guard(play: Playground, given: str) -> Guard:
+    """Return the guard of the page; raise `InputError` if it asks for more drafts than usual, which
+    may cost the server's owner something."""
+    guard = Guard.parse(given)
+    most = max(Guard().tries, Guard.parse(play.guard).tries)
+    if guard.tries > most:
+        raise InputError(
+            f"tries={guard.tries}: at most {most} here; start the server with --guard tries=... "
+            "for more"
+        )
+    return guard
 
 
 def view(play: Playground, asked: Look) -> Any:
