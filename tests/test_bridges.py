@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from userlm import ModelError, Reply, bridges
+from userlm import Conversation, ModelError, Reply, bridges
 from userlm.bridges import (
     ServedUser,
     Talk,
@@ -106,6 +106,19 @@ def test_a_user_that_cannot_speak_is_an_error_and_no_end(stop):
         next_turn(User("", stop=stop), [], "fly")
 
 
+def test_a_user_that_says_nothing_and_does_not_end_is_an_error():
+    with pytest.raises(ModelError, match="neither a text nor a stop"):
+        next_turn(User("", "hi"), [], "fly")
+
+
+@pytest.mark.parametrize("answer", [[], [{"role": "assistant", "content": None}]])
+def test_a_user_whom_nobody_answered_is_not_asked_again(answer):
+    user = User("hi")
+    with pytest.raises(ModelError, match="nothing was said to it"):
+        next_turn(user, [{"role": "user", "content": "hello"}, *answer], "fly")
+    assert not user.heard
+
+
 def test_last_words_are_said_before_the_end_is_heard():
     assert said_by(Talk(User("hi", "bye"), "fly")) == ["hi", "bye"]
     assert asyncio.run(Talk(User("", stop="end"), "fly").say_async([])) is None
@@ -115,6 +128,8 @@ def test_an_intent_is_found_in_a_long_goal_and_made_of_a_short_one():
     opening = "You are a user chatting with an assistant language model to "
     assert intent_of(f"Be brief. {opening}fly. Thanks.") == f"{opening}fly."
     assert intent_of("Fly to Rome.") == f"{opening}fly to Rome."
+    assert intent_of("IBM shares") == f"{opening}IBM shares"
+    assert intent_of("I need a tyre") == f"{opening}I need a tyre"
     assert intent_of("") == ""
     assert not list(turns_of([{"role": "user", "content": ""}]))
 
@@ -130,9 +145,8 @@ def test_a_served_user_takes_its_turns_in_a_bridge(monkeypatch):
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
         assert said_by(Talk(url, "Fly")) == ["hi", "bye"]
         assert user.heard[0].intent.endswith("model to fly")
-        wrong = [{"role": "user", "content": "hi"}]
         with pytest.raises(ModelError, match="last, has the role"):
-            next_turn(ServedUser(url), wrong, "Fly")
+            ServedUser(url).reply(Conversation("c").say("hi"))
 
 
 # --- bridges --------------------------------------------------------------------------------------

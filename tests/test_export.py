@@ -403,6 +403,13 @@ def test_a_file_that_is_there_is_kept(tmp_path):
     assert out.read_bytes() == before
 
 
+def test_the_conversations_are_not_written_over(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    with pytest.raises(InputError, match="is what is exported"):
+        exported(tmp_path, "messages", ended(), out=path, force=True)
+    assert [each.id for each in read_conversations(path)] == ["a#0"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -25,7 +25,7 @@ from userlm.commands import (
     on_ray,
 )
 from userlm.commands.merge import IN_PARTS, merge
-from userlm.commands.options import Parts
+from userlm.commands.options import Output, Parts
 from userlm.json_files import read_json, write_json
 from userlm.parts import Part
 from userlm.rows import read_conversations, write_conversations
@@ -305,6 +305,22 @@ def test_parts_by_other_versions_are_named(three):
     made["versions"]["torch"] = "1.0"
     write_json(folders[2] / "run.json", made)
     refused(folders, "other versions .*torch")
+
+
+def test_a_part_that_was_copied_in_part_is_named(three):
+    _, three = three
+    rows = three[0] / "conversations.jsonl"
+    *kept, _ = rows.read_bytes().splitlines(keepends=True)
+    rows.write_bytes(b"".join(kept))
+    refused(three, "has other rows than when it was finished .conversations.jsonl.")
+
+
+def test_no_part_is_replaced_by_the_run_of_all(three):
+    _, three = three
+    out = three[0]
+    with pytest.raises(InputError, match="--force would delete"):
+        merge(Merge(three, out, Output(force=True)))
+    assert (out / "conversations.jsonl").is_file()
 
 
 def test_usage_and_limits_are_sums(tmp_path):

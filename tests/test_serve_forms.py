@@ -151,7 +151,9 @@ LOOP = {"$defs": {"A": {"$ref": "#/$defs/A"}}}
         (format({**SAY, "score": {"type": "integer"}}), "nothing for the required score"),
         (format({**SAY, "a": FLAG, "b": schema(SAY)}), "nothing for the required a, b"),
         (format(SAY, required=["message", "who"]), "nothing for the required who"),
+        (format(SAY, required=["message", {}, 5]), "nothing for the required {}, 5"),
         (format(SAY, anyOf=[{}]), "no plain object"),
+        ({"type": "json_schema"}, "no plain object"),
         ({"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}, "no plain object"),
         ({"type": "json_schema", "json_schema": {"schema": TEXT}}, "no plain object"),
         ({"type": "json_object"}, "use json_schema, with a text field"),
@@ -237,6 +239,12 @@ def test_tools_that_need_not_be_used_are_left_out_and_noted(server):
             "tools were left out (1): a simulated user only talks"
             in answer.userlm["notes"]
         )
+
+
+def test_a_tool_without_parameters_is_left_out_too(server):
+    nothing = {"type": "function", "function": {"name": "ping", "parameters": None}}
+    answer = server.ask([SYSTEM, *say("Hi!")], tools=[nothing])
+    assert answer.choices[0].message.content == "A tyre."
 
 
 def test_a_user_hears_no_calls_of_tools_and_no_results():

@@ -89,7 +89,13 @@ def test_settings_and_usage_are_those_of_a_chat(tiny):
             "tools",
             "no field that is clearly for",
         ),
-        ({"text": {"format": {"type": "json_object"}}}, "response_format", "json_schema"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format", "text.format is json_object"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", "is missing"),
+        ({"input": None}, "input", "input is None"),
+        ({"max_output_tokens": 0}, "max_output_tokens", "max_output_tokens is 0"),
+        ({"tools": [{"type": "function", "name": 7}]}, "tools[0].name", "tools[0].name is 7"),
+        ({"input": [*say("a"), {"type": "item_reference", "id": "msg_1"}]}, "input[1]",
+         "input[1] is a reference: this server keeps nothing"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_as_it_was_sent(server, change, param, words):

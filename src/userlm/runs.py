@@ -27,6 +27,9 @@ from userlm.rows import SPLITS
 from userlm.text import stable_hash
 from userlm.types import InputError, Measure
 
+HASHES = "hashes"
+"""The key of results.json for the hashes of the rows of a part."""
+
 
 class Run:
     """A run folder that is open for writing. No other process can open it meanwhile."""
@@ -152,11 +155,17 @@ class Run:
         self, results: Mapping[str, Any], has_failures: bool = False
     ) -> dict[str, Any]:
         """Write the results, and delete the run that this one replaces, unless there are failures,
-        which the same command tries again. This is the last step of a run."""
-        write_json(self.path("results.json"), results)
+        which the same command tries again. This is the last step of a run.
+
+        The results of a part have the hashes of its rows, which are merged, perhaps elsewhere.
+        """
+        written = dict(results)
+        if self.manifest["options"].get("part"):
+            written[HASHES] = rows_of(self.folder)
+        write_json(self.path("results.json"), written)
         if not has_failures:
             self.delete_replaced()
-        return dict(results)
+        return written
 
     def unfinish(self) -> None:
         """Delete the results of an earlier attempt, before this one changes the run."""
@@ -189,6 +198,16 @@ class FinishedRun:
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
         return self.folder / name
+
+
+def rows_of(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of rows in a run folder and the folders in it."""
+    found = {}
+    for path in sorted(folder.rglob("*.jsonl")):
+        name = path.relative_to(folder)
+        if REPLACED not in name.parts:
+            found[name.as_posix()] = file_hash(path)
+    return found
 
 
 def lasting_name(path: Path) -> str:

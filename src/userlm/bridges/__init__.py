@@ -20,6 +20,7 @@ from uuid import uuid4
 from userlm import loading
 from userlm.content import joined, read_parts
 from userlm.serving.intents import find_intent
+from userlm.simulate import respond
 from userlm.text import INTENT_PREFIX, intent_goal
 from userlm.types import (
     FAILED,
@@ -60,13 +61,17 @@ def next_turn(
             user, whose replies depend on the server's seed. By default, it is a new one each time.
     """
     speaker = find_user(user) if isinstance(user, str) else user
-    turns = tuple(turns_of(history))
-    talk = Conversation(id or uuid4().hex, turns, intent_of(goal))
-    reply = speaker.reply(talk)
-    if reply.stop in FAILED:
-        why = reply.meta.get("error", reply.stop)
-        raise ModelError(f"the user has no next turn: {why}", str(reply.stop))
-    return NextTurn(reply.text, reply.stop is not None)
+    before = Conversation(id or uuid4().hex, tuple(turns_of(history)), intent_of(goal))
+    if before.next_role == "assistant":
+        raise ModelError(
+            "the user has no next turn: nothing was said to it since its last"
+        )
+    after = respond(speaker, before)
+    if after.stop in FAILED:
+        why = after.meta.get("error", after.stop)
+        raise ModelError(f"the user has no next turn: {why}", str(after.stop))
+    said = after.turns[len(before.turns) :]
+    return NextTurn("".join(turn.text for turn in said), after.stop is not None)
 
 
 @dataclass
@@ -108,7 +113,8 @@ def intent_of(goal: str) -> str:
     found = find_intent(None, goal, None)[0] or ""
     if not found or intent_goal(found) != found:
         return found
-    return INTENT_PREFIX + found[0].lower() + found[1:]
+    is_word = found[1:2].islower()  # and neither "I" nor an acronym
+    return INTENT_PREFIX + (found[0].lower() if is_word else found[0]) + found[1:]
 
 
 def turns_of(history: Iterable[Mapping[str, Any]]) -> Iterator[Turn]:

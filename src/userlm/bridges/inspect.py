@@ -65,10 +65,12 @@ def conversation(max_turns: int = 10) -> Solver:
         for _ in range(max_turns):
             spoken = [each for each in state.messages if each.role in OTHER_ROLE]
             output = await user.generate([intent, *spoken])
-            if output.completion:
-                state.messages.append(ChatMessageUser(content=output.completion))
-                state = await generate(state)
-            if (output.metadata or {}).get("ended") or not output.completion:
+            if not output.completion:
+                break
+            state.messages.append(ChatMessageUser(content=output.completion))
+            state = await generate(state)
+            # A model that says no words leaves nothing to answer.
+            if (output.metadata or {}).get("ended") or not state.output.completion:
                 break
         return state
 

@@ -74,7 +74,9 @@ def export(options: Export) -> Results:
     """Write the file and its lineage, and return the counts."""
     check(options)
     _check(options)
-    selected = _Selected(options, lineage.find(options.runs, options.scores))
+    sources = lineage.find(options.runs, options.scores)
+    _check_not_read(options.out, sources)
+    selected = _Selected(options, sources)
     if options.out is None:
         rows = sum(1 for _ in _sent(options, selected))
         selected.check(rows)
@@ -118,6 +120,12 @@ def _check(options: Export) -> None:
                 raise InputError(
                     f"{path} is there already; choose another --out, or give --force"
                 )
+
+
+def _check_not_read(out: Path | None, sources: Sequence[Source]) -> None:
+    """Raise `InputError` if the file to write is one that is exported."""
+    if out and out.resolve() in [source.path.resolve() for source in sources]:
+        raise InputError(f"--out {out} is what is exported; choose another file")
 
 
 @dataclass

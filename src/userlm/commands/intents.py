@@ -6,7 +6,6 @@ from array import array
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice, starmap
 from math import nan
 from pathlib import Path
@@ -161,19 +160,30 @@ def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
 
     joined, counts = read_joined(joins)
     existing = Existing(joined, options.goals, options.overwrite)
+    tally = _Tally(existing, fields, counts)
     if parts:
-        tally = _Tally(existing, fields, counts)
         return _merge(run, options, paths, tally, parts)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     model = None if is_extractive else _model_writer(options, run, budget, price)
     check_caps(budget)
-    tally = _Tally(existing, fields, counts)
+    return _write(run, options, paths, existing, tally, model, budget)
+
+
+def _write(
+    run: Run,
+    options: Intents,
+    paths: Mapping[str, Path],
+    existing: Existing,
+    tally: _Tally,
+    model: ModelWriter | None,
+    budget: Budget,
+) -> Results:
+    """Write the conversations with intents, and the results; without a model, intents are
+    extracted."""
+    write = model.write if model else extract
     workers = options.workers if model else 1
 
-    read = partial(_read, options)
-
     def find(conversation: Conversation) -> Intent:
-        write = model.write if model else extract
         return existing.find(conversation) or write(conversation)
 
     share = options.several.share
@@ -182,13 +192,13 @@ def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
     if model:
         requests = ((log.id, request(log)) for log in logs if not existing.find(log))
         estimate_requests(model.cache, requests, options.max_tokens, "intents")
-    elif joins:
+    elif options.join:
         deque(logs, maxlen=0)
     run.unfinish()
     try:
         for split, path in paths.items():
             total = count_total([path], options.limit)
-            own = (log for log in read(path) if share.has(log.id))
+            own = (log for log in _read(options, path) if share.has(log.id))
             pairs = in_parallel(find, own, workers)
             found = track(pairs, f"intents for {split}", total)
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))

@@ -20,7 +20,7 @@ from userlm.json_files import replacing
 from userlm.manifest import first_difference, other_inputs
 from userlm.models.budget import Budget, Caps, Price
 from userlm.parts import Part
-from userlm.runs import FinishedRun, Run
+from userlm.runs import HASHES, FinishedRun, Run, rows_of
 from userlm.types import InputError
 
 
@@ -64,7 +64,7 @@ def read_parts(folders: Iterable[Path]) -> list[FinishedRun]:
     """Return the runs of all parts of one input, in order.
 
     Raises:
-        InputError: if one is missing, doubled, unfinished, or of something else.
+        InputError: if one is missing, doubled, unfinished, changed since, or of something else.
     """
     parts: dict[int, FinishedRun] = {}
     first: FinishedRun | None = None
@@ -73,6 +73,7 @@ def read_parts(folders: Iterable[Path]) -> list[FinishedRun]:
         part = _part_of(found)
         first = first or found
         _check_alike(first, found)
+        _check_whole(found)
         if part.of != _part_of(first).of:
             raise InputError(
                 f"{first.folder} is part {_part_of(first)} and {folder} part {part}; give parts of "
@@ -117,6 +118,19 @@ def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
         if one != two:
             there, here = first_difference(one, two)
             raise InputError(f"{both} {what} ({there} and {here}); {again}")
+
+
+def _check_whole(part: FinishedRun) -> None:
+    """Raise `InputError` if a part has other rows than when it was finished, as a copy that was
+    cut off."""
+    rows = rows_of(part.folder)
+    were = part.results.get(HASHES, rows)
+    changed = [name for name, hash in were.items() if rows.get(name) != hash]
+    if changed:
+        raise InputError(
+            f"{part.folder} has other rows than when it was finished ({', '.join(changed)}); copy "
+            "it whole, or run it again with --force"
+        )
 
 
 def _whole(run: FinishedRun) -> dict[str, Any]:

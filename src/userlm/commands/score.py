@@ -177,13 +177,8 @@ def _measure_all(
         if not _is_of_responses(runs[name]):  # which have no outcome
             talks[name] = path
     graded = grade_all(run, options, talks, known)
-    beside: dict[Needs, Any] = {}
-    if options.trained_on:
-        learned = read_conversations(options.trained_on)
-        beside["training turns"] = training_turns(learned)
-    people = None
-    if options.human:
-        people = _People(list(map(as_log, read_conversations(options.human))), beside)
+    beside = _beside(options)
+    people = _people(options, beside)
     limits: dict[str, int | None] = {}
     columns: dict[str, list[Measure]] = {}
     ngrams: dict[str, list[TellingNgram]] = {}
@@ -229,6 +224,20 @@ def _measure_all(
     if endings:
         results[ENDINGS] = endings
     return finish(run, options, results, has_failures=bool(unanswered(run)[0]))
+
+
+def _beside(options: Score) -> dict[Needs, Any]:
+    """Return what metrics need beside the conversations that they measure."""
+    if not options.trained_on:
+        return {}
+    return {"training turns": training_turns(read_conversations(options.trained_on))}
+
+
+def _people(options: Score, beside: Mapping[Needs, Any]) -> _People | None:
+    """Return the human reference; `None` if there is none."""
+    if not options.human:
+        return None
+    return _People(list(map(as_log, read_conversations(options.human))), beside)
 
 
 def _run_at(folder: Path) -> FinishedRun | None:

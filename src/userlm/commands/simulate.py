@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -39,6 +39,7 @@ from userlm.commands.options import (
     LocalModels,
     Output,
     Parts,
+    System,
     User,
     limit_option,
     max_answer_tokens_option,
@@ -52,7 +53,7 @@ from userlm.commands.parts import in_parts
 from userlm.commands.steps import Results, finished, open_run
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
-from userlm.models.budget import Budget
+from userlm.models.budget import Budget, Price
 from userlm.rows import read_conversations, read_starts
 from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.show.formats import plural
@@ -141,8 +142,10 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     user = options.user.parsed
     assistant = address.parse(options.assistant)
     _check_greeting(options.greeting)
-    user_price = read_price("user", options.user_price)
-    price = read_price("assistant", options.price)
+    prices = {
+        "user": read_price("user", options.user_price),
+        "assistant": read_price("assistant", options.price),
+    }
     path = _starts_file(options.intents, options.tasks)
     tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
     task_files, stamps = tasks_inputs(options.tasks, tasks)
@@ -162,22 +165,8 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         return merged(run, options, places, parts, ("user", "assistant"))
     if assistant.kind == "oracle":
         _show_unsolvable(tasks)
-    user_side = options.user.load(options.seed, options.models)
-    assistant_side = loading.assistant(
-        assistant,
-        tasks=tasks,
-        seed=options.seed,
-        system=system.text,
-        max_tokens=options.max_answer_tokens,
-        local=options.models.settings,
-        run=run.nonce,
-        timeout=options.answer_timeout,
-    )
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
-    speakers: dict[Role, Speaker] = {
-        "user": counted(budget, "user", user, user_side, user_price),
-        "assistant": counted(budget, "assistant", assistant, assistant_side, price),
-    }
+    speakers = _speakers(options, run, budget, tasks, system, prices)
     check_caps(budget)
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
@@ -202,6 +191,38 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     results = collect(run, options, places, stopped, turns, budget, speakers, shown)
     _show_uncalled(run, tasks)
     return results
+
+
+def _speakers(
+    options: Simulate,
+    run: Run,
+    budget: Budget,
+    tasks: Sequence[Task],
+    system: System,
+    prices: Mapping[str, Price | None],
+) -> dict[Role, Speaker]:
+    """Return the user and the assistant, whose calls the budget counts."""
+    address_of = {
+        "user": options.user.parsed,
+        "assistant": address.parse(options.assistant),
+    }
+    loaded: dict[Role, Speaker] = {
+        "user": options.user.load(options.seed, options.models),
+        "assistant": loading.assistant(
+            address_of["assistant"],
+            tasks=tasks,
+            seed=options.seed,
+            system=system.text,
+            max_tokens=options.max_answer_tokens,
+            local=options.models.settings,
+            run=run.nonce,
+            timeout=options.answer_timeout,
+        ),
+    }
+    return {
+        role: counted(budget, role, address_of[role], speaker, prices[role])
+        for role, speaker in loaded.items()
+    }
 
 
 def _show_uncalled(run: Run, tasks: Sequence[Task]) -> None:

@@ -49,7 +49,8 @@ def open_run(
     """Start the run of these options, or resume it; see `Run.open`.
 
     Args:
-        parts: the runs that become this one, which is said to be made where they were.
+        parts: the runs that become this one, which is said to be made where they were. None of
+            them may lie in its folder.
     """
     check(options)
     asked = recorded(options)
@@ -66,7 +67,7 @@ def open_run(
         inputs,
         stamps,
         anew=options.output.force,
-        reads=reads,
+        reads=[*reads, *(part.path("run.json") for part in parts)],
         notes=notes,
     )
     for part in parts:

@@ -95,9 +95,9 @@ def form_of(request: ChatRequest, system: str) -> tuple[Form | None, list[str]]:
     tool, notes = _answer_tool(request, system)
     if tool and tool.function:
         where = f"the tool {tool.name!r}"
-        return _form(tool.function.parameters, where, "tools", tool.name), notes
-    if format and format.json_schema:
-        schema = format.json_schema.schema_
+        return _form(tool.function.parameters or {}, where, "tools", tool.name), notes
+    if format and format.type == "json_schema":
+        schema = format.json_schema.schema_ if format.json_schema else {}
         return _form(schema, "response_format", "response_format"), notes
     return None, notes
 
@@ -142,7 +142,7 @@ def _has_form(tool: Tool) -> bool:
     if tool.function is None:
         return False
     try:
-        return _form(tool.function.parameters, "", "tools").end is not None
+        return _form(tool.function.parameters or {}, "", "tools").end is not None
     except RequestError:
         return False
 
@@ -185,7 +185,9 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
     for name in required if isinstance(required, list) else ():
         if name == words or name in ends[:1]:
             continue
-        values = _values(name, options.get(name, []), fields.get(name))
+        values: list[Any] = []
+        if isinstance(name, str):
+            values = _values(name, options.get(name, []), fields.get(name))
         if values:
             others[name] = values[0]
         else:

@@ -5,6 +5,7 @@ A request is translated into one of `/v1/chat/completions`, and its answer back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,12 +27,11 @@ def as_chat(body: object) -> object:
         return body
     for name in _STATE:
         if body.get(name):
-            message = f"{name}: this server keeps nothing; send the whole conversation as input"
-            raise RequestError(400, message, name)
+            raise _not_kept(name, name)
     asked = body.get("input")
     items = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
     if isinstance(items, list):
-        items = [_message(item) for item in items]
+        items = [_message(i, item) for i, item in enumerate(items)]
         if body.get(
             "instructions"
         ):  # last, so that the numbers of the others are those of input
@@ -51,11 +51,20 @@ def as_chat(body: object) -> object:
     return chat
 
 
-def _message(item: Any) -> Any:
+def _not_kept(where: str, param: str) -> RequestError:
+    message = (
+        f"{where}: this server keeps nothing; send the whole conversation as input"
+    )
+    return RequestError(400, message, param)
+
+
+def _message(i: int, item: Any) -> Any:
     """Return an item of the input as a message. Reasoning and results of tools are not heard."""
     if not isinstance(item, dict) or "role" in item:
         return item
     kind = item.get("type")
+    if kind == "item_reference":
+        raise _not_kept(f"messages[{i}] is a reference", f"messages[{i}]")
     if kind == "function_call":
         return {"role": "assistant", "tool_calls": [{"function": item}]}
     return {"role": "tool"} if isinstance(kind, str) and kind != "message" else item
@@ -67,14 +76,25 @@ def _tool(tool: Any) -> Any:
     return {"function": tool} if is_function else tool
 
 
+_OWN_NAMES = (
+    (r"\bmessages(?=\[| is |$)", "input"),
+    (r"\bmax_completion_tokens\b", "max_output_tokens"),
+    (r"\bresponse_format\b(?:\.json_schema)?", "text.format"),
+    (r"(?<=\])\.function\b", ""),
+)
+"""The fields of a chat request as patterns, and their names here."""
+
+
 def in_its_words(error: RequestError) -> RequestError:
-    """Return an error about `messages` as one about `input`."""
-    param = error.param and error.param.replace("messages", "input")
+    """Return an error about the fields of a chat request as one about those of this one."""
+    param = error.param and _renamed(error.param)
     return replace(error, message=_renamed(error.message), param=param)
 
 
 def _renamed(text: str) -> str:
-    return text.replace("messages[", "input[")
+    for name, own in _OWN_NAMES:
+        text = re.sub(name, own, text)
+    return text
 
 
 def response(answer: ChatCompletion, asked: ChatRequest) -> dict[str, Any]:

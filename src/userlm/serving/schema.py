@@ -137,7 +137,7 @@ class NamedTool(BaseModel):
 
 
 class Function(Named):
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] | None = None
 
 
 class Tool(BaseModel):

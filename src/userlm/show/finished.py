@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from userlm.json_files import take
 from userlm.metrics.scores import score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import Run
+from userlm.runs import HASHES, Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows
@@ -311,6 +311,8 @@ def _with_measures(run: Finished) -> Finished:
     if run.verb == "ppl" and "usage" in measured:
         results = _checked(run, Conversing, {"usage": measured.pop("usage")})
         del measured["caps"]
+    if run.verb == "ppl":
+        measured.pop(HASHES, None)
     checked: Columns = _checked(run, Columns, measured)
     columns = {}
     for name, measures in checked.items():
