@@ -33,6 +33,7 @@ from userlm.users import TrainedUser
 
 if TYPE_CHECKING:
     from userlm.serving.blind import BlindPair
+    from userlm.serving.intent_writer import IntentWriter
     from userlm.serving.playground import Playground, View
 
 KEY = "USERLM_SERVE_KEY"
@@ -65,6 +66,11 @@ class Serve:
         8765, "Port to listen on; 0 chooses a free one.", min=0, max=65535
     )
     intent: str | None = option(None, "Intent for requests without one.")
+    intent_by: str | None = option(
+        None,
+        "Chat model that writes an intent for a system message without one: openai:NAME, "
+        "http://HOST:PORT/v1#NAME, a folder or hub id. Default: the message is the intent.",
+    )
     roles: Literal["auto", "log", "swapped"] = option(
         "auto",
         "Roles in requests. log: the simulated user has role user; swapped: it has role assistant; "
@@ -149,6 +155,7 @@ def serve(options: Serve) -> None:
         options.models.batch,
         options.user.settings.temperature,
         options.end_says,
+        _intent_writer(options),
     )
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
@@ -179,6 +186,17 @@ def serve(options: Serve) -> None:
                 "stopping; requests in progress are still answered, unless you press Ctrl-C again",
                 style="dim",
             )
+
+
+def _intent_writer(options: Serve) -> IntentWriter | None:
+    """Return what writes the intents of --intent-by."""
+    if options.intent_by is None:
+        return None
+    from userlm.serving.intent_writer import IntentWriter
+
+    writer = address.parse(options.intent_by)
+    chat = loading.chat_model(writer, options.models.settings)
+    return IntentWriter(writer.short_name, chat)
 
 
 def _check_no_person(options: Serve) -> None:

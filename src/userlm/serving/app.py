@@ -76,6 +76,13 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         turn = await asyncio.to_thread(
             _parse, await read_body(request, unfinished), as_chat, user, config
         )
+        writer = config.intent_writer
+        if writer and turn.description is not None:
+            write = partial(writer.write, turn.description)
+            intents = await pool.results([write], request, config.key)
+            if not intents:
+                return Response()  # the client is gone
+            turn = turn.with_intent(intents[0], writer.name)
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,6 +22,9 @@ from pydantic import (
 )
 
 from userlm.types import InputError
+
+if TYPE_CHECKING:
+    from userlm.serving.intent_writer import IntentWriter
 
 Roles = Literal["auto", "log", "swapped"]
 """Roles in requests. `log`: the simulated user has role `user`. `swapped`: the simulated user is
@@ -56,6 +59,7 @@ class ServerConfig:
             request's.
         end_says: what a harness gets as the last turn of a user who ends the conversation without a
             word, if it has no stop phrase.
+        intent_writer: turns a system message without an intent into one; `None`: it is the intent.
     """
 
     model_name: str = "user"
@@ -69,6 +73,7 @@ class ServerConfig:
     batch: int = 32
     temperature: float | None = None
     end_says: str = END_SAYS
+    intent_writer: IntentWriter | None = None
 
     def __post_init__(self) -> None:
         known = get_args(Roles)
