@@ -35,7 +35,11 @@ with peer.case("openevals", "openevals", "base URL") as case:
     said = talk(peer.URL, ended)
     assert said == [*peer.LINES, "[end]"], said
     case.end_seen = True
-    case.note = "by a `stopping_condition`, after the agent answered `[end]`"
+    assert "it asks for the first turn" in str(case.values("answer", "userlm", "notes"))
+    case.note = (
+        "its instruction to begin is left out; the end by a `stopping_condition`, after the agent "
+        "answered `[end]`"
+    )
 
 for ending in peer.endings("openevals", "openevals"):
     with ending:

@@ -14,7 +14,12 @@ from userlm.flip import first_that_fits
 from userlm.serving.endings import find_stop_phrase
 from userlm.serving.forms import Form, form_of
 from userlm.serving.intents import find_description, find_intent
-from userlm.serving.prompts import harness_of, is_prompt, quotes_conversation
+from userlm.serving.prompts import (
+    asks_to_begin,
+    harness_of,
+    is_prompt,
+    quotes_conversation,
+)
 from userlm.serving.schema import (
     ChatRequest,
     Message,
@@ -283,6 +288,9 @@ def read_turns(
         notes += text_notes
         role: Role = "assistant" if message.role == "assistant" else "user"
         role = OTHER_ROLE[role] if roles == "swapped" else role
+        if roles == "swapped" and not said and asks_to_begin(text):
+            notes.append(f"{where} was left out: it asks for the first turn")
+            continue
         if role == "user":
             text = form.read(text) if form else text
             _check_goes_on(text, where, ends)
@@ -390,7 +398,7 @@ def _check_no_prompt(
         return
     text = "\n\n".join(_text(messages[i], "")[0] for i in said)
     is_long = len(text) > MAX_GREETING
-    if is_prompt(text):
+    if is_prompt(text) and not asks_to_begin(text):
         fault = "quotes a conversation or tells a model to play the user"
         raise _no_turn(said[-1], fault, text)
     if is_long and not (system or default_intent):
