@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,16 @@ from time import sleep
 from typing import TYPE_CHECKING, Literal
 
 from userlm import address, loading
+from userlm.address import Address
 from userlm.commands.chat import EXAMPLE_INTENT
+from userlm.commands.costs import (
+    PRICE_OPTIONS,
+    Limits,
+    check_caps,
+    counted,
+    price_option,
+    read_price,
+)
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -24,6 +34,9 @@ from userlm.commands.options import (
     option,
 )
 from userlm.commands.show import describe
+from userlm.json_files import read_json
+from userlm.metrics.ratings import RatedUser
+from userlm.models.budget import Budget, Price
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
@@ -35,6 +48,7 @@ if TYPE_CHECKING:
     from userlm.serving.blind import BlindPair
     from userlm.serving.intent_writer import IntentWriter
     from userlm.serving.playground import Playground, View
+    from userlm.serving.saved import Saved
 
 KEY = "USERLM_SERVE_KEY"
 PAGES = "Pages"
@@ -127,6 +141,10 @@ class Serve:
         panel=PAGES,
     )
     models: LocalModels = LocalModels()
+    user_price: str | None = price_option("--user-price", "the user's model")
+    against_price: str | None = price_option("--against-price", "the second user's")
+    price: str | None = price_option("--price", "the assistant's model")
+    limits: Limits = Limits()
 
 
 def serve(options: Serve) -> None:
@@ -160,13 +178,21 @@ def serve(options: Serve) -> None:
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
     pairs = _pairs(options)
+    prices = _prices(options)
+    budget = Budget(options.limits.caps, None)
     with _listen(host, options.port) as listening:
-        speaker = served.load(local=options.models)
-        app = create_app(speaker, config)
+        loaded = _load(options, served)
+        speakers = {
+            role: counted(budget, role, parts, speaker, prices[role])
+            for role, (parts, speaker) in loaded.items()
+        }
+        check_caps(budget)
+        app = create_app(speakers["user"], config)
         if has_page:
             from userlm.serving.playground import add_pages
 
-            add_pages(app, _playground(options, served, speaker, name, pairs), config)
+            play = _playground(options, served, speakers, loaded, name, pairs)
+            add_pages(app, play, config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "
@@ -213,6 +239,32 @@ def _check_no_person(options: Serve) -> None:
             )
 
 
+def _prices(options: Serve) -> dict[str, Price | None]:
+    """Return the prices of the speakers; raise `InputError` for a price of one who is not there."""
+    given = {
+        "user": (options.user.user, options.user_price),
+        "against": (options.against, options.against_price),
+        "assistant": (options.assistant, options.price),
+    }
+    for name, (speaker, price) in given.items():
+        if price and not speaker:
+            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{name}")
+    return {name: read_price(name, price) for name, (_, price) in given.items()}
+
+
+def _load(options: Serve, served: User) -> dict[str, tuple[Address, Speaker]]:
+    """Return the speakers and their addresses, by role."""
+    found = {"user": (served.parsed, served.load(local=options.models))}
+    if options.against:
+        other = User(options.against).with_embedded_defaults()
+        found["against"] = other.parsed, other.load(local=options.models)
+    if options.assistant:
+        parts = address.parse(options.assistant)
+        assistant = loading.assistant(parts, local=options.models.settings)
+        found["assistant"] = parts, assistant
+    return found
+
+
 def _say_how_to_call(url: str, name: str, has_key: bool) -> None:
     shown_key = f"os.environ[{KEY!r}]" if has_key else '"none"'
     console.print(
@@ -249,36 +301,67 @@ def _has_page(options: Serve) -> bool:
 
 
 def _playground(
-    options: Serve, served: User, user: Speaker, name: str, pairs: list[BlindPair]
+    options: Serve,
+    served: User,
+    speakers: Mapping[str, Speaker],
+    loaded: Mapping[str, tuple[Address, Speaker]],
+    name: str,
+    pairs: list[BlindPair],
 ) -> Playground:
-    """Return what the pages can do; load the other speakers."""
-    from userlm.serving.playground import AGAINST, ASSISTANT, USER, Playground
+    """Return what the pages can do."""
+    from userlm.serving.playground import ASSISTANT, USER, Playground
     from userlm.serving.saved import Saved
 
-    speakers = {USER: user}
     names = {USER: name}
-    if options.against:
-        other = User(options.against).with_embedded_defaults()
-        speakers[AGAINST] = other.load(local=options.models)
-        names[AGAINST] = str(other.parsed)
-    if options.assistant:
-        speakers[ASSISTANT] = loading.assistant(
-            options.assistant, local=options.models.settings
-        )
-        names[ASSISTANT] = address.parse(options.assistant).short_name
-    views = {role: _view(speaker) for role, speaker in speakers.items()}
+    views: dict[str, View] = {}
+    for role, (parts, speaker) in loaded.items():
+        if role != USER:
+            names[role] = parts.short_name if role == ASSISTANT else str(parts)
+        if view := _view(speaker):  # of the model itself
+            views[role] = view
+    saved = Saved(options.out)
+    rated = RatedUser()
+    if options.blind:
+        rated = _rated_user(conversations_file(options.blind))
+        _show_nameless(saved, rated)
     intent = options.intent
     if intent is None and options.user.user == EMBEDDED_USER:
         intent = EXAMPLE_INTENT
     return Playground(
         speakers,
         names,
-        Saved(options.out),
+        saved,
         served.settings.guard or "",
         intent or "",
-        {role: view for role, view in views.items() if view},
+        views,
         pairs,
+        rated,
     )
+
+
+def _rated_user(path: Path) -> RatedUser:
+    """Return whose conversations these are, if they are those of a run."""
+    manifest = path.parent / "run.json"
+    if path.name != "conversations.jsonl" or not manifest.is_file():
+        return RatedUser()
+    return User.of_run(read_json(manifest))
+
+
+def _show_nameless(saved: Saved, rated: RatedUser) -> None:
+    """Say so if ratings cannot be told from those of another test, or of another user."""
+    older = sum(not rating.shown for rating in saved.ratings())
+    if older:
+        console.print(
+            f"{plural(older, 'rating')} in {saved.folder} do not say what was rated: an older "
+            "version wrote them, so they do not count in this test",
+            style="yellow",
+        )
+    if not rated.name:
+        console.print(
+            "--blind is not the folder of a run, so ratings will not say whose turns they are "
+            "about; keep those of each user in an --out of its own",
+            style="yellow",
+        )
 
 
 def _view(speaker: Speaker) -> View | None:
