@@ -2,6 +2,7 @@
 
 import importlib
 import threading
+from decimal import Decimal
 
 import openai
 import pytest
@@ -11,6 +12,7 @@ from flat import flat
 from test_serve import ROME, say, serving
 
 from userlm import ModelError, Reply
+from userlm.models.budget import Budget, Caps, CountedChat, while_wanted
 from userlm.serving.intent_writer import IntentWriter
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, InputError
@@ -173,14 +175,38 @@ def test_the_intents_that_were_not_asked_for_longest_are_dropped():
     assert len(writer.asked) == 4  # one, two, three, and two again
 
 
-def test_the_command_asks_a_model_by_its_address(tmp_path):
-    user = tmp_path / "lines.txt"
-    user.write_text("hi\n", encoding="utf-8")
+def test_the_command_asks_a_model_by_its_address_and_counts_its_calls():
     with chat_server(lambda body, count: completion(TYRE)) as server:
         by = f"{server.url}#writer"
-        options = flat(command.Serve, user=f"script:{user}", intent_by=by)
-        writer = command._intent_writer(options)
+        options = flat(command.Serve, user="single", intent_by=by)
+        budget = Budget(Caps(calls=1), None)
+        writer = command._intent_writer(options, budget, None)
+        assert writer.name == "writer"
+        with serving(Heard(), intent_writer=writer) as served:
+            messages = [{"role": "system", "content": PERSONA}]
+            for _ in range(2):
+                assert served.ask(messages).userlm["intent"] == TYRE
+            messages = [{"role": "system", "content": "You are Otto."}]
+            with pytest.raises(openai.RateLimitError, match="--max-calls 1") as error:
+                served.ask(messages)
+    assert error.value.code == "insufficient_quota"
+    assert budget.spent.calls == 1
+
+
+def test_the_price_of_intents_is_for_a_model_that_writes_them():
+    options = flat(command.Serve, intent_price="1/2")
+    with pytest.raises(InputError, match="--intent-price: there is no --intent-by"):
+        command._prices(options)
+    options = flat(command.Serve, intent_by="http://127.0.0.1:9/v1#m")
+    budget = Budget(Caps(dollars=Decimal(1)), None)
+    with pytest.raises(InputError, match="give --intent-price IN/OUT"):
+        command._intent_writer(options, budget, None)
+
+
+def test_an_intent_is_written_though_its_first_client_is_gone():
+    """Others may wait for it."""
+    side = Budget(Caps(), None).side("intent_by")
+    model = Writer("She wants her tyre mended.", TYRE)
+    writer = IntentWriter("w", CountedChat(model, side))
+    with while_wanted(lambda: False):
         assert writer.write(PERSONA) == TYRE
-    assert writer.name == "writer"
-    with pytest.raises(InputError):
-        command._intent_writer(flat(command.Serve, intent_by="gopher:x"))

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +21,7 @@ from userlm.commands.chat import EXAMPLE_INTENT
 from userlm.commands.costs import (
     PRICE_OPTIONS,
     Limits,
+    add_side,
     check_caps,
     counted,
     price_option,
@@ -36,7 +37,7 @@ from userlm.commands.options import (
 from userlm.commands.show import describe
 from userlm.json_files import read_json
 from userlm.metrics.ratings import RatedUser
-from userlm.models.budget import Budget, Price
+from userlm.models.budget import Budget, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
@@ -144,6 +145,9 @@ class Serve:
     user_price: str | None = price_option("--user-price", "the user's model")
     against_price: str | None = price_option("--against-price", "the second user's")
     price: str | None = price_option("--price", "the assistant's model")
+    intent_price: str | None = price_option(
+        "--intent-price", "the model of --intent-by"
+    )
     limits: Limits = Limits()
 
 
@@ -173,7 +177,6 @@ def serve(options: Serve) -> None:
         options.models.batch,
         options.user.settings.temperature,
         options.end_says,
-        _intent_writer(options),
     )
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
@@ -186,6 +189,8 @@ def serve(options: Serve) -> None:
             role: counted(budget, role, parts, speaker, prices[role])
             for role, (parts, speaker) in loaded.items()
         }
+        writer = _intent_writer(options, budget, prices["intent_by"])
+        config = replace(config, intent_writer=writer)
         check_caps(budget)
         app = create_app(speakers["user"], config)
         if has_page:
@@ -214,15 +219,18 @@ def serve(options: Serve) -> None:
             )
 
 
-def _intent_writer(options: Serve) -> IntentWriter | None:
-    """Return what writes the intents of --intent-by."""
+def _intent_writer(
+    options: Serve, budget: Budget, price: Price | None
+) -> IntentWriter | None:
+    """Return what writes the intents of --intent-by, with its calls counted."""
     if options.intent_by is None:
         return None
     from userlm.serving.intent_writer import IntentWriter
 
     writer = address.parse(options.intent_by)
     chat = loading.chat_model(writer, options.models.settings)
-    return IntentWriter(writer.short_name, chat)
+    side = add_side(budget, "intent_by", writer, price)
+    return IntentWriter(writer.short_name, CountedChat(chat, side))
 
 
 def _check_no_person(options: Serve) -> None:
@@ -240,15 +248,17 @@ def _check_no_person(options: Serve) -> None:
 
 
 def _prices(options: Serve) -> dict[str, Price | None]:
-    """Return the prices of the speakers; raise `InputError` for a price of one who is not there."""
+    """Return the prices of the models; raise `InputError` for a price of one who is not there."""
     given = {
         "user": (options.user.user, options.user_price),
         "against": (options.against, options.against_price),
         "assistant": (options.assistant, options.price),
+        "intent_by": (options.intent_by, options.intent_price),
     }
     for name, (speaker, price) in given.items():
         if price and not speaker:
-            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{name}")
+            flag = name.replace("_", "-")
+            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{flag}")
     return {name: read_price(name, price) for name, (_, price) in given.items()}
 
 

@@ -32,6 +32,7 @@ from userlm.serving.connections import (
 from userlm.serving.messages import TurnRequest, turn_request
 from userlm.serving.responses import as_chat, events, in_its_words, response
 from userlm.serving.schema import (
+    NO_RETRY,
     ChatCompletion,
     ChatRequest,
     RequestError,
@@ -57,9 +58,6 @@ NOT_HERE = {
     "/v1/embeddings": "a simulated user talks, and has no embeddings",
 }
 """Paths of the OpenAI API that clients ask for by mistake, and why they are not served."""
-
-NO_RETRY = {"x-should-retry": "false"}
-"""The header with which the `openai` client sends a request that failed only once."""
 
 MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 """Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""

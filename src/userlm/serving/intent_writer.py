@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from hashlib import sha256
 
 from userlm.data.intents import description_request, write_after
+from userlm.models.budget import while_wanted
 from userlm.models.call_cache import answer_of
-from userlm.serving.schema import RequestError
+from userlm.serving.schema import NO_RETRY, RequestError
 from userlm.text import stable_hash
 from userlm.types import Chat, Conversation, Message, ModelError, Sampling
 
@@ -44,6 +45,7 @@ class IntentWriter:
 
         Raises:
             RequestError: 503 if the model fails, 502 if it writes no intent. Neither is kept.
+            ModelError: if a cap does not allow the call.
         """
         key = sha256(description.encode(errors="surrogatepass")).hexdigest()
         with self._lock:
@@ -56,7 +58,8 @@ class IntentWriter:
                 self._kept.popitem(last=False)
         if is_first:
             try:
-                intent.set_result(self._written(description))
+                with while_wanted(lambda: True):  # others may wait for it
+                    intent.set_result(self._written(description))
             except BaseException as error:
                 with self._lock:
                     self._kept.pop(key, None)
@@ -76,6 +79,8 @@ class IntentWriter:
                 description_request(description), nothing_said, ask, TRIES
             )
         except ModelError as error:
+            if error.reason == "cap":
+                raise
             raise self._failed(503, f"failed: {error}") from error
         if intent is None:
             raise self._failed(502, f"wrote no intent for this prompt ({reason})")
@@ -88,5 +93,5 @@ class IntentWriter:
             f"{self.name}, which writes the intents, {what}; send userlm.intent, or put the intent "
             "into the prompt",
             code="intent_failed",
-            headers={"x-should-retry": "false"},
+            headers=NO_RETRY,
         )

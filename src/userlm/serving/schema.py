@@ -34,6 +34,8 @@ MAX_CHOICES = 128
 """The limit of the OpenAI API."""
 END_SAYS = "[end]"
 """An empty turn makes harnesses ask again, or crash."""
+NO_RETRY = {"x-should-retry": "false"}
+"""The header with which the `openai` client sends a request that failed only once."""
 MAX_STOPS = 16
 """Texts; each is searched in each choice."""
 
