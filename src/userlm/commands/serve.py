@@ -42,6 +42,7 @@ from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
+from userlm.text import END_SAYS
 from userlm.types import InputError, Speaker
 from userlm.users import TrainedUser
 
@@ -97,7 +98,7 @@ class Serve:
         "prompt of a harness names.",
     )
     end_says: str = option(
-        "[end]",
+        END_SAYS,
         "What a harness gets when the user ends the conversation without a word, if there is no "
         "stop phrase.",
     )

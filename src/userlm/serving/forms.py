@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from userlm.content import joined, read_parts
-from userlm.serving.schema import END_SAYS, ChatRequest, NamedTool, RequestError, Tool
+from userlm.serving.schema import ChatRequest, NamedTool, RequestError, Tool
+from userlm.text import END_SAYS
 
 Schema = Mapping[str, Any]
 

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from userlm.text import END_SAYS
 from userlm.types import InputError
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
-END_SAYS = "[end]"
-"""An empty turn makes harnesses ask again, or crash."""
 NO_RETRY = {"x-should-retry": "false"}
 """The header with which the `openai` client sends a request that failed only once."""
 MAX_STOPS = 16
