@@ -726,6 +726,56 @@ def test_the_verdict_fits_on_a_screen(tmp_path, capsys, monkeypatch):
 # --- ratings --------------------------------------------------------------------------------------
 
 
+def rating(n, user="", chosen="human", **given):
+    ids = {"pair": n, "id_human": f"c{n}", "id_model": f"c{n}/1"}
+    return json.dumps({**ids, "chosen": chosen, "user": user, **given}) + "\n"
+
+
+def test_ratings_of_other_users_are_left_out_and_counted(tmp_path, capsys):
+    """Of its own 10 ratings 5 chose the model; those of others would make it 50 of 60."""
+    people(tmp_path / "people.jsonl")
+    user = script(tmp_path)
+    path = tmp_path / "ratings.jsonl"
+    own = [rating(n, user, ("human", "model")[n % 2]) for n in range(10)]
+    others = [rating(n, "py:mine:User", "model") for n in range(50)]
+    path.write_text("".join(own + others))
+    results = assess(tmp_path, user=user, ratings=path)
+    [rated] = results["measures"]["ratings"]
+    assert (rated["user"]["value"], rated["user"]["n"]) == (50, 10)
+    assert results["ratings"]["left_out"] == 50
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        "50 of 60 ratings" in told and "but of py:mine:User; they are left out" in told
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"user": "py:mine:User"}, "but of py:mine:User; give those of a blind test"),
+        ({"version": "0000"}, "as it was with other files"),
+    ],
+)
+def test_ratings_that_are_all_of_others_are_refused(given, why, tmp_path):
+    people(tmp_path / "people.jsonl")
+    user = script(tmp_path)
+    (tmp_path / "ratings.jsonl").write_text(rating(1, **{"user": user, **given}))
+    with pytest.raises(InputError, match=why):
+        assess(tmp_path, user=user, ratings=tmp_path / "ratings.jsonl")
+    assert not (tmp_path / "run/respond").exists()
+
+
+def test_ratings_that_do_not_say_their_user_count_and_are_said_to(tmp_path, capsys):
+    people(tmp_path / "people.jsonl")
+    path = tmp_path / "ratings.jsonl"
+    path.write_text("".join(rating(n) for n in range(3)))
+    results = assess(tmp_path, user=script(tmp_path), ratings=path)
+    assert results["measures"]["ratings"][0]["user"]["n"] == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "do not say whose turns were rated" in told
+    assert "take those of other users out of the file" in told
+
+
 def test_ratings_of_people_are_added_to_a_complete_assessment_and_shown(
     tmp_path, capsys
 ):

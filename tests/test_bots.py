@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from asyncio import CancelledError
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from userlm import Reply, commands, loading
 from userlm.bots import Bot, python_bot, read_answer, read_output
 from userlm.json_files import read_json
 from userlm.models import command, event_loops
-from userlm.rows import read_conversations
-from userlm.types import Conversation, InputError, ModelError
+from userlm.rows import read_conversations, write_conversations
+from userlm.types import Conversation, InputError, ModelError, Turn
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "test-my-chatbot.md"
@@ -244,6 +245,18 @@ def test_a_refusal_is_an_answer():
     assert read_answer(refused).text == "I cannot."
 
 
+def nested(levels):
+    """An object in an object, as many times."""
+    found = {}
+    for _ in range(levels - 1):
+        found = {"a": found}
+    return found
+
+
+def deep_call(levels):
+    return {"name": "f", "arguments": json.dumps(nested(levels))}
+
+
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
@@ -264,6 +277,18 @@ def test_a_refusal_is_an_answer():
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
         (Reply("hi", meta={(1, 2): 3}), "keys must be str"),
+        (Reply("hi", meta=7), "the meta of its answer is an int"),
+        (Reply("hi", meta={"a": "x" * 2**20}), "at most 1,048,576 are taken"),
+        (Reply("hi", meta=nested(101)), "nested more than 100 levels deep"),
+        (Reply("hi", meta={"tokens_in": "12"}), 'has tokens_in "12"; give a number of'),
+        (Reply("hi", meta={"tokens_out": -1}), "has tokens_out -1; give a number of"),
+        (Reply("hi", meta={"tokens_out": True}), "has tokens_out true; give a number"),
+        (Reply("hi", meta={"p_end": 2}), "has p_end 2; give a number from 0 to 1"),
+        (Reply("hi", meta={"violates": 7}), "has violates 7; give a list of texts"),
+        (Reply("hi", meta={"rejected": [{}]}), "has rejected [{}]; give a list of"),
+        (Reply("hi", "error"), "it stopped for an error"),
+        (Reply("", "error", {"error": "no stock"}), "no stock"),
+        ({"text": "hi", "tool_calls": [deep_call(101)]}, "nested more than 100 levels"),
     ],
 )
 def test_an_answer_that_is_none_ends_its_conversation_and_says_why(answer, problem):
@@ -272,7 +297,41 @@ def test_an_answer_that_is_none_ends_its_conversation_and_says_why(answer, probl
     assert str(caught.value).startswith("py:m:x: ")
 
 
-@pytest.mark.parametrize("raised", [ValueError("no\nway"), SystemExit("no way")])
+def test_what_a_bot_does_not_know_of_its_answer_is_left_out():
+    meta = {"tokens_in": None, "p_end": None, "score": float("nan"), 1: "one"}
+    assert reply(lambda text: Reply("hi", meta=meta)).meta == {
+        "score": None,
+        "1": "one",
+    }
+
+
+def test_an_awaited_bot_that_leaves_the_program_ends_its_conversation_and_no_other():
+    async def leaves(text: str) -> str:
+        raise SystemExit(3)
+
+    async def answers(text: str) -> str:
+        return "hi"
+
+    with pytest.raises(ModelError, match="SystemExit: 3"):
+        reply(leaves)
+    assert reply(answers, timeout=10).text == "hi"
+
+
+def test_an_error_that_cannot_say_what_it_is_ends_its_conversation():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def fails(text):
+        raise Odd
+
+    with pytest.raises(ModelError, match=r"line \d+: Odd"):
+        reply(fails)
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("no\nway"), SystemExit("no way"), CancelledError("no way")]
+)
 def test_what_a_bot_raises_ends_its_conversation_and_names_the_line(raised):
     def fails(text):
         raise raised
@@ -587,6 +646,30 @@ def test_a_bot_that_raises_ends_one_conversation_and_the_others_are_held(here, c
     told = " ".join(capfd.readouterr().err.split())
     assert "1 of 1 ended in an error" in told
     assert "bot_of_a_run.py, line 6: ValueError: two is too much" in told
+
+
+@pytest.mark.parametrize(
+    "odd", ["meta={'tokens_in': '12'}", "meta=deep", 'stop="error"']
+)
+def test_an_odd_answer_ends_one_conversation_of_a_run_that_can_be_resumed(odd, here):
+    (here / "bot_of_a_run.py").write_text(
+        "import userlm\n"
+        "deep = {}\n"
+        "for _ in range(198): deep = {'a': deep}\n"
+        "def reply(messages):\n"
+        "    if messages[0]['content'] == 'kept':\n"
+        "        return 'fine'\n"
+        f"    return userlm.Reply('odd', {odd})\n"
+    )
+    kept = (Turn("user", "kept"), Turn("assistant", "yes"))
+    starts = [Conversation("a", kept, "buy"), Conversation("b", (), "buy")]
+    write_conversations("starts.jsonl", starts)
+    given = {"intents": Path("starts.jsonl"), "keep_turns": 2, "max_turns": 2}
+    (here / "lines.txt").write_text("line 1\nline 2\n")
+    for _ in range(2):
+        found = simulate("py:bot_of_a_run:reply", **given)
+        assert [one.stop for one in found] == ["max_turns", "error"]
+        assert "py:bot_of_a_run:reply" in found[1].meta["error"]
 
 
 def test_one_worker_calls_a_bot_from_the_main_thread(here):

@@ -223,6 +223,19 @@ def test_a_function_that_raises_gives_no_grade(monkeypatch: pytest.MonkeyPatch) 
         assert "ZeroDivisionError" in found.reason or "SystemExit" in found.reason
 
 
+def test_a_reason_that_is_no_text_or_endless_gives_a_verdict_that_can_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Unsayable:
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    check = with_function(monkeypatch, lambda *given: (False, Unsayable()))
+    assert "ValueError: no words" in verdict(Grader(), check, "Tomorrow.").reason
+    check = with_function(monkeypatch, lambda *given: (False, "x" * 10**6))
+    assert len(verdict(Grader(), check, "Tomorrow.").reason) == 10_000
+
+
 @pytest.mark.parametrize("name", ["nowhere_xyz:check", "json:nothing", "json", ":a"])
 def test_a_function_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InputError, match=name):

@@ -13,8 +13,10 @@ from playing import Page, playing, while_serving
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn
 from userlm.assistants import Clarifier, ModelAssistant, Script
+from userlm.commands.respond import Respond
+from userlm.commands.respond import respond as respond_command
 from userlm.commands.show import describe
-from userlm.metrics.ratings import Rating, read_ratings, taken_for_person
+from userlm.metrics.ratings import RatedUser, Rating, read_ratings, taken_for_person
 from userlm.metrics.verdict import finding
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import Run, measure_record
@@ -172,6 +174,20 @@ def test_each_side_takes_its_turn(page):
     assert found["text"] == "where to go"
     found = page.call("ask", {"conversation": ASKED, "speaker": "assistant"})
     assert found["text"] and found["meta"]["stub"] == "clarifier"
+
+
+def test_whatever_code_notes_of_its_turn_the_page_is_answered(tmp_path):
+    class Odd:
+        def reply(self, conversation):
+            return Reply("hi", meta={"b": b"x", "n": float("nan"), "s": {1}})
+
+    with playing({"user": Odd()}, tmp_path) as page:
+        found = page.call("ask", {"speaker": "user", "conversation": EMPTY})
+    assert found == {
+        "text": "hi",
+        "stop": None,
+        "meta": {"b": "b'x'", "n": None, "s": "{1}"},
+    }
 
 
 def test_the_assistant_sees_neither_intent_nor_profile(tmp_path):
@@ -364,12 +380,12 @@ def test_where_nothing_can_be_written_the_reason_is_said_and_nothing_is_lost(
 def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
     pairs = blind_pairs(responses(), LOGS, 0)
     folder = tmp_path / "saved"
-    told = {"rater": "ann", "pair": 1, "side": "left"}
     with (
         playing({"user": Script(["hi"])}, folder, pairs=pairs) as page,
         ThreadPoolExecutor(12) as pool,
     ):
-        found = list(pool.map(lambda _: page.call("rate", told), range(24)))
+        chosen = told(page.call("pair"), "left", rater="ann")
+        found = list(pool.map(lambda _: page.call("rate", chosen), range(24)))
     assert sum(not isinstance(one, str) for one in found) == 1
     assert len((folder / "ratings.jsonl").read_text().splitlines()) == 1
 
@@ -477,20 +493,26 @@ def test_a_run_that_starts_from_other_logs_is_an_error():
         blind_pairs(responses(), {}, 0)
 
 
+def told(shown, side, **given):
+    """What the page sends about the pair that it shows."""
+    return {"test": shown["test"], "id": shown["id"], "side": side, **given}
+
+
 def test_ratings_are_written_as_rows_are_given_and_a_pair_is_rated_once(tmp_path):
     pairs = blind_pairs(responses(), LOGS, 0)
     folder = tmp_path / "saved"
-    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+    rated = RatedUser("trained:x", "1f")
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs, rated=rated) as page:
         first = page.call("pair", {"rater": "ann"})
         assert (first["pair"], first["of"], first["rated"]) == (1, 9, 0)
-        told = {"rater": "ann", "pair": 1, "side": pairs[0].human_side}
-        assert page.call("rate", told)["pair"] == 2
-        assert page.call("rate", told).startswith("409")
+        chosen = told(first, pairs[0].human_side, rater="ann")
+        second = page.call("rate", chosen)
+        assert second["pair"] == 2
+        assert page.call("rate", chosen).startswith("409")
         wrong = "left" if pairs[1].human_side == "right" else "right"
-        page.call("rate", {**told, "pair": 2, "side": wrong, "answers": True})
+        page.call("rate", told(second, wrong, rater="ann", answers=True))
         assert page.call("pair", {"rater": "bob"})["pair"] == 1
-        assert page.call("rate", {**told, "pair": 99}).startswith("400")
-        assert page.call("rate", {**told, "rater": "x" * 101}).startswith("400")
+        assert page.call("rate", {**chosen, "rater": "x" * 101}).startswith("400")
     with playing({"user": Script(["hi"])}, folder, pairs=pairs[:2]) as page:
         done = page.call("pair", {"rater": "ann"})
         assert done == {"pair": None, "of": 2, "rated": 2, "taken": 1}
@@ -502,9 +524,71 @@ def test_ratings_are_written_as_rows_are_given_and_a_pair_is_rated_once(tmp_path
         "chosen": "human",
         "rater": "ann",
         "answers": False,
+        "shown": pairs[0].id,
+        "user": "trained:x",
+        "version": "1f",
     }
     assert (rows[1]["chosen"], rows[1]["answers"]) == ("model", True)
     assert Run.read(folder).results["ratings"] == 2
+
+
+def test_a_test_of_another_user_on_the_same_logs_begins_without_any_rating(tmp_path):
+    """Ids of responses are those of the logs, so both users' responses have the same."""
+    others = [
+        replace(one, turns=(*one.turns[:-1], Turn("user", "another")))
+        for one in responses()
+    ]
+    folder = tmp_path / "saved"
+    for talks in (responses(), others):
+        pairs = blind_pairs(talks, LOGS, 0)
+        with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+            shown = page.call("pair", {"rater": "ann"})
+            assert shown["rated"] == 0
+            while shown["pair"]:
+                shown = page.call("rate", told(shown, "left", rater="ann"))
+            assert shown["rated"] == 9
+    assert len(read_ratings(folder / "ratings.jsonl")) == 18
+
+
+def test_a_page_that_was_open_while_the_sides_changed_rates_nothing(tmp_path):
+    """Of the second seed another pair is the first, and some sides are exchanged."""
+    folder = tmp_path / "saved"
+    user = {"user": Script(["hi"])}
+    before, after = (blind_pairs(responses(), LOGS, seed) for seed in (0, 1))
+    with playing(user, folder, pairs=before) as page:
+        first = page.call("pair", {"rater": "ann"})
+        second = page.call("rate", told(first, "left", rater="ann"))
+    with playing(user, folder, pairs=after) as page:
+        refused = page.call("rate", told(second, "left", rater="ann"))
+        assert refused.startswith("409: the test was started anew")
+        assert page.call("pair", {"rater": "ann"})["rated"] == 1, "what was rated stays"
+    assert len(read_ratings(folder / "ratings.jsonl")) == 1
+
+
+def test_ratings_of_an_older_version_are_read_and_said_not_to_count(tmp_path, capsys):
+    pairs = blind_pairs(responses(), LOGS, 0)
+    row = {"pair": 1, "id_human": pairs[0].id_human, "id_model": pairs[0].id_model}
+    Run.open(tmp_path, "serve", {}).finish({})
+    (tmp_path / "ratings.jsonl").write_text(json.dumps({**row, "chosen": "human"}))
+    command._show_nameless(saved.Saved(tmp_path), RatedUser("trained:x"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 rating" in told and "do not count in this test" in told
+    with playing({"user": Script(["hi"])}, tmp_path, pairs=pairs) as page:
+        assert page.call("pair", {"rater": ""})["rated"] == 0
+
+
+def test_whose_turns_are_rated_is_known_of_a_run_and_not_of_a_file(tmp_path):
+    write_conversations(tmp_path / "people.jsonl", LOGS.values())
+    (tmp_path / "said.txt").write_text("hi\n")
+    user = f"script:{tmp_path / 'said.txt'}"
+    out = tmp_path / "respond"
+    respond_command(
+        flat(Respond, user=user, data=tmp_path / "people.jsonl", out=out, limit=2)
+    )
+    found = command._rated_user(out / "conversations.jsonl")
+    assert found.name == user and found.version
+    assert found.may_be(RatedUser(user)) and not found.may_be(RatedUser(user, "2e"))
+    assert command._rated_user(tmp_path / "people.jsonl") == RatedUser()
 
 
 def test_a_server_without_a_blind_test_says_how_to_have_one(page):

@@ -704,6 +704,37 @@ def test_an_answer_of_any_number_of_commas_is_no_damage(tmp_path):
     assert list(Journal(path).read(dict)) == rows
 
 
+def test_a_journal_refuses_what_it_could_not_read_again_and_goes_on(tmp_path):
+    deep = {}
+    for _ in range(200):
+        deep = {"a": deep}
+    journal = Journal(tmp_path / "turns.jsonl")
+    for row in ({"n": 1}, {"n": 2, "meta": deep}, {"n": [1], 3: 4}):
+        try:
+            journal.add(row)
+        except ModelError as error:
+            assert row["n"] == 2 and "nested more than 200 levels deep" in str(error)
+    journal.close(order=lambda row: str(row["n"]))
+    rows = list(Journal(journal.path).read(dict))
+    assert rows == [{"n": 1}, {"n": [1], "3": 4}]
+
+
+def test_a_reply_whose_conversation_could_not_be_read_is_not_recorded(tmp_path):
+    """In turns.jsonl its `meta` is one level deep, in conversations.jsonl three."""
+    deep = {}
+    for _ in range(198):
+        deep = {"a": deep}
+
+    class Speaks:
+        def reply(self, conversation):
+            return Reply("hi", meta=deep)
+
+    speaker = Recorded(Speaks(), Answers(Journal(tmp_path / "turns.jsonl")))
+    with pytest.raises(ModelError, match="nested more than 100 levels deep"):
+        speaker.reply(Conversation("a"))
+    assert (tmp_path / "turns.jsonl").read_bytes() == b""
+
+
 def test_a_journal_damaged_in_the_middle_is_left_as_it_is_and_named(tmp_path):
     path = tmp_path / "turns.jsonl"
     path.write_text('{"id":"a"}\n{"id":\n{"id":"c"}\n')

@@ -16,8 +16,9 @@ from typing import Any, get_origin
 from uuid import NAMESPACE_OID, uuid5
 
 from userlm.content import split_content
-from userlm.imports import describe_error
-from userlm.json_files import dumps
+from userlm.imports import RAISED, describe_error
+from userlm.journal import check_depth
+from userlm.json_files import dump, dumps, loads
 from userlm.models.event_loops import event_loop, late
 from userlm.text import named_type
 from userlm.types import (
@@ -99,7 +100,7 @@ class Bot:
             return _checked(read_answer(answer))
         except ModelError as error:
             raise self._error(str(error), error.reason) from error
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             raise self._error(describe_error(error)) from error
 
     def _error(self, said: str, reason: str = "error") -> ModelError:
@@ -116,6 +117,8 @@ class Bot:
                 if limit.expired():
                     raise late(self.timeout) from None
                 raise
+            except SystemExit as error:  # it would end the event loop, for all bots
+                raise ModelError(describe_error(error)) from error
 
         pending = asyncio.run_coroutine_threadsafe(wait(), event_loop("bots"))
         return pending.result()
@@ -139,7 +142,7 @@ def python_bot(
     if inspect.isclass(found) or (inspect.isfunction(found) and _needs_nothing(found)):
         try:
             found = found()
-        except (Exception, SystemExit) as error:
+        except RAISED as error:
             raise InputError(f"{name}: {describe_error(error)}") from None
     method = next(
         (each for each in METHODS if callable(getattr(found, each, None))), ""
@@ -395,7 +398,7 @@ def _arguments(given: list[Any], name: str) -> dict[str, Any]:
 
 
 def _checked(reply: Reply) -> Reply:
-    """Return a reply that can be written; raise `ModelError` if it is none."""
+    """Return a reply that can be written and read again; raise `ModelError` if it is none."""
     if not isinstance(reply.text, str):
         raise ModelError(f"the text of its answer is {named_type(reply.text)}; {GIVE}")
     if len(reply.text) > LONGEST_ANSWER:
@@ -406,5 +409,63 @@ def _checked(reply: Reply) -> Reply:
         raise ModelError(
             f"it stopped for {reply.stop!r}; give one of {', '.join(STOPS)}"
         )
-    meta = json.loads(dumps(dict(reply.meta)))
+    meta = _checked_meta(reply.meta)
+    if reply.stop == "error":
+        raise ModelError(str(meta.get("error") or "it stopped for an error"))
     return Reply(str(reply.text), reply.stop, meta)
+
+
+def _checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `meta` of a reply as it will be read again, without what is not known."""
+    if not isinstance(given, Mapping):
+        raise ModelError(f"the meta of its answer is {named_type(given)}; give a dict")
+    written = dump(dict(given))
+    if len(written) > LONGEST_ANSWER:
+        raise ModelError(
+            f"the meta of its answer has {len(written):,} bytes; at most {LONGEST_ANSWER:,} are "
+            "taken"
+        )
+    meta: dict[str, Any] = loads(written)
+    check_depth(meta)
+    for name, (is_right, wanted) in READ_FIELDS.items():
+        if meta.get(name) is None:
+            meta.pop(name, None)
+        elif not is_right(meta[name]):
+            shown = dumps(meta[name])[:100]
+            raise ModelError(
+                f"the meta of its answer has {name} {shown}; give {wanted}, or leave it out"
+            )
+    return meta
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_probability(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _are_drafts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_draft, value))
+
+
+def _is_draft(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("text"), str) and _are_texts(value.get("why"))
+
+
+READ_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "tokens_in": (_is_count, "a number of tokens"),
+    "tokens_out": (_is_count, "a number of tokens"),
+    "truncated_tokens": (_is_count, "a number of tokens"),
+    "p_end": (_is_probability, "a number from 0 to 1"),
+    "violates": (_are_texts, "a list of texts"),
+    "rejected": (_are_drafts, "a list of drafts, each with `text` and `why`"),
+}
+"""The fields of `meta` that this package computes with: whether a value is right, and what is."""

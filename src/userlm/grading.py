@@ -16,7 +16,7 @@ import regex
 from userlm.answer_blocks import function_code, json_values
 from userlm.data.intents import transcript
 from userlm.final_answer import attempted_number, final_number, upstream_number
-from userlm.imports import find_object
+from userlm.imports import RAISED, describe_error, find_object
 from userlm.json_files import at_path
 from userlm.judges import GradingJudge
 from userlm.simulate import Until, never
@@ -47,6 +47,8 @@ from userlm.types import (
 
 REGEX_SECONDS = 10.0
 """Of computing, for one expression in one answer."""
+LONGEST_REASON = 10_000
+"""Characters that are kept of what a function gives as its reason, or raises."""
 NO_CHECK = "not graded: the task has no check"
 NO_JUDGE = "not graded: needs a judge"
 NO_SANDBOX = "not graded: needs a sandbox"
@@ -309,14 +311,16 @@ def _function(check: FunctionCheck, text: str, conversation: Conversation) -> Ve
     function = find_check(check.name)
     try:
         found = function(text, conversation)
-    except (Exception, SystemExit) as error:  # whatever a function of others raises
-        return Verdict(None, f"{check.name}: {type(error).__name__}: {error}")
-    reason = ""
-    if isinstance(found, tuple) and len(found) == 2:
-        found, reason = found
+        reason = ""
+        if isinstance(found, tuple) and len(found) == 2:
+            found, reason = found
+        reason = "" if reason is None else str(reason)[:LONGEST_REASON]
+    except RAISED as error:
+        said = describe_error(error)[:LONGEST_REASON]
+        return Verdict(None, f"{check.name}: {said}")
     if found is None:
-        return Verdict(None, str(reason or f"{check.name} cannot say"))
+        return Verdict(None, reason or f"{check.name} cannot say")
     if not isinstance(found, bool):
         kind = named_type(found)
         return Verdict(None, f"{check.name} returned {kind}, not True, False or None")
-    return Verdict(RIGHT if found else WRONG, str(reason or check.name))
+    return Verdict(RIGHT if found else WRONG, reason or check.name)

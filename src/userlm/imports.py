@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from asyncio import CancelledError
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +13,9 @@ from sysconfig import get_path
 from typing import Any
 
 from userlm.types import InputError
+
+RAISED = (Exception, SystemExit, CancelledError)
+"""What code of others may raise, beside Ctrl-C; the last one if it has an event loop of its own."""
 
 
 def find_object(name: str) -> Any:
@@ -27,7 +31,7 @@ def find_object(name: str) -> Any:
     search_here()
     try:
         return attrgetter(attribute)(import_module(module))
-    except (Exception, SystemExit) as error:  # whatever a module of others raises
+    except RAISED as error:
         raise InputError(
             f"{name}: cannot be imported ({describe_error(error)})"
         ) from None
@@ -35,7 +39,10 @@ def find_object(name: str) -> Any:
 
 def describe_error(error: BaseException) -> str:
     """Return what an error says, after the line in the code of others from which it comes."""
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    try:
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # that of an error of their own may fail too
+        what = type(error).__name__
     here = str(Path(__file__).parent)
     not_theirs = (here, get_path("stdlib"), get_path("purelib"), "<")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from userlm.json_files import dump, naming, replacing, take
-from userlm.lines import BUFFER, parse_line
+from userlm.lines import BUFFER, DEEPEST, is_deep, parse_line
 from userlm.text import has_words
-from userlm.types import Conversation, InputError, Reply, Speaker
+from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
 
 T = TypeVar("T")
 
@@ -59,9 +59,16 @@ class Journal:
             return parse_line(0, file.readline()).row
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line and flush it to the operating system."""
+        """Append a line and flush it to the operating system.
+
+        Raises:
+            ModelError: if the line could not be read again; nothing is written.
+        """
+        line = dump(row)
+        if problem := parse_line(0, line).error:
+            raise ModelError(f"{self.path.name}: it cannot be kept: the line {problem}")
         with self._lock, naming(self.path):
-            self._file.write(dump(row) + b"\n")
+            self._file.write(line + b"\n")
             self._file.flush()
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
@@ -117,6 +124,18 @@ def _answer_key(row: Mapping[str, Any]) -> tuple[str, int]:
     return take(row, "id", str), take(row, "n", int)
 
 
+DEEPEST_META = DEEPEST // 2
+"""Maximum nesting of the `meta` of a reply, so that whatever holds it can still be read."""
+
+
+def check_depth(meta: Mapping[str, Any]) -> None:
+    """Raise `ModelError` if the `meta` of a reply is nested too deep."""
+    if is_deep(meta, DEEPEST_META):
+        raise ModelError(
+            f"the meta of the answer is nested more than {DEEPEST_META} levels deep"
+        )
+
+
 class Answers:
     """The answered turns of a run, one line of a journal each. Only offsets are kept in memory."""
 
@@ -133,7 +152,8 @@ class Answers:
         return Reply(row.get("text") or "", row.get("stop"), row.get("meta") or {})
 
     def add(self, conversation: Conversation, reply: Reply) -> None:
-        """Record the reply to a conversation."""
+        """Record the reply to a conversation; raise `ModelError` if it could not be read again."""
+        check_depth(reply.meta)
         row: dict[str, Any] = {
             "id": conversation.id,
             "n": len(conversation.turns),

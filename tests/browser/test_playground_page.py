@@ -471,6 +471,32 @@ def test_ten_pairs_are_rated_by_keyboard_and_assess_reads_them(page, tmp_path, s
     assert {json.loads(row)["rater"] for row in rows} == {"ann"}
 
 
+def test_a_blind_test_that_was_started_anew_takes_no_answer_to_the_old_one(
+    page, faults, tmp_path
+):
+    both = list(pairs())
+    logs = {log.id: log for log, _ in both}
+    known = blind_pairs([talk for _, talk in both], logs, 0)
+
+    def as_before(route):
+        sent = json.loads(route.request.post_data) | {"test": "the one before"}
+        route.continue_(post_data=json.dumps(sent))
+
+    with playing({"user": Script(["hi"])}, tmp_path, pairs=known) as server:
+        page.goto(f"{server.url}blind")
+        press(page, "rater")
+        expect(page.locator("#count")).to_have_text("Pair 1 of 10")
+        page.route("**/playground/rate", as_before, times=1)
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#error")).to_contain_text("was started anew")
+        expect(page.locator("#count")).to_have_text("Pair 1 of 10")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#count")).to_have_text("Pair 2 of 10")
+        expect(page.locator("#error")).to_be_hidden()
+    faults.clear()  # Chromium notes the answer 409
+    assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}])
 def test_nothing_in_a_pair_runs_or_breaks_the_blind_test(
     new_page, tmp_path, options, serious

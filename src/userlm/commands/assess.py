@@ -66,6 +66,7 @@ from userlm.manifest import file_hash
 from userlm.metrics import adherence, catalog, naturalness
 from userlm.metrics import ratings as blind_test
 from userlm.metrics.end_references import ALWAYS
+from userlm.metrics.ratings import RatedUser
 from userlm.metrics.verdict import conclude
 from userlm.models.budget import Amount, Caps, Price, spent
 from userlm.rows import read_conversations, write_conversations
@@ -233,7 +234,7 @@ def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
         files += inputs.files(detector)
         stamped.append(detector)
     run = open_run("assess", options, files, inputs.stamps(*stamped), parts=parts)
-    rated = {"ratings": _rated(options.ratings)}
+    rated = {"ratings": _rated(options.ratings, User.of_run(run.manifest))}
 
     def is_unfinished(results: Results) -> bool:
         same = rated["ratings"] in (None, results.get("ratings"))
@@ -265,17 +266,46 @@ def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
     return results
 
 
-def _rated(path: Path | None) -> Results | None:
-    """Return the measure of the ratings of people, by how many of them, and the hash of the file;
-    `None` if there is none."""
+def _rated(path: Path | None, user: RatedUser) -> Results | None:
+    """Return the measure of the ratings of this user by people, by how many of them, how many
+    ratings of others were left out, and the hash of the file; `None` if there is none.
+
+    Raises:
+        InputError: if all are of others.
+    """
     if path is None:
         return None
     ratings = blind_test.read_ratings(path)
+    own = [each for each in ratings if not each.user or user.may_be(each.of)]
+    left_out = len(ratings) - len(own)
+    if left_out:
+        names = {each.user for each in ratings if each not in own}
+        of = " and ".join(sorted(name for name in names if name != user.name))
+        if not of:
+            of = f"{user.name} as it was with other files"
+        whose = f"of {path} are not of {user.name}, but of {of}"
+        if not own:
+            raise InputError(
+                f"--ratings: all {left_out} {whose}; give those of a blind test of this user"
+            )
+        console.print(
+            f"{left_out} of {len(ratings)} ratings {whose}; they are left out",
+            style="yellow",
+        )
+    nameless = sum(not each.user for each in own)
+    if nameless:
+        console.print(
+            f"{nameless} of {len(ratings)} ratings of {path} do not say whose turns were rated (an "
+            f"older version wrote them, or --blind was no run); they count as those of "
+            f"{user.name}: take those of other users out of the file",
+            style="yellow",
+        )
     metric = catalog.metric_of(blind_test.NAME)
-    measured = metric.described(blind_test.taken_for_person(ratings))
+    measured = metric.described(blind_test.taken_for_person(own))
     return {
         "measure": measure_record(measured),
-        "raters": len({rating.rater for rating in ratings}),
+        "raters": len({rating.rater for rating in own}),
+        "left_out": left_out,
         "file": file_hash(path),
     }
 

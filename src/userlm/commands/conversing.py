@@ -123,11 +123,11 @@ def collect(
             stops[conversation.stop or "answered"] += 1
             for role, meta in _own_metas(conversation, places):
                 for name in tokens:
-                    tokens[name] += meta.get(name, 0)
+                    tokens[name] += meta.get(name) or 0
                 if role == "user":
                     yield meta
             if conversation.stop == "error":
-                errors.append(conversation.meta["error"])
+                errors.append(str(conversation.meta.get("error", "an error")))
             # Nothing was said that the guard lets pass.
             has_turns = len(conversation.turns) > places[conversation.id]
             silent += conversation.stop == "guard" and not has_turns

@@ -84,8 +84,10 @@ def price_option(flag: str, of: str) -> Any:
 
 PRICE_OPTIONS = {
     "user": "--user-price",
+    "against": "--against-price",
     "assistant": "--price",
     "writer": "--price",
+    "intent_by": "--intent-price",
     "model": "--price",
     "judge": "--price",
     "detector": "--detector-price",
@@ -135,7 +137,7 @@ def check_price(
 
 
 def counted(
-    budget: Budget, role: Role, address: Address, speaker: Speaker, price: Price | None
+    budget: Budget, role: str, address: Address, speaker: Speaker, price: Price | None
 ) -> Speaker:
     """Return the speaker with its model calls counted; a speaker without a model is returned
     unchanged.

@@ -30,8 +30,9 @@ import typer
 
 from userlm import address, inputs, loading
 from userlm.assistants import MAX_ANSWER_TOKENS
+from userlm.metrics.ratings import RatedUser
 from userlm.parts import Part
-from userlm.text import has_words
+from userlm.text import has_words, stable_hash
 from userlm.types import InputError, ModelError, Speaker
 
 T = TypeVar("T")
@@ -562,3 +563,23 @@ class User:
     def parsed(self) -> address.Address:
         """The parts of its address."""
         return address.parse(self.user)
+
+    @classmethod
+    def of_run(cls, manifest: Mapping[str, Any]) -> RatedUser:
+        """Return the user of a run by its run.json: address, options, and a hash of the files that
+        it rests on."""
+        try:
+            user = rebuilt(cls, manifest["options"])
+            names = [*map(str, user.files), *inputs.stamps(user.parsed)]
+        except KeyError:  # the run has no user
+            return RatedUser()
+        except InputError:  # the model is not here
+            names = [""]
+        given = [str(user.parsed)]
+        for name, value in recorded(user.settings).items():
+            if value is not None:
+                given.append(f"--{name.replace('_', '-')} {value}")
+        contents = [manifest["inputs"].get(name) for name in names]
+        is_known = bool(contents) and None not in contents
+        version = f"{stable_hash(*contents):016x}" if is_known else ""
+        return RatedUser(" ".join(given), version)

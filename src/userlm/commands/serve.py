@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +16,17 @@ from time import sleep
 from typing import TYPE_CHECKING, Literal
 
 from userlm import address, loading
+from userlm.address import Address
 from userlm.commands.chat import EXAMPLE_INTENT
+from userlm.commands.costs import (
+    PRICE_OPTIONS,
+    Limits,
+    add_side,
+    check_caps,
+    counted,
+    price_option,
+    read_price,
+)
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -24,16 +35,22 @@ from userlm.commands.options import (
     option,
 )
 from userlm.commands.show import describe
+from userlm.json_files import read_json
+from userlm.metrics.ratings import RatedUser
+from userlm.models.budget import Budget, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
+from userlm.text import END_SAYS
 from userlm.types import InputError, Speaker
 from userlm.users import TrainedUser
 
 if TYPE_CHECKING:
     from userlm.serving.blind import BlindPair
+    from userlm.serving.intent_writer import IntentWriter
     from userlm.serving.playground import Playground, View
+    from userlm.serving.saved import Saved
 
 KEY = "USERLM_SERVE_KEY"
 PAGES = "Pages"
@@ -65,6 +82,11 @@ class Serve:
         8765, "Port to listen on; 0 chooses a free one.", min=0, max=65535
     )
     intent: str | None = option(None, "Intent for requests without one.")
+    intent_by: str | None = option(
+        None,
+        "Chat model that writes an intent for a system message without one: openai:NAME, "
+        "http://HOST:PORT/v1#NAME, a folder or hub id. Default: the message is the intent.",
+    )
     roles: Literal["auto", "log", "swapped"] = option(
         "auto",
         "Roles in requests. log: the simulated user has role user; swapped: it has role assistant; "
@@ -76,7 +98,7 @@ class Serve:
         "prompt of a harness names.",
     )
     end_says: str = option(
-        "[end]",
+        END_SAYS,
         "What a harness gets when the user ends the conversation without a word, if there is no "
         "stop phrase.",
     )
@@ -121,6 +143,13 @@ class Serve:
         panel=PAGES,
     )
     models: LocalModels = LocalModels()
+    user_price: str | None = price_option("--user-price", "the user's model")
+    against_price: str | None = price_option("--against-price", "the second user's")
+    price: str | None = price_option("--price", "the assistant's model")
+    intent_price: str | None = price_option(
+        "--intent-price", "the model of --intent-by"
+    )
+    limits: Limits = Limits()
 
 
 def serve(options: Serve) -> None:
@@ -153,13 +182,23 @@ def serve(options: Serve) -> None:
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
     pairs = _pairs(options)
+    prices = _prices(options)
+    budget = Budget(options.limits.caps, None)
     with _listen(host, options.port) as listening:
-        speaker = served.load(local=options.models)
-        app = create_app(speaker, config)
+        loaded = _load(options, served)
+        speakers = {
+            role: counted(budget, role, parts, speaker, prices[role])
+            for role, (parts, speaker) in loaded.items()
+        }
+        writer = _intent_writer(options, budget, prices["intent_by"])
+        config = replace(config, intent_writer=writer)
+        check_caps(budget)
+        app = create_app(speakers["user"], config)
         if has_page:
             from userlm.serving.playground import add_pages
 
-            add_pages(app, _playground(options, served, speaker, name, pairs), config)
+            play = _playground(options, served, speakers, loaded, name, pairs)
+            add_pages(app, play, config)
         if is_open:
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "
@@ -181,6 +220,20 @@ def serve(options: Serve) -> None:
             )
 
 
+def _intent_writer(
+    options: Serve, budget: Budget, price: Price | None
+) -> IntentWriter | None:
+    """Return what writes the intents of --intent-by, with its calls counted."""
+    if options.intent_by is None:
+        return None
+    from userlm.serving.intent_writer import IntentWriter
+
+    writer = address.parse(options.intent_by)
+    chat = loading.chat_model(writer, options.models.settings)
+    side = add_side(budget, "intent_by", writer, price)
+    return IntentWriter(writer.short_name, CountedChat(chat, side))
+
+
 def _check_no_person(options: Serve) -> None:
     sides = {
         "user": options.user.user,
@@ -193,6 +246,34 @@ def _check_no_person(options: Serve) -> None:
                 f"--{name} human: a person cannot be served; talk to an assistant yourself with "
                 f"`userlm chat --role user`, or in the playground"
             )
+
+
+def _prices(options: Serve) -> dict[str, Price | None]:
+    """Return the prices of the models; raise `InputError` for a price of one who is not there."""
+    given = {
+        "user": (options.user.user, options.user_price),
+        "against": (options.against, options.against_price),
+        "assistant": (options.assistant, options.price),
+        "intent_by": (options.intent_by, options.intent_price),
+    }
+    for name, (speaker, price) in given.items():
+        if price and not speaker:
+            flag = name.replace("_", "-")
+            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{flag}")
+    return {name: read_price(name, price) for name, (_, price) in given.items()}
+
+
+def _load(options: Serve, served: User) -> dict[str, tuple[Address, Speaker]]:
+    """Return the speakers and their addresses, by role."""
+    found = {"user": (served.parsed, served.load(local=options.models))}
+    if options.against:
+        other = User(options.against).with_embedded_defaults()
+        found["against"] = other.parsed, other.load(local=options.models)
+    if options.assistant:
+        parts = address.parse(options.assistant)
+        assistant = loading.assistant(parts, local=options.models.settings)
+        found["assistant"] = parts, assistant
+    return found
 
 
 def _say_how_to_call(url: str, name: str, has_key: bool) -> None:
@@ -231,36 +312,67 @@ def _has_page(options: Serve) -> bool:
 
 
 def _playground(
-    options: Serve, served: User, user: Speaker, name: str, pairs: list[BlindPair]
+    options: Serve,
+    served: User,
+    speakers: Mapping[str, Speaker],
+    loaded: Mapping[str, tuple[Address, Speaker]],
+    name: str,
+    pairs: list[BlindPair],
 ) -> Playground:
-    """Return what the pages can do; load the other speakers."""
-    from userlm.serving.playground import AGAINST, ASSISTANT, USER, Playground
+    """Return what the pages can do."""
+    from userlm.serving.playground import ASSISTANT, USER, Playground
     from userlm.serving.saved import Saved
 
-    speakers = {USER: user}
     names = {USER: name}
-    if options.against:
-        other = User(options.against).with_embedded_defaults()
-        speakers[AGAINST] = other.load(local=options.models)
-        names[AGAINST] = str(other.parsed)
-    if options.assistant:
-        speakers[ASSISTANT] = loading.assistant(
-            options.assistant, local=options.models.settings
-        )
-        names[ASSISTANT] = address.parse(options.assistant).short_name
-    views = {role: _view(speaker) for role, speaker in speakers.items()}
+    views: dict[str, View] = {}
+    for role, (parts, speaker) in loaded.items():
+        if role != USER:
+            names[role] = parts.short_name if role == ASSISTANT else str(parts)
+        if view := _view(speaker):  # of the model itself
+            views[role] = view
+    saved = Saved(options.out)
+    rated = RatedUser()
+    if options.blind:
+        rated = _rated_user(conversations_file(options.blind))
+        _show_nameless(saved, rated)
     intent = options.intent
     if intent is None and options.user.user == EMBEDDED_USER:
         intent = EXAMPLE_INTENT
     return Playground(
         speakers,
         names,
-        Saved(options.out),
+        saved,
         served.settings.guard or "",
         intent or "",
-        {role: view for role, view in views.items() if view},
+        views,
         pairs,
+        rated,
     )
+
+
+def _rated_user(path: Path) -> RatedUser:
+    """Return whose conversations these are, if they are those of a run."""
+    manifest = path.parent / "run.json"
+    if path.name != "conversations.jsonl" or not manifest.is_file():
+        return RatedUser()
+    return User.of_run(read_json(manifest))
+
+
+def _show_nameless(saved: Saved, rated: RatedUser) -> None:
+    """Say so if ratings cannot be told from those of another test, or of another user."""
+    older = sum(not rating.shown for rating in saved.ratings())
+    if older:
+        console.print(
+            f"{plural(older, 'rating')} in {saved.folder} do not say what was rated: an older "
+            "version wrote them, so they do not count in this test",
+            style="yellow",
+        )
+    if not rated.name:
+        console.print(
+            "--blind is not the folder of a run, so ratings will not say whose turns they are "
+            "about; keep those of each user in an --out of its own",
+            style="yellow",
+        )
 
 
 def _view(speaker: Speaker) -> View | None:

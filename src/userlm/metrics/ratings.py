@@ -20,6 +20,25 @@ CHANCE = 50.0
 
 
 @dataclass(frozen=True, slots=True)
+class RatedUser:
+    """Whose turns were rated.
+
+    Attributes:
+        name: the address, and the options of the user; empty if it is not known.
+        version: of the files behind it; empty if there are none, or it is not known.
+    """
+
+    name: str = ""
+    version: str = ""
+
+    def may_be(self, other: RatedUser) -> bool:
+        """Whether both can be the same user."""
+        is_as_it_was = self.version == other.version
+        may_be_as_it_was = is_as_it_was or not (self.version and other.version)
+        return self.name == other.name and may_be_as_it_was
+
+
+@dataclass(frozen=True, slots=True)
 class Rating:
     """One line of ratings.jsonl.
 
@@ -29,6 +48,8 @@ class Rating:
         chosen: which of the two the rater took for the person's.
         rater: who rated, as they call themselves; may be empty.
         answers: whether the assistants' answers were shown, which may give a side away.
+        shown: names what was shown, whichever side it was on; empty in older files.
+        user, version: see `RatedUser`.
     """
 
     pair: int
@@ -37,6 +58,14 @@ class Rating:
     chosen: Literal["human", "model"]
     rater: str = ""
     answers: bool = False
+    shown: str = ""
+    user: str = ""
+    version: str = ""
+
+    @property
+    def of(self) -> RatedUser:
+        """Whose turns were rated."""
+        return RatedUser(self.user, self.version)
 
 
 def read_ratings(path: Path) -> list[Rating]:
@@ -56,6 +85,9 @@ def _rating(line: Line) -> Rating:
         chosen,
         take(row, "rater", str, default=""),
         take(row, "answers", bool, default=False),
+        take(row, "shown", str, default=""),
+        take(row, "user", str, default=""),
+        take(row, "version", str, default=""),
     )
 
 

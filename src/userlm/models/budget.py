@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -153,13 +153,14 @@ class Budget:
     difference to its usage. So the sum is an upper bound even if the process is killed in between.
 
     Args:
-        path: the journal, which is made for the first side.
+        path: the journal, which is made for the first side. `None` for a server, which remembers
+            nothing and goes on whatever its models answer.
 
     Attributes:
         sides: by name: `user`, `assistant` or `writer`.
     """
 
-    def __init__(self, caps: Caps, path: Path) -> None:
+    def __init__(self, caps: Caps, path: Path | None) -> None:
         self.caps = caps
         self.sides: dict[str, Side] = {}
         self._path = path
@@ -177,9 +178,10 @@ class Budget:
     ) -> Side:
         """Add a model that is called, with its usage in earlier attempts."""
         used: Counter[str] = Counter()
-        for side_name, counts in self._journal.read(_parse):
-            if side_name == name:
-                used.update(counts)
+        if self._path:
+            for side_name, counts in self._journal.read(_parse):
+                if side_name == name:
+                    used.update(counts)
         side = Side(self, name, address, price, tries, may_bill, used)
         self.sides[name] = side
         return side
@@ -200,8 +202,9 @@ class Budget:
 
         Raises:
             ModelError: if a cap does not allow it, or after `stop`. No other call starts then,
-                unless this one alone would pass a cap.
+                unless this one alone would pass a cap. Also if it is not wanted any more.
         """
+        _check_wanted()
         needed = side.amount(worst)
         with self._state:
             while why := self._stopped or self._passed(needed):
@@ -247,11 +250,16 @@ class Budget:
             self._state.notify_all()
             return self._in_flight
 
+    def give_up(self, why: str) -> None:
+        """Allow no more calls, since all would fail; those of a server may not tomorrow."""
+        if self._path:
+            self.stop(why)
+
     def finish(self, names: Iterable[str]) -> dict[str, Any]:
         """Close the journal after the last call, with one line for each side, and return the usage
         of these sides (`None` for one without a model) and the limits, for `results.json`."""
         self.close()
-        if self.sides:
+        if self.sides and self._path:
             write_lines(
                 self._path, [_line(side, side.used) for side in self.sides.values()]
             )
@@ -268,16 +276,18 @@ class Budget:
 
     def close(self) -> None:
         """Close the journal."""
-        if self.sides:
+        if self.sides and self._path:
             self._journal.close()
 
     @cached_property
     def _journal(self) -> Journal:
+        assert self._path
         return Journal(self._path)
 
     def _book(self, side: Side, change: Counter[str]) -> None:
         side.used.update(change)
-        self._journal.add(_line(side, change))
+        if self._path:
+            self._journal.add(_line(side, change))
 
 
 def spent(path: Path, prices: Mapping[str, Price | None]) -> Amount:
@@ -369,7 +379,7 @@ class Side:
             would_repeat = error.permanent or is_unreadable
             self.latest.append(error.reason if would_repeat else "")
             if error.reason in ENDS_RUN or self.is_hopeless:
-                self.budget.stop(str(error))
+                self.budget.give_up(str(error))
             if error.reason == "empty answer":
                 self._count_wordless(True)
             raise
@@ -388,7 +398,7 @@ class Side:
     def _count_wordless(self, is_wordless: bool) -> None:
         self.wordless = self.wordless + 1 if is_wordless else 0
         if self.wordless >= WORDLESS:
-            self.budget.stop(
+            self.budget.give_up(
                 f"{WORDLESS} answers of {self.address} in a row were empty or only a thought, so "
                 "no more were asked for; allow longer ones (--max-tokens), or take a model that "
                 "does not think"
@@ -440,6 +450,27 @@ _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 """The call that this thread makes."""
 
 
+_IS_WANTED: ContextVar[Callable[[], bool]] = ContextVar(
+    "is_wanted", default=lambda: True
+)
+"""Whether somebody still waits for what this thread does."""
+
+
+@contextmanager
+def while_wanted(is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Let counted calls of this thread be made only while they are wanted."""
+    token = _IS_WANTED.set(is_wanted)
+    try:
+        yield
+    finally:
+        _IS_WANTED.reset(token)
+
+
+def _check_wanted() -> None:
+    if not _IS_WANTED.get()():
+        raise _not_made("nobody waits for the answer any more")
+
+
 def count_request(is_retry: bool = False) -> None:
     """Count a request that may be billed, if it belongs to a counted call. The first request of a
     call was counted with it.
@@ -448,11 +479,13 @@ def count_request(is_retry: bool = False) -> None:
         is_retry: whether it repeats one that may have been billed.
 
     Raises:
-        ModelError: if a cap does not allow another request.
+        ModelError: if a cap does not allow another request, or if a retry is not wanted any more.
     """
     call = _CALL.get()
     if call is None:
         return
+    if is_retry:
+        _check_wanted()
     if call.requests:
         call.side.budget.count_request(call.side)
     call.requests += 1

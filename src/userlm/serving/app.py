@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn import Config, Server
 
+from userlm.models.budget import while_wanted
 from userlm.serving.access import check_caller
 from userlm.serving.answers import chunks, completion, sample
 from userlm.serving.connections import (
@@ -31,6 +32,7 @@ from userlm.serving.connections import (
 from userlm.serving.messages import TurnRequest, turn_request
 from userlm.serving.responses import as_chat, events, in_its_words, response
 from userlm.serving.schema import (
+    NO_RETRY,
     ChatCompletion,
     ChatRequest,
     RequestError,
@@ -76,6 +78,13 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         turn = await asyncio.to_thread(
             _parse, await read_body(request, unfinished), as_chat, user, config
         )
+        writer = config.intent_writer
+        if writer and turn.description is not None:
+            write = partial(writer.write, turn.description)
+            intents = await pool.results([write], request, config.key)
+            if not intents:
+                return Response()  # the client is gone
+            turn = turn.with_intent(intents[0], writer.name)
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)
@@ -225,26 +234,37 @@ class Pool:
     ) -> list[Done]:
         """Return what the jobs return; nothing if the client disconnected before. Raise
         `RequestError`, with the key masked, for errors that are not bugs."""
-        futures = self.submit(jobs)
-        if not await _done(futures, request):
-            return []
+        gone = threading.Event()
+        futures = self.submit(jobs, gone)
+        try:
+            if not await _done(futures, request):
+                return []
+        finally:
+            gone.set()
         return [_result(future, key) for future in futures]
 
-    def submit(self, jobs: Sequence[Callable[[], Done]]) -> list[Future[Done]]:
-        """Queue all jobs or none; raise `RequestError` if the queue is full."""
+    def submit(
+        self, jobs: Sequence[Callable[[], Done]], gone: threading.Event
+    ) -> list[Future[Done]]:
+        """Queue all jobs or none; raise `RequestError` if the queue is full.
+
+        Args:
+            gone: once it is set, nobody waits for them, and they begin no other model call.
+        """
         with self._lock:
             if self._closed:
                 raise _stopping()
             if self.in_flight + len(jobs) > self.room:
                 raise self._full()
             self.in_flight += len(jobs)
-            futures = [self._threads.submit(self._timed, job) for job in jobs]
+            futures = [self._threads.submit(self._timed, job, gone) for job in jobs]
         for future in futures:
             future.add_done_callback(self._finished)
         return futures
 
     def close(self) -> None:
-        """Accept no more jobs and start no waiting ones; running jobs continue."""
+        """Accept no more jobs and start no waiting ones; running jobs continue until they would
+        begin another model call, such as for another draft."""
         with self._lock:
             self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -255,10 +275,11 @@ class Pool:
         message = f"{self.in_flight} replies are in progress or waiting; try again in {wait} s"
         return _later(429, message, "queue_full", wait)
 
-    def _timed(self, job: Callable[[], Done]) -> Done:
+    def _timed(self, job: Callable[[], Done], gone: threading.Event) -> Done:
         begun = time.monotonic()
         try:
-            return job()
+            with while_wanted(lambda: not (gone.is_set() or self._closed)):
+                return job()
         finally:
             seconds = time.monotonic() - begun
             with self._lock:
@@ -299,12 +320,21 @@ def _result(future: Future[Done], key: str | None) -> Done:
         message = mask_key(str(error), key)
         if isinstance(error, InputError):
             raise RequestError(400, message) from None
+        if error.reason == "stopped":
+            raise _stopping() from None
+        if error.reason == "cap":
+            raise RequestError(
+                429,
+                f"{message}: this server makes no more calls until it is started again",
+                code="insufficient_quota",
+                headers=NO_RETRY,
+            ) from None
         # Calls of the model were retried already, so clients should not retry.
         raise RequestError(
             503,
             f"the model failed: {message}",
             code="model_failed",
-            headers={"x-should-retry": "false"},
+            headers=NO_RETRY,
         ) from None
 
 

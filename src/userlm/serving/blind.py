@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from userlm.json_files import dumps
 from userlm.metrics.ratings import Rating
 from userlm.show.blocks import Said
 from userlm.show.transcripts import pair as side_by_side
+from userlm.text import stable_hash
 from userlm.types import FAILED, Conversation, InputError
 
 LEFT, RIGHT = "left", "right"
@@ -35,6 +37,12 @@ class BlindPair:
     model: Sequence[tuple[str, str]]
     human_side: str
 
+    @property
+    def id(self) -> str:
+        """Names what is to be seen, whichever side it is on."""
+        ids = self.id_human, self.id_model
+        return name_of([ids, self.intent, self.before, self.human, self.model])
+
     def shown(self) -> dict[str, Any]:
         """Return what a rater sees, which does not say which side is whose."""
         sides = [self.human, self.model]
@@ -51,7 +59,13 @@ class BlindPair:
     def rating(self, number: int, side: str, rater: str, answers: bool) -> Rating:
         """Return the rating of someone who took one side for the person's."""
         chosen: Any = "human" if side == self.human_side else "model"
-        return Rating(number, self.id_human, self.id_model, chosen, rater, answers)
+        ids = self.id_human, self.id_model
+        return Rating(number, *ids, chosen, rater, answers, self.id)
+
+
+def name_of(value: object) -> str:
+    """Return a short name of a JSON value, the same for equal ones."""
+    return f"{stable_hash(dumps(value)):016x}"
 
 
 def blind_pairs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -21,11 +21,13 @@ from starlette.routing import Route
 
 from userlm.assistants import ModelAssistant
 from userlm.guard import Guard
+from userlm.json_files import dump, loads
+from userlm.metrics.ratings import RatedUser
 from userlm.rows import from_record, to_record
 from userlm.serving.access import check_own_page, check_page
 from userlm.serving.answers import reply_of
 from userlm.serving.app import json_response, read_body, read_json
-from userlm.serving.blind import BlindPair
+from userlm.serving.blind import BlindPair, name_of
 from userlm.serving.messages import check_length
 from userlm.serving.saved import Saved
 from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
@@ -73,6 +75,7 @@ class Playground:
         intent: the intent that the page begins with.
         views: by role, what shows a conversation as its model sees it, for models that are here.
         pairs: those of the blind test; empty if there is none.
+        rated: whose turns stand in them beside those of people.
     """
 
     speakers: Mapping[str, Speaker]
@@ -82,6 +85,17 @@ class Playground:
     intent: str = ""
     views: Mapping[str, View] = field(default_factory=dict)
     pairs: Sequence[BlindPair] = ()
+    rated: RatedUser = field(default_factory=RatedUser)
+
+    @cached_property
+    def numbered(self) -> Mapping[str, tuple[int, BlindPair]]:
+        """The pairs and their numbers, from 1, by their ids."""
+        return {each.id: (n, each) for n, each in enumerate(self.pairs, 1)}
+
+    @cached_property
+    def test(self) -> str:
+        """Names the pairs with their order and sides, which another `--seed` changes."""
+        return name_of([each.shown() for each in self.pairs])
 
 
 def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
@@ -217,10 +231,24 @@ def ask(play: Playground, asked: Ask) -> Any:
             seed=asked.seed,
             temperature=asked.temperature,
             end_threshold=asked.end_threshold,
-            guard=None if asked.guard is None else Guard.parse(asked.guard),
+            guard=None if asked.guard is None else _guard(play, asked.guard),
         )
     reply = reply_of(speaker, conversation)
-    return {"text": reply.text, "stop": reply.stop, "meta": dict(reply.meta)}
+    meta = loads(dump(dict(reply.meta)))  # code may have put anything into it
+    return {"text": reply.text, "stop": reply.stop, "meta": meta}
+
+
+def _guard(play: Playground, given: str) -> Guard:
+    """Return the guard of the page; raise `InputError` if it asks for more drafts than usual, which
+    may cost the server's owner something."""
+    guard = Guard.parse(given)
+    most = max(Guard().tries, Guard.parse(play.guard).tries)
+    if guard.tries > most:
+        raise InputError(
+            f"tries={guard.tries}: at most {most} here; start the server with --guard tries=... "
+            "for more"
+        )
+    return guard
 
 
 def view(play: Playground, asked: Look) -> Any:
@@ -282,9 +310,11 @@ class Rater(BaseModel):
 
 
 class Rated(Rater):
-    """A call with a rating: the number of the pair, and the side that looks like a person's."""
+    """A call with a rating: the test and the pair that were shown, and the side that looks like a
+    person's."""
 
-    pair: Annotated[int, Field(ge=1)]
+    test: str
+    id: str
     side: Literal["left", "right"]
     answers: bool = False
 
@@ -298,31 +328,36 @@ def pair(play: Playground, asked: Rater) -> Any:
         )
     own = _ratings_of(play, asked.rater)
     counts = {"of": len(play.pairs), "rated": len(own)}
-    for number, each in enumerate(play.pairs, 1):
-        if (each.id_human, each.id_model) not in own:
-            return {"pair": number, **counts, **each.shown()}
+    for id, (number, each) in play.numbered.items():
+        if id not in own:
+            named = {"test": play.test, "id": id, "pair": number}
+            return {**named, **counts, **each.shown()}
     return {"pair": None, **counts, "taken": list(own.values()).count("model")}
 
 
 def rate(play: Playground, asked: Rated) -> Any:
     """Write a rating down, and return the next pair."""
-    if asked.pair > len(play.pairs):
-        raise RequestError(400, "there is no such pair", "pair")
-    rated = play.pairs[asked.pair - 1]
-    rating = rated.rating(asked.pair, asked.side, asked.rater, asked.answers)
+    if asked.test != play.test or asked.id not in play.numbered:
+        raise RequestError(
+            409,
+            "the test was started anew with other pairs or sides, so this answer was not taken; "
+            "look at the next pair",
+            "test",
+        )
+    number, rated = play.numbered[asked.id]
+    rating = rated.rating(number, asked.side, asked.rater, asked.answers)
+    rating = replace(rating, user=play.rated.name, version=play.rated.version)
     if not play.saved.add(rating):
-        raise RequestError(409, "you rated this pair already", "pair")
+        raise RequestError(409, "you rated this pair already", "id")
     return pair(play, Rater(rater=asked.rater))
 
 
-def _ratings_of(play: Playground, rater: str) -> dict[tuple[str, str], str]:
+def _ratings_of(play: Playground, rater: str) -> dict[str, str]:
     """Return what a rater chose, by the ids of the pairs of this test."""
-    known = {(each.id_human, each.id_model) for each in play.pairs}
-    found: dict[tuple[str, str], str] = {}
+    found: dict[str, str] = {}
     for rating in play.saved.ratings():
-        ids = rating.id_human, rating.id_model
-        if rating.rater == rater and ids in known:
-            found[ids] = rating.chosen
+        if rating.rater == rater and rating.shown in play.numbered:
+            found[rating.shown] = rating.chosen
     return found
 
 

@@ -86,5 +86,5 @@ class Saved:
         run.finish({**counts, "stops": dict(stops)})
 
 
-def _rated(rating: Rating) -> tuple[str, str, str]:
-    return rating.rater, rating.id_human, rating.id_model
+def _rated(rating: Rating) -> tuple[str, str]:
+    return rating.rater, rating.shown

@@ -40,10 +40,17 @@ find("answers").addEventListener("change", () => { saw ||= find("answers").check
 async function ask(name, body) {
   if (busy) return;
   busy = true;
+  const rater = find("rater").value.trim();
   try {
-    show(await call(name, { rater: find("rater").value.trim(), ...body }));
+    let refused = null;
+    const next = await call(name, { rater, ...body }).catch((error) => {
+      if (error.status !== 409) throw error;
+      refused = error; // this pair is not to be rated (any more): another one is
+      return call("pair", { rater });
+    });
+    show(next);
     saw = false;
-    showError(null);
+    showError(refused);
   } catch (error) {
     showError(error);
   } finally {
@@ -51,7 +58,7 @@ async function ask(name, body) {
   }
 }
 
-const choose = (side) => now?.pair && ask("rate", { pair: now.pair, side, answers: saw });
+const choose = (side) => now?.pair && ask("rate", { test: now.test, id: now.id, side, answers: saw });
 find("who").addEventListener("submit", (event) => { event.preventDefault(); ask("pair", {}); });
 find("choose-left").addEventListener("click", () => choose("left"));
 find("choose-right").addEventListener("click", () => choose("right"));

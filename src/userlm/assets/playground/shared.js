@@ -21,7 +21,8 @@ export async function call(name, body = {}, signal = null) {
   }
   const content = await answer.json().catch(() => ({}));
   if (answer.ok) return content;
-  throw new Refused(content.error?.message ?? `The server answered ${answer.status}.`);
+  const refused = new Refused(content.error?.message ?? `The server answered ${answer.status}.`);
+  throw Object.assign(refused, { status: answer.status });
 }
 
 function askKey(why) {
