@@ -22,7 +22,8 @@ from userlm.bridges import (
 )
 from userlm.bridges.promptfoo import call_api
 from userlm.serving.app import create_app, running
-from userlm.serving.schema import ServerConfig
+from userlm.serving.messages import turn_request
+from userlm.serving.schema import ServerConfig, parse_request
 
 SURE = {"role": "assistant", "content": "sure"}
 LINES = ["hi there", "move my flight", "what does it cost?"]
@@ -111,11 +112,10 @@ def test_a_user_that_says_nothing_and_does_not_end_is_an_error():
         next_turn(User("", "hi"), [], "fly")
 
 
-@pytest.mark.parametrize("answer", [[], [{"role": "assistant", "content": None}]])
-def test_a_user_whom_nobody_answered_is_not_asked_again(answer):
+def test_a_user_whom_nobody_answered_is_not_asked_again():
     user = User("hi")
     with pytest.raises(ModelError, match="nothing was said to it"):
-        next_turn(user, [{"role": "user", "content": "hello"}, *answer], "fly")
+        next_turn(user, [{"role": "user", "content": "hello"}], "fly")
     assert not user.heard
 
 
@@ -131,7 +131,50 @@ def test_an_intent_is_found_in_a_long_goal_and_made_of_a_short_one():
     assert intent_of("IBM shares") == f"{opening}IBM shares"
     assert intent_of("I need a tyre") == f"{opening}I need a tyre"
     assert intent_of("") == ""
-    assert not list(turns_of([{"role": "user", "content": ""}]))
+    assert turns_of([{"role": "user", "content": ""}]) == []
+
+
+SAID = [
+    {"role": "developer", "content": "be kind"},
+    {"role": "assistant", "content": " Hello! "},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "a"}, "b", {"type": "image_url"}],
+    },
+    {"role": "user", "content": "c\n", "name": "Ann"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function"}],
+    },
+    {"role": "tool", "content": "found", "tool_call_id": "1"},
+    {"role": "assistant", "content": "<think>a flight</think>Which one?"},
+    {"role": "user", "content": "d"},
+    {"role": "assistant", "content": "", "refusal": "I may not."},
+    {"role": "user", "content": "e"},
+    {"role": "assistant", "content": ""},
+]
+
+
+def test_a_bridge_reads_messages_as_the_server_does():
+    body = {"model": "user", "messages": SAID, "userlm": {"roles": "log"}}
+    found = turn_request(parse_request(body, "user"), User("hi"), ServerConfig())
+    assert turns_of(SAID) == list(found.conversation.turns)
+    texts = [turn.text for turn in turns_of(SAID)]
+    assert texts == [
+        " Hello! ",
+        "a\n\nb\n\nc",
+        "Which one?",
+        "d",
+        "I may not.",
+        "e",
+        "",
+    ]
+
+
+def test_a_user_that_got_only_calls_of_tools_is_not_asked_again():
+    with pytest.raises(ModelError, match="no words of the assistant"):
+        turns_of(SAID[2:6])
 
 
 def test_a_served_user_takes_its_turns_in_a_bridge(monkeypatch):

@@ -207,7 +207,9 @@ def test_a_part_is_a_stable_share_and_every_id_has_one():
     assert [id for id in "0123456789" if Part(1, 2).has(id)] == list("03467")
 
 
-@pytest.mark.parametrize("bad", ["0/4", "5/4", "4", "1/0", "a/b", "1/4/2", "-1/4", ""])
+@pytest.mark.parametrize(
+    "bad", ["0/4", "5/4", "4", "1/0", "a/b", "1/4/2", "-1/4", "1/9999999", ""]
+)
 def test_a_part_that_there_is_not_is_an_error_that_names_it(bad, tmp_path):
     with pytest.raises(InputError, match="--part"):
         run(Intents(logs(tmp_path)), tmp_path / "out", part=bad)
@@ -284,6 +286,12 @@ def test_parts_with_other_options_are_named(three, tmp_path):
     options, (first, second, _) = three
     run(replace(options, seed=1), tmp_path / "other", part="3/3")
     refused([first, second, tmp_path / "other"], "other options .*seed=0 and seed=1")
+
+
+def test_parts_of_two_verbs_are_named(three, tmp_path):
+    _, (first, second, _) = three
+    run(Import(shards(tmp_path)), tmp_path / "other", part="3/3")
+    refused([first, second, tmp_path / "other"], "other verb .*respond.*import")
 
 
 def test_parts_of_other_inputs_are_named(three, tmp_path):

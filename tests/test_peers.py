@@ -21,7 +21,8 @@ def run():
 
 def test_the_table_of_harnesses_is_that_of_the_last_runs(run):
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    assert run["table"](run["kept"]()) in page, "run tests/peers/run.py --table"
+    for table in ("table", "endings_table"):
+        assert run[table](run["kept"]()) in page, "run tests/peers/run.py --table"
 
 
 def test_no_row_of_the_last_runs_failed(run):
@@ -58,6 +59,52 @@ def test_a_peer_that_cannot_be_installed_is_a_row(run, monkeypatch, tmp_path):
     assert row["ok"] is None
     assert row["note"] == "cannot be installed here: no such file"
     assert "not run" in run["table"]([row])
+
+
+def test_a_peer_that_cannot_be_run_keeps_its_rows_and_says_from_when(
+    run, monkeypatch, tmp_path, capsys
+):
+    of_run = run["keep"].__globals__
+    monkeypatch.setitem(of_run, "ROWS", tmp_path / "rows.jsonl")
+    monkeypatch.setitem(of_run, "commit_of", lambda row: "a1b2c3d")
+    good = {
+        "harness": "A",
+        "version": "1",
+        "how": "x",
+        "seat": "",
+        "ok": True,
+        "note": "n",
+    }
+    bad = {"harness": "a", "seat": "", "ok": None, "note": "cannot be installed here"}
+    assert run["keep"]("a", [bad]) == [{"peer": "a", **bad}]
+    run["keep"]("a", [good])
+    for _ in range(2):
+        [row] = run["keep"]("a", [bad])
+        assert row == {"peer": "a", **good, "kept": "a1b2c3d"}
+        assert (
+            "a: cannot be installed here; its rows of before" in capsys.readouterr().out
+        )
+    assert "| n (kept from a1b2c3d) |" in run["table"]([row])
+    [row] = run["keep"]("a", [{**good, "ok": False}])
+    assert "kept" not in row
+
+
+def test_the_commit_of_a_row_is_the_one_that_wrote_it(run):
+    commit = run["commit_of"]
+    assert commit({"harness": "no such row"}) == "an unknown commit"
+    committed = [row for row in run["kept"]() if row["peer"] == "datasets"]
+    assert re.fullmatch("[0-9a-f]{7,}", commit(committed[0]))
+
+
+def test_what_a_harness_does_at_the_end_is_shown_by_what_the_user_says(run):
+    row = {"harness": "A", "version": "1", "ok": True}
+    rows = [
+        {**row, "says": "", "note": "stops"},
+        {**row, "says": "[end]", "note": "x|y"},
+    ]
+    lines = run["endings_table"](rows).splitlines()
+    assert lines[0] == '| harness | `--end-says ""` | `--end-says "[end]"` |'
+    assert lines[2:] == [r"| A 1 | stops | x\|y |"]
 
 
 def refuse(*command):

@@ -13,6 +13,20 @@ from userlm.serving.schema import RequestError, ServerConfig
 TEXT = {"type": "string"}
 FLAG = {"type": "boolean"}
 MAYBE = {"anyOf": [TEXT, {"type": "null"}], "default": None}
+BLOCK = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": TEXT},
+    "required": ["type", "text"],
+}
+IMAGE = {
+    "type": "object",
+    "properties": {"type": {"const": "image"}, "url": TEXT},
+    "required": ["type", "url"],
+}
+BEDROCK = {
+    "type": "object",
+    "properties": {"text": TEXT, "toolUse": {"type": "object"}},
+}
 SAY = {"message": TEXT, "stop": FLAG}
 SYSTEM = {"role": "system", "content": "You play a customer of a bicycle shop."}
 SEARCH = {"type": "function", "function": {"name": "search", "parameters": {}}}
@@ -76,6 +90,10 @@ def three(server, **options):
     [
         (SAY, {}, [("A tyre.", False), ("Bye.", True), ("", True)]),
         ({"stop": FLAG, "message": MAYBE}, {}, [("A tyre.", False), ("Bye.", True), (None, True)]),
+        ({"stop": FLAG, "message": {"type": "array", "items": TEXT}}, {},
+         [(["A tyre."], False), (["Bye."], True), ([], True)]),
+        ({"stop": FLAG, "message": {"type": "array", "items": TEXT, "minItems": 1}}, {},
+         [(["A tyre."], False), (["Bye."], True), (["[end]"], True)]),
     ],
 )  # fmt: skip
 def test_the_words_fill_the_text_field_and_the_end_its_boolean(
@@ -107,6 +125,15 @@ def test_the_words_fill_the_text_field_and_the_end_its_boolean(
         ({"reasoning": TEXT, "stop": FLAG, "stop_reason": MAYBE,
           "message": {"type": ["array", "null"], "items": {}}},
          {"reasoning": "", "stop": True, "stop_reason": None, "message": "Bye."}),
+        ({"message": {"type": "array", "items": TEXT}, "stop": FLAG},
+         {"message": ["Bye."], "stop": True}),
+        ({"content": {"type": "array", "items": BLOCK}, "stop": FLAG},
+         {"content": [{"type": "text", "text": "Bye."}], "stop": True}),
+        ({"content": {"anyOf": [{"type": "array", "items": {"anyOf": [IMAGE, BLOCK]}},
+                                {"type": "null"}]}},
+         {"content": [{"type": "text", "text": "Bye."}]}),
+        ({"message": {"type": "array", "items": BEDROCK}}, {"message": [{"text": "Bye."}]}),
+        ({"message": {"type": ["array", "null"], "items": BEDROCK}}, {"message": "Bye."}),
         ({"message": TEXT, "query": TEXT}, None),
     ],
 )  # fmt: skip
@@ -144,6 +171,9 @@ LOOP = {"$defs": {"A": {"$ref": "#/$defs/A"}}}
     [
         (format({"first": TEXT, "second": TEXT}), "no field that is clearly for"),
         (format({"stop": FLAG}), "no field that is clearly for"),
+        (format({"message": {"type": "array", "items": IMAGE}}), "no field that is clearly for"),
+        (format({"message": {"type": "array", "items": TEXT, "minItems": 2}}),
+         "no field that is clearly for"),
         (format({"message": {**TEXT, "maxLength": 9}}), "no field that is clearly for"),
         (format({"message": {**TEXT, "enum": ["a", "b"]}}), "no field that is clearly for"),
         (format({"message": {"$ref": "#/$defs/A"}}, **LOOP), "no field that is clearly for"),
@@ -181,6 +211,41 @@ def test_the_turns_of_the_user_are_read_in_the_same_form():
     with pytest.raises(RequestError) as error:
         turns("Hi!", json.dumps({"message": "Bye.", "stop": True}), "And?")
     assert error.value.code == "conversation_over"
+
+
+def test_a_turn_in_a_list_is_read_as_its_words():
+    asked = format({"message": {"type": "array", "items": BLOCK}})
+    mine = json.dumps({"message": [{"type": "text", "text": "A tyre."}]})
+    body = {
+        "model": "user",
+        "messages": say("Hi!", mine, "And?"),
+        "response_format": asked,
+    }
+    found = read(body, Script(["x"]), ServerConfig())
+    assert found.conversation.turns[1].text == "A tyre."
+
+
+ODD = [
+    {"type": "array", "items": {"properties": 1, "type": "object"}},
+    {"type": "array", "items": {"properties": {"text": TEXT, "type": {"enum": 3}}}},
+    {"type": "array", "items": {"properties": {"text": TEXT}, "required": [{}]}},
+    {"type": ["array", "null"], "minItems": "x", "items": [TEXT]},
+]
+
+
+@pytest.mark.parametrize("field", ODD)
+def test_a_list_that_is_no_schema_is_refused_or_takes_a_text(field):
+    body = {
+        "model": "user",
+        "messages": say("Hi!"),
+        "response_format": format({"message": field}),
+    }
+    try:
+        form = read(body, Script(["x"]), ServerConfig()).form
+    except RequestError as error:
+        assert error.status == 400
+    else:
+        assert json.loads(form.filled("A tyre.", False)) == {"message": "A tyre."}
 
 
 # --- tools ----------------------------------------------------------------------------------------

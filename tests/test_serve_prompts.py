@@ -138,6 +138,9 @@ TURNS = [
     "The assistant just restarted: please ask again.",
     "for user in users:\n    print(user)\nmodel = load()",
     "My role is to help you with the next step of your application.",
+    "Please write your first question.",
+    "Send the first message to start, or ask: what is a tyre?",
+    "Open the chat window at the top.",
 ]  # fmt: skip
 
 
@@ -150,6 +153,28 @@ def test_a_first_message_of_the_assistant_is_a_turn(text):
         [system, {"role": "assistant", "content": text}],
     ):
         assert accepted(messages)[-1].text == text
+
+
+BEGIN = [
+    "Please write an opening message for this chat. No other text.",
+    "Generate an initial query to begin a conversation from your instructions.",
+    "Write the first message of the customer.",
+    "Say the very first line.",
+    "Start the conversation.",
+    "(Begin the chat now!)",
+]
+
+
+@pytest.mark.parametrize("text", BEGIN)
+def test_an_instruction_to_begin_is_no_turn_of_the_assistant(text):
+    system = {"role": "system", "content": BIKE}
+    body = {"model": "user", "messages": [system, {"role": "user", "content": text}]}
+    found = read(body, Script(["x"]), ServerConfig())
+    assert found.conversation.turns == ()
+    assert found.roles == "swapped"
+    assert "messages[1] was left out: it asks for the first turn" in found.notes
+    later = [system, *say(text, "my tyre is flat", "Which?", first="user")]
+    assert [turn.text for turn in accepted(later)] == ["my tyre is flat", "Which?"]
 
 
 @pytest.mark.parametrize("text", QUOTED)

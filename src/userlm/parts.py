@@ -20,7 +20,7 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> Part:
         """Read `1/4`; raises `InputError` for anything else."""
-        numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        numbers = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if numbers and 1 <= int(numbers[1]) <= int(numbers[2]):
             return cls(int(numbers[1]), int(numbers[2]))
         raise InputError(

@@ -17,6 +17,10 @@ INTENT_PREFIX = "You are a user chatting with an assistant language model to "
 END_TOKEN = "<|endconversation|>"
 """What a user model generates instead of a turn, to end the conversation."""
 
+END_SAYS = "[end]"
+"""What harnesses get as the last turn of a user who ends the conversation without a word. Some drop
+an empty turn and ask again, others fail: docs/serving.md has what each does."""
+
 KEY_MASK = "[key]"
 """What stands where a server repeated a key."""
 SHORTEST_SECRET = 8

@@ -28,8 +28,8 @@ def model(name: str, url: str) -> OpenAIChatCompletionClient:
     )
 
 
-async def talk() -> list[str]:
-    user = AssistantAgent("user", model(peer.MODEL, peer.URL), system_message=PROMPT)
+async def talk(url: str, prompt: str) -> list[str]:
+    user = AssistantAgent("user", model(peer.MODEL, url), system_message=prompt)
     agent = AssistantAgent("agent", model("agent", peer.AGENT_URL))
     ends = TextMentionTermination("TERMINATE", sources=["user"])
     team = RoundRobinGroupChat([user, agent], termination_condition=ends, max_turns=12)
@@ -39,7 +39,11 @@ async def talk() -> list[str]:
 
 with peer.case("AutoGen", "autogen-agentchat", "base URL") as case:
     case.stop_phrase = "TERMINATE"
-    said = asyncio.run(talk())
+    said = asyncio.run(talk(peer.URL, PROMPT))
     assert said == [*peer.LINES, "TERMINATE"], said
     case.end_seen = True
     case.note = "the stop phrase is in the prompt"
+
+for ending in peer.endings("AutoGen", "autogen-agentchat"):
+    with ending:
+        asyncio.run(talk(ending.url, peer.INTENT))

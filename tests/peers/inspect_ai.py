@@ -19,13 +19,14 @@ def said_in(task: Task, user: object) -> list[str]:
     [log] = inspect_ai.eval(
         task, model=agent, model_roles={"user": user}, display="none", log_dir="logs"
     )
-    assert log.status == "success", log.error
+    if log.status != "success":
+        raise RuntimeError(log.error)
     messages = log.samples[0].messages
     return [each.text for each in messages if each.role == "user"]
 
 
 @solver
-def swapped():
+def swapped(stop_phrase: str | None):
     """The loop of a harness whose user is a chat model."""
 
     async def solve(state, generate):
@@ -34,7 +35,7 @@ def swapped():
         state.messages.append(ChatMessageUser(content=peer.GREETING))
         while len(state.messages) < 20:
             output = await user.generate(state.messages)
-            if "[end]" in output.completion:
+            if stop_phrase and stop_phrase in output.completion:
                 break
             state.messages += [output.message, ChatMessageUser(content=peer.AGENT)]
         return state
@@ -42,13 +43,14 @@ def swapped():
     return solve
 
 
+def served(url: str):
+    return get_model(f"openai-api/served/{peer.MODEL}", base_url=url, api_key="none")
+
+
 SAMPLES = [Sample(input=peer.INTENT)]
 
 with peer.case("Inspect", "inspect-ai", "base URL") as case:
-    user = get_model(
-        f"openai-api/served/{peer.MODEL}", base_url=peer.URL, api_key="none"
-    )
-    said_in(Task(dataset=SAMPLES, solver=swapped()), user)
+    said_in(Task(dataset=SAMPLES, solver=swapped("[end]")), served(peer.URL))
     assert len(case.calls) == 4, len(case.calls)
     case.end_seen = True
     case.stop_phrase = "[end]"
@@ -64,5 +66,9 @@ with peer.case("Inspect", "inspect-ai", "bridge, served user") as case:
     said = said_in(Task(dataset=SAMPLES, solver=conversation()), f"userlm/{peer.URL}")
     assert said == peer.LINES, said
     case.end_seen = True
+
+for ending in peer.endings("Inspect", "inspect-ai"):
+    with ending:
+        said_in(Task(dataset=SAMPLES, solver=swapped(None)), served(ending.url))
 
 peer.run_documented("inspect_ai")

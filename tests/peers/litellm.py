@@ -7,19 +7,30 @@
 import litellm
 import peer
 
+
+def say(messages: list, url: str) -> str:
+    messages.append({"role": "user", "content": peer.AGENT})
+    answer = litellm.completion(
+        f"openai/{peer.MODEL}", messages, api_base=url, api_key="none"
+    )
+    messages.append(answer.choices[0].message.model_dump())
+    return messages[-1]["content"]
+
+
 with peer.case("LiteLLM", "litellm", "base URL") as case:
     case.stop_phrase = "[end]"
     messages = [{"role": "system", "content": peer.INTENT}]
     said = []
     while len(said) < 10:
-        messages.append({"role": "user", "content": peer.AGENT})
-        answer = litellm.completion(
-            f"openai/{peer.MODEL}", messages, api_base=peer.URL, api_key="none"
-        )
-        said.append(answer.choices[0].message.content)
+        said.append(say(messages, peer.URL))
         if "[end]" in said[-1]:
             break
-        messages.append({"role": "assistant", "content": said[-1]})
     assert said == [*peer.LINES, "[end]"], said
     case.end_seen = True
     case.note = peer.OWN_LOOP
+
+for ending in peer.endings("LiteLLM", "litellm"):
+    with ending:
+        messages = [{"role": "system", "content": peer.INTENT}]
+        for _ in range(6):
+            say(messages, ending.url)

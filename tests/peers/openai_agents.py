@@ -20,8 +20,9 @@ set_tracing_disabled(True)
 PROMPT = f"{peer.INTENT} When you have what you want, reply with ###DONE###."
 
 
-async def talk(model) -> list[str]:
-    user = Agent(name="user", instructions=PROMPT, model=model)
+async def talk(api, url: str = peer.URL, prompt: str = PROMPT) -> list[str]:
+    model = api(peer.MODEL, AsyncOpenAI(base_url=url, api_key="none"))
+    user = Agent(name="user", instructions=prompt, model=model)
     history, said = [{"role": "user", "content": peer.GREETING}], []
     while len(said) < 10:
         done = await Runner.run(user, history)
@@ -32,14 +33,20 @@ async def talk(model) -> list[str]:
     return said
 
 
-for name, model in {
+APIS = {
     "Chat Completions": OpenAIChatCompletionsModel,
     "Responses": OpenAIResponsesModel,
-}.items():
+}
+
+for name, api in APIS.items():
     with peer.case("OpenAI Agents SDK", "openai-agents", f"base URL, {name}") as case:
         case.stop_phrase = "###DONE###"
-        client = AsyncOpenAI(base_url=peer.URL, api_key="none")
-        said = asyncio.run(talk(model(peer.MODEL, client)))
+        said = asyncio.run(talk(api))
         assert said == [*peer.LINES, "###DONE###"], said
         case.end_seen = True
         case.note = f"the stop phrase is in the prompt; {peer.OWN_LOOP}"
+
+for name, api in APIS.items():
+    for ending in peer.endings(f"OpenAI Agents SDK, {name}", "openai-agents"):
+        with ending:
+            asyncio.run(talk(api, ending.url, peer.INTENT))

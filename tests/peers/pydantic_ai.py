@@ -11,23 +11,26 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.output import NativeOutput
 from pydantic_ai.providers.openai import OpenAIProvider
 
-provider = OpenAIProvider(base_url=peer.URL, api_key="none")
-model = OpenAIChatModel(peer.MODEL, provider=provider)
-
 
 class Turn(BaseModel):
     message: str
     done: bool
 
 
-def talk(output_type) -> list:
+def is_last(turn: Turn | str) -> bool:
+    return turn == "[end]" or getattr(turn, "done", False)
+
+
+def talk(output_type, url: str = peer.URL, is_last=is_last) -> list:
+    provider = OpenAIProvider(base_url=url, api_key="none")
+    model = OpenAIChatModel(peer.MODEL, provider=provider)
     user = Agent(model, system_prompt=peer.INTENT, output_type=output_type)
     history, said = None, []
     while len(said) < 10:
         done = user.run_sync(peer.AGENT, message_history=history)
         history = done.all_messages()
         said.append(done.output)
-        if said[-1] == "[end]" or getattr(said[-1], "done", False):
+        if is_last(said[-1]):
             break
     return said
 
@@ -46,3 +49,7 @@ for how, kind in {"answer tool": Turn, "`response_format`": NativeOutput(Turn)}.
         assert said[3].done and len(said) == 4, said
         case.end_seen = True
         case.note = f"the end is the field `done`; {peer.OWN_LOOP}"
+
+for ending in peer.endings("Pydantic AI", "pydantic-ai-slim"):
+    with ending:
+        talk(str, ending.url, is_last=lambda turn: False)

@@ -7,8 +7,9 @@ A peer is a script `NAME.py` with its dependencies as inline metadata (PEP 723).
 once into `.peers/NAME`; `userlm` among them means this checkout, without torch, since the user that
 is served reads its turns from `user.txt`. Each script gets a server of its own, started with the
 arguments in its constant `SERVE`, and prints a row of JSON for each case (`lib/peer.py`). At run
-time nothing but this machine can be reached. The rows are kept in `rows.jsonl`, and those with a
-seat are the table of docs/serving.md.
+time nothing but this machine can be reached. The rows are kept in `rows.jsonl`; those with a seat
+are the table of harnesses in docs/serving.md, those with what the user says at the end the table
+there. A peer that cannot be run here keeps its rows of before.
 """
 
 import ast
@@ -19,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,12 +38,13 @@ ROWS = HERE / "rows.jsonl"
 TABLE = ROOT / "docs" / "serving.md"
 
 METADATA = re.compile(r"^# /// script\n((?:#.*\n)+?)# ///$", re.MULTILINE)
-MARKED = re.compile(r"(<!-- peers -->\n).*?(<!-- /peers -->)", re.DOTALL)
 HEAVY = re.compile(r"(torch|transformers|tokenizers|accelerate|safetensors)\b")
 """What only models need."""
 MODEL = "userlm-peer"
-TIMEOUT = 300
+TIMEOUT = 400
 """Seconds for one script."""
+ENDINGS = ("", "[end]")
+"""What a user may say as it leaves without a word, each tried in each harness."""
 
 OFFLINE = {
     # A closed port: whatever looks for another machine fails at once.
@@ -69,11 +71,9 @@ def main(names: list[str]) -> int:
     if names != ["--table"]:
         scripts = [HERE / f"{name}.py" for name in names] or all_peers()
         for script in scripts:
-            rows = run(script)
-            keep(script.stem, rows)
-            for row in rows:
+            for row in keep(script.stem, run(script)):
                 print(json.dumps(row), flush=True)
-    write_table()
+    write_tables()
     failed = [row["peer"] for row in kept() if row["ok"] is False]
     print(f"failed: {', '.join(failed)}" if failed else "no row failed")
     return 1 if failed else 0
@@ -182,31 +182,45 @@ def call(*command: str) -> None:
 @contextmanager
 def served(source: str, folder: Path) -> Iterator[dict[str, str]]:
     """Serve the user that a script wants; yield the environment variables for the script."""
-    with recording(folder / "record.jsonl") as (port, recorder):
-        command = [sys.executable, "-m", "userlm", "serve", "--port", str(port)]
-        user = ["--user", f"script:{HERE / 'user.txt'}", "--model-name", MODEL]
-        log = (folder / "serve.log").open("w")
+    further = [arguments(source)]
+    if "peer.endings(" in source:
+        further += [["--end-says", says] for says in ENDINGS]
+    with (
+        recording(folder / "record.jsonl", len(further)) as (ports, recorder),
+        ExitStack() as running,
+    ):
+        for port, options in zip(ports, further, strict=True):
+            running.enter_context(serving(port, options, folder))
+        yield {
+            "PEER_URL": f"{recorder}/v1",
+            "PEER_ENDINGS": json.dumps(ENDINGS),
+            "PEER_AGENT_URL": f"{recorder}/agent/v1",
+            "PEER_MODEL": MODEL,
+            "PEER_RECORD": str(folder / "record.jsonl"),
+            "PEER_USERLM": str(ROOT / "src"),
+            "PEER_USERLM_PYTHON": sys.executable,
+            "PYTHONPATH": str(HERE / "lib"),
+        }
+
+
+@contextmanager
+def serving(port: int, options: list[str], folder: Path) -> Iterator[None]:
+    """Serve the user of these tests at a port."""
+    command = [sys.executable, "-m", "userlm", "serve", "--port", str(port)]
+    user = ["--user", f"script:{HERE / 'user.txt'}", "--model-name", MODEL]
+    with (folder / f"serve-{port}.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, *user, *arguments(source)],
+            [*command, *user, *options],
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
             stderr=log,
             stdout=log,
         )
         try:
             wait_for(port, process)
-            yield {
-                "PEER_URL": f"{recorder}/v1",
-                "PEER_AGENT_URL": f"{recorder}/agent/v1",
-                "PEER_MODEL": MODEL,
-                "PEER_RECORD": str(folder / "record.jsonl"),
-                "PEER_USERLM": str(ROOT / "src"),
-                "PEER_USERLM_PYTHON": sys.executable,
-                "PYTHONPATH": str(HERE / "lib"),
-            }
+            yield
         finally:
             process.terminate()
             process.wait()
-            log.close()
 
 
 def arguments(source: str) -> list[str]:
@@ -227,18 +241,38 @@ def kept() -> list[dict]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
-def keep(name: str, rows: list[dict]) -> None:
-    """Put the rows of a peer in place of those that are there."""
+def keep(name: str, rows: list[dict]) -> list[dict]:
+    """Put the rows of a peer in place of those that are there, and return them. A peer that cannot
+    be run here keeps those of its last run."""
+    before = [row for row in kept() if row["peer"] == name]
     others = [row for row in kept() if row["peer"] != name]
     rows = [{"peer": name, **row} for row in rows]
+    was_run = any(row["ok"] is not None for row in rows)
+    if not was_run and any(row["ok"] is not None for row in before):
+        print(f"{name}: {rows[0]['note']}; its rows of before are kept")
+        rows = [{**row, "kept": row.get("kept") or commit_of(row)} for row in before]
     ordered = sorted([*others, *rows], key=lambda row: row["peer"])
     ROWS.write_text("".join(json.dumps(row) + "\n" for row in ordered))
+    return rows
 
 
-def write_table() -> None:
-    """Write the table into the documentation, between its markers."""
+def commit_of(row: dict) -> str:
+    """Return the commit that added a row."""
+    search = ("log", "-1", "--format=%h", f"-S{json.dumps(row)}", "--", str(ROWS))
+    found = subprocess.run(
+        ["git", *search], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "an unknown commit"
+
+
+def write_tables() -> None:
+    """Write the tables into the documentation, between their markers."""
     page = TABLE.read_text(encoding="utf-8")
-    TABLE.write_text(MARKED.sub(rf"\1\n{table(kept())}\n\2", page), encoding="utf-8")
+    for name, table_of in {"peers": table, "endings": endings_table}.items():
+        before, mark, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        page = f"{before}{mark}\n{table_of(kept())}\n{end}{after}"
+    TABLE.write_text(page, encoding="utf-8")
 
 
 def table(rows: list[dict]) -> str:
@@ -258,11 +292,36 @@ def table(rows: list[dict]) -> str:
             row.get("temperature", ""),
             row.get("seat", ""),
             seen[row.get("end_seen")],
-            ("" if row["ok"] is not False else "failed: ") + row["note"],
+            note(row),
         )
-        escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
-        lines.append(f"| {' | '.join(escaped)} |")
+        lines.append(line(cells))
     return "\n".join(lines)
+
+
+def endings_table(rows: list[dict]) -> str:
+    """Return the Markdown table of what harnesses do when the user ends, by what it says then."""
+    shown = [f'`--end-says "{says}"`' for says in ENDINGS]
+    lines = [line(("harness", *shown)), line(["---"] * (1 + len(ENDINGS)))]
+    found: dict[str, dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: row["harness"].casefold()):
+        if "says" in row:
+            name = f"{row['harness']} {row['version']}"
+            found.setdefault(name, {})[row["says"]] = note(row)
+    for name, did in found.items():
+        lines.append(line((name, *(did.get(says, "") for says in ENDINGS))))
+    return "\n".join(lines)
+
+
+def note(row: dict) -> str:
+    """Return the note of a row, and from when it is if it was not run again."""
+    said = ("failed: " if row["ok"] is False else "") + row["note"]
+    return f"{said} (kept from {row['kept']})".strip() if "kept" in row else said
+
+
+def line(cells: Iterable[str]) -> str:
+    """Return a line of a Markdown table."""
+    escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 if __name__ == "__main__":

@@ -37,18 +37,23 @@ def said_in(done: scenario.ScenarioResult) -> list[str]:
     return [each["content"] for each in done.messages if each["role"] == "user"]
 
 
-with peer.case("Scenario", "langwatch-scenario", "base URL") as case:
-    user = scenario.UserSimulatorAgent(
-        model=f"openai/{peer.MODEL}", api_base=peer.URL, api_key="none"
+def its_own(url: str) -> scenario.UserSimulatorAgent:
+    return scenario.UserSimulatorAgent(
+        model=f"openai/{peer.MODEL}", api_base=url, api_key="none"
     )
+
+
+with peer.case("Scenario", "langwatch-scenario", "base URL") as case:
     try:
-        run([user], [scenario.proceed()], max_turns=6)
+        run([its_own(peer.URL)], [scenario.proceed()], max_turns=6)
     except Exception as error:
         assert "the user ended the conversation" in str(error)
     said = [call["answer"]["choices"][0] for call in case.calls[:4]]
     assert [each["message"]["content"] for each in said] == [*peer.LINES, "[end]"]
     case.end_seen = len(case.calls) == 4
-    case.note = "it looks for no stop phrase, and its next request is refused"
+    case.note = (
+        "it looks for no stop phrase, so its next request is refused: use the bridge"
+    )
 
 with peer.case("Scenario", "langwatch-scenario", "bridge") as case:
     user = SimulatedUser(peer.USER)
@@ -57,5 +62,9 @@ with peer.case("Scenario", "langwatch-scenario", "bridge") as case:
     assert done.success
     case.end_seen = True
     case.note = "the script goes on, for instance with `scenario.judge()`"
+
+for ending in peer.endings("Scenario", "langwatch-scenario"):
+    with ending:
+        run([its_own(ending.url)], [scenario.proceed()], max_turns=8)
 
 peer.run_documented("scenario")

@@ -22,14 +22,15 @@ Path("tasks.jsonl").write_text(
         {"id": "flight", "intent": peer.INTENT, "check": [{"contains": "tell me more"}]}
     )
 )
-RUN = f"""userlm-tasks --env.id user-sim --env.taskset.tasks {Path("tasks.jsonl").resolve()}
---env.persona {{scenario}} --env.user.client.type eval --env.user.client.base-url {peer.URL} --env.user.model {peer.MODEL}
+
+
+def run(url: str, count: int, out: str) -> list[dict]:
+    """The episodes of some conversations with the user at a URL."""
+    arguments = f"""userlm-tasks --env.id user-sim --env.taskset.tasks {Path("tasks.jsonl").resolve()}
+--env.persona {{scenario}} --env.user.client.type eval --env.user.client.base-url {url} --env.user.model {peer.MODEL}
 --env.user.runtime.type subprocess --env.assistant.runtime.type subprocess
 --env.assistant.harness.id null --client.base-url {peer.AGENT_URL} --model agent
---num-rollouts 2 --no-push --no-rich --output-dir out --run.dir run"""
-
-with peer.case("verifiers", "verifiers", "user-sim environment") as case:
-    case.stop_phrase = "###DONE###"
+--num-rollouts {count} --no-push --no-rich --output-dir {out} --run.dir run"""
     folder = str(Path(sys.executable).parent)
     variables = {
         "PATH": f"{folder}:{os.environ['PATH']}",
@@ -38,17 +39,27 @@ with peer.case("verifiers", "verifiers", "user-sim environment") as case:
         "PYTHONPATH": f"{RECIPE}:{os.environ['PYTHONPATH']}",
     }
     done = subprocess.run(
-        [f"{folder}/vf-eval", *RUN.split()],
+        [f"{folder}/vf-eval", *arguments.split()],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=240,
     )
-    saved = Path("out/run/traces.jsonl")
+    saved = Path(out) / "run" / "traces.jsonl"
     assert saved.exists(), done.stdout[-300:] + done.stderr[-300:]
-    episodes = [json.loads(line) for line in saved.read_text().splitlines()]
+    return [json.loads(line) for line in saved.read_text().splitlines()]
+
+
+def errors_in(episodes: list[dict]) -> list[object]:
     errors = [trace["errors"] for episode in episodes for trace in episode["traces"]]
-    assert len(episodes) == 2 and not any(errors), [episodes[0]["errors"], errors]
+    return [error for error in errors if error]
+
+
+with peer.case("verifiers", "verifiers", "user-sim environment") as case:
+    case.stop_phrase = "###DONE###"
+    episodes = run(peer.URL, 2, "out")
+    errors = errors_in(episodes)
+    assert len(episodes) == 2 and not errors, [episodes[0]["errors"], errors]
     for episode in episodes:
         traces = {trace["agent"]["name"]: trace for trace in episode["traces"]}
         heard = [node["message"] for node in traces["assistant"]["nodes"]]
@@ -62,3 +73,9 @@ with peer.case("verifiers", "verifiers", "user-sim environment") as case:
         assert trained == ["assistant"], trained
         assert traces["assistant"]["rewards"]["solved"]["score"] == 1
     case.note = "the user is not trained; `--env.persona {scenario}` ([rl.md](rl.md))"
+
+for ending in peer.endings("verifiers", "verifiers"):
+    with ending:
+        episodes = run(ending.url, 1, f"out-{ending.number}")
+        if errors := errors_in(episodes):
+            raise RuntimeError(errors)

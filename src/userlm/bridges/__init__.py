@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import groupby
 from threading import Lock
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,11 +19,12 @@ from uuid import uuid4
 from userlm import loading
 from userlm.content import joined, read_parts
 from userlm.serving.intents import find_intent
+from userlm.serving.messages import read_turns
+from userlm.serving.schema import Message, RequestError
 from userlm.simulate import respond
 from userlm.text import INTENT_PREFIX, intent_goal
 from userlm.types import (
     FAILED,
-    OTHER_ROLE,
     Conversation,
     ModelError,
     Reply,
@@ -117,16 +117,27 @@ def intent_of(goal: str) -> str:
     return INTENT_PREFIX + (found[0].lower() if is_word else found[0]) + found[1:]
 
 
-def turns_of(history: Iterable[Mapping[str, Any]]) -> Iterator[Turn]:
-    """Yield what was said in messages, those of one side in a row as one turn."""
-    said = [
-        (message["role"], joined(read_parts(message.get("content")), "speech").strip())
+def turns_of(history: Iterable[Mapping[str, Any]]) -> list[Turn]:
+    """Return what was said in messages as the server reads them; raise `ModelError` if the user
+    was not answered. Messages of the user without words are left out."""
+    messages = [
+        Message.model_construct(
+            role=message["role"],
+            content=message.get("content"),
+            refusal=message.get("refusal"),
+            tool_calls=message.get("tool_calls"),
+        )
         for message in history
-        if message["role"] in OTHER_ROLE
     ]
-    spoken = [(role, text) for role, text in said if text]
-    for role, group in groupby(spoken, key=lambda one: one[0]):
-        yield Turn(role, "\n\n".join(text for _, text in group))
+    said = [each for each in messages if each.role != "user" or _has_text(each)]
+    try:
+        return read_turns(said, "log")[0]
+    except RequestError as error:
+        raise ModelError(error.message) from error
+
+
+def _has_text(message: Message) -> bool:
+    return bool(joined(read_parts(message.content), "speech").strip())
 
 
 _loading = Lock()

@@ -7,7 +7,7 @@ from inspect import isawaitable
 from typing import Any
 
 from userlm.bridges import Talk, needs
-from userlm.serving.schema import END_SAYS
+from userlm.text import END_SAYS
 from userlm.types import Speaker
 
 with needs("langwatch-scenario>=0.7"):

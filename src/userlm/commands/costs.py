@@ -87,6 +87,7 @@ PRICE_OPTIONS = {
     "against": "--against-price",
     "assistant": "--price",
     "writer": "--price",
+    "intent_by": "--intent-price",
     "model": "--price",
     "judge": "--price",
     "detector": "--detector-price",

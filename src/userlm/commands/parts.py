@@ -106,8 +106,6 @@ def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
     """Raise `InputError` if two parts are not of one run."""
     both = f"{first.folder} and {other.folder} are parts of runs with other"
     again = "run one of them again, as the others were"
-    if changed := other_inputs(first.manifest["inputs"], other.manifest["inputs"]):
-        raise InputError(f"{both} inputs ({changed}); {again}")
     pairs = (
         ("verb", first.verb, other.verb),
         ("options", _whole(first), _whole(other)),
@@ -118,6 +116,8 @@ def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
         if one != two:
             there, here = first_difference(one, two)
             raise InputError(f"{both} {what} ({there} and {here}); {again}")
+    if changed := other_inputs(first.manifest["inputs"], other.manifest["inputs"]):
+        raise InputError(f"{both} inputs ({changed}); {again}")
 
 
 def _check_whole(part: FinishedRun) -> None:

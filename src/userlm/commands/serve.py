@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +21,7 @@ from userlm.commands.chat import EXAMPLE_INTENT
 from userlm.commands.costs import (
     PRICE_OPTIONS,
     Limits,
+    add_side,
     check_caps,
     counted,
     price_option,
@@ -36,16 +37,18 @@ from userlm.commands.options import (
 from userlm.commands.show import describe
 from userlm.json_files import read_json
 from userlm.metrics.ratings import RatedUser
-from userlm.models.budget import Budget, Price
+from userlm.models.budget import Budget, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
 from userlm.show.formats import plural
 from userlm.show.terminal import console
+from userlm.text import END_SAYS
 from userlm.types import InputError, Speaker
 from userlm.users import TrainedUser
 
 if TYPE_CHECKING:
     from userlm.serving.blind import BlindPair
+    from userlm.serving.intent_writer import IntentWriter
     from userlm.serving.playground import Playground, View
     from userlm.serving.saved import Saved
 
@@ -79,6 +82,11 @@ class Serve:
         8765, "Port to listen on; 0 chooses a free one.", min=0, max=65535
     )
     intent: str | None = option(None, "Intent for requests without one.")
+    intent_by: str | None = option(
+        None,
+        "Chat model that writes an intent for a system message without one: openai:NAME, "
+        "http://HOST:PORT/v1#NAME, a folder or hub id. Default: the message is the intent.",
+    )
     roles: Literal["auto", "log", "swapped"] = option(
         "auto",
         "Roles in requests. log: the simulated user has role user; swapped: it has role assistant; "
@@ -90,7 +98,7 @@ class Serve:
         "prompt of a harness names.",
     )
     end_says: str = option(
-        "[end]",
+        END_SAYS,
         "What a harness gets when the user ends the conversation without a word, if there is no "
         "stop phrase.",
     )
@@ -138,6 +146,9 @@ class Serve:
     user_price: str | None = price_option("--user-price", "the user's model")
     against_price: str | None = price_option("--against-price", "the second user's")
     price: str | None = price_option("--price", "the assistant's model")
+    intent_price: str | None = price_option(
+        "--intent-price", "the model of --intent-by"
+    )
     limits: Limits = Limits()
 
 
@@ -179,6 +190,8 @@ def serve(options: Serve) -> None:
             role: counted(budget, role, parts, speaker, prices[role])
             for role, (parts, speaker) in loaded.items()
         }
+        writer = _intent_writer(options, budget, prices["intent_by"])
+        config = replace(config, intent_writer=writer)
         check_caps(budget)
         app = create_app(speakers["user"], config)
         if has_page:
@@ -207,6 +220,20 @@ def serve(options: Serve) -> None:
             )
 
 
+def _intent_writer(
+    options: Serve, budget: Budget, price: Price | None
+) -> IntentWriter | None:
+    """Return what writes the intents of --intent-by, with its calls counted."""
+    if options.intent_by is None:
+        return None
+    from userlm.serving.intent_writer import IntentWriter
+
+    writer = address.parse(options.intent_by)
+    chat = loading.chat_model(writer, options.models.settings)
+    side = add_side(budget, "intent_by", writer, price)
+    return IntentWriter(writer.short_name, CountedChat(chat, side))
+
+
 def _check_no_person(options: Serve) -> None:
     sides = {
         "user": options.user.user,
@@ -222,15 +249,17 @@ def _check_no_person(options: Serve) -> None:
 
 
 def _prices(options: Serve) -> dict[str, Price | None]:
-    """Return the prices of the speakers; raise `InputError` for a price of one who is not there."""
+    """Return the prices of the models; raise `InputError` for a price of one who is not there."""
     given = {
         "user": (options.user.user, options.user_price),
         "against": (options.against, options.against_price),
         "assistant": (options.assistant, options.price),
+        "intent_by": (options.intent_by, options.intent_price),
     }
     for name, (speaker, price) in given.items():
         if price and not speaker:
-            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{name}")
+            flag = name.replace("_", "-")
+            raise InputError(f"{PRICE_OPTIONS[name]}: there is no --{flag}")
     return {name: read_price(name, price) for name, (_, price) in given.items()}
 
 

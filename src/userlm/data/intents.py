@@ -84,11 +84,17 @@ def write(
     Args:
         tries: the number of attempts; after a failed one, the model is told what was wrong.
     """
-    reason = NOTHING
     if not any(turn.strip() for turn in conversation.user_turns):
-        return None, reason
+        return None, NOTHING
+    return write_after(request(conversation), conversation, ask, tries)
+
+
+def write_after(
+    messages: Sequence[Message], conversation: Conversation, ask: Ask, tries: int
+) -> tuple[str | None, str]:
+    """Return the intent that a model writes after these messages; see `write`."""
+    reason = NOTHING
     prefix = INTENT_PREFIX.strip()
-    messages = request(conversation)
     for number in range(tries):
         text, reason = ask(number, messages)
         if text is None:
@@ -115,6 +121,17 @@ def request(conversation: Conversation) -> list[Message]:
         "fence": fence(shown),
     }
     return [{"role": "user", "content": fill("intent", values)}]
+
+
+def description_request(description: str) -> list[Message]:
+    """Return the messages that ask a model for the intent in the prompt of a harness."""
+    shown = _shortened(description, TRANSCRIPT)
+    values = {
+        "prefix": INTENT_PREFIX.strip(),
+        "description": shown,
+        "fence": fence(shown),
+    }
+    return [{"role": "user", "content": fill("harness_intent", values)}]
 
 
 def transcript(conversation: Conversation) -> str:
@@ -146,12 +163,16 @@ def _line(turn: Turn) -> str:
 def shown_text(turn: Turn) -> str:
     """Return the text of a turn; the middle of a long one is left out."""
     limit = USER_TURN if turn.role == "user" else ASSISTANT_TURN
-    excess = len(turn.text) - limit
+    return _shortened(turn.text, limit)
+
+
+def _shortened(text: str, limit: int) -> str:
+    excess = len(text) - limit
     if excess <= 0:
-        return turn.text
+        return text
     half = limit // 2
-    start = turn.text[:half]
-    end = turn.text[-half:]
+    start = text[:half]
+    end = text[-half:]
     return f"{start} [... {excess} characters left out ...] {end}"
 
 

@@ -32,6 +32,7 @@ from userlm.serving.connections import (
 from userlm.serving.messages import TurnRequest, turn_request
 from userlm.serving.responses import as_chat, events, in_its_words, response
 from userlm.serving.schema import (
+    NO_RETRY,
     ChatCompletion,
     ChatRequest,
     RequestError,
@@ -58,9 +59,6 @@ NOT_HERE = {
 }
 """Paths of the OpenAI API that clients ask for by mistake, and why they are not served."""
 
-NO_RETRY = {"x-should-retry": "false"}
-"""The header with which the `openai` client sends a request that failed only once."""
-
 MAX_UNFINISHED_BYTES = 16 * MAX_BODY_BYTES
 """Limit of all bodies together that have not come whole: 128 KB for each of 512 connections."""
 
@@ -80,6 +78,13 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         turn = await asyncio.to_thread(
             _parse, await read_body(request, unfinished), as_chat, user, config
         )
+        writer = config.intent_writer
+        if writer and turn.description is not None:
+            write = partial(writer.write, turn.description)
+            intents = await pool.results([write], request, config.key)
+            if not intents:
+                return Response()  # the client is gone
+            turn = turn.with_intent(intents[0], writer.name)
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         replies = await pool.results(jobs, request, config.key)

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from userlm.serving.schema import END_SAYS, ChatRequest, NamedTool, RequestError, Tool
+from userlm.content import joined, read_parts
+from userlm.serving.schema import ChatRequest, NamedTool, RequestError, Tool
+from userlm.text import END_SAYS
 
 Schema = Mapping[str, Any]
 
@@ -47,6 +49,8 @@ class Form:
     Attributes:
         words: the name of the field for the words.
         wordless: what it has if there are none.
+        in_list: whether it is a list, with the words as its only item.
+        block: that item is an object with these fields beside `text`; `None`: it is a text.
         end: the name of the field that is true at the end; `None` if there is none.
         others: the fields that are required beside, and their values.
         tool: the tool that is called with the object; `None` if it is the content.
@@ -54,16 +58,24 @@ class Form:
 
     words: str
     wordless: str | None = ""
+    in_list: bool = False
+    block: Mapping[str, str] | None = None
     end: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
     tool: str | None = None
 
     def filled(self, words: str, ended: bool) -> str:
         """Return the JSON object for what the user says."""
-        found = {**self.others, self.words: words or self.wordless}
+        found = {**self.others, self.words: self._said(words or self.wordless)}
         if self.end:
             found[self.end] = ended
         return json.dumps(found, ensure_ascii=False)
+
+    def _said(self, words: str | None) -> Any:
+        if not self.in_list or words is None:
+            return words
+        item = words if self.block is None else {**self.block, "text": words}
+        return [item] if words else []
 
     def read(self, text: str) -> str:
         """Return the words in such an object, as in the history of a harness; no words if it says
@@ -75,7 +87,12 @@ class Form:
         if not isinstance(found, dict) or self.words not in found:
             return text
         is_end = self.end is not None and found.get(self.end) is True
-        return "" if is_end else str(found[self.words] or "")
+        if is_end:
+            return ""
+        said = found[self.words]
+        if isinstance(said, list):
+            return joined(read_parts(said), "speech")
+        return str(said or "")
 
 
 def form_of(request: ChatRequest, system: str) -> tuple[Form | None, list[str]]:
@@ -175,14 +192,13 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
     if not isinstance(fields, dict) or _COMBINED & root.keys():
         raise refused("it is no plain object with properties")
     options = {name: _options(each, schema) for name, each in fields.items()}
-    words = _words_field(options)
+    words = _words_field(options, schema)
     if words is None:
         raise refused("it has no field that is clearly for the user's words")
     ends = [name for name in options if _is_end(name, options[name])]
     others: dict[str, Any] = {}
     missing: list[str] = []
-    required = root.get("required")
-    for name in required if isinstance(required, list) else ():
+    for name in _items(root, "required"):
         if name == words or name in ends[:1]:
             continue
         values: list[Any] = []
@@ -195,21 +211,32 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
     if missing:
         raise refused(f"a user has nothing for the required {', '.join(missing)}")
     wordless: str | None = ""
-    if any(each.get("minLength") for each in options[words]):
+    if any(each.get("minLength") or each.get("minItems") for each in options[words]):
         wordless = END_SAYS
     if any(each.get("type") == "null" for each in options[words]):
         wordless = None
-    return Form(words, wordless, next(iter(ends), None), others, tool)
+    item = _list_item(options[words], schema)
+    return Form(
+        words,
+        wordless,
+        item is not None,
+        _block(item, schema) if item else None,
+        next(iter(ends), None),
+        others,
+        tool,
+    )
 
 
-def _words_field(options: Mapping[str, Sequence[Schema]]) -> str | None:
+def _words_field(options: Mapping[str, Sequence[Schema]], root: Schema) -> str | None:
     """Return the name of the field for the words: the likeliest by its name, or the only text."""
     texts = []
     for name, each in options.items():
         if _is_text(each) and not _is_thought(name):
             texts.append(name)
-    # Strands writes `str | list | None` as a list that may be null.
-    lists = [name for name, each in options.items() if _is_list_or_null(each)]
+    lists = []
+    for name, each in options.items():
+        if _is_list_or_null(each) or _list_item(each, root) is not None:
+            lists.append(name)
     for names in (texts, lists):
         known = {_snake(name): name for name in names}
         if found := [known[name] for name in WORDS if name in known]:
@@ -217,6 +244,54 @@ def _words_field(options: Mapping[str, Sequence[Schema]]) -> str | None:
         if len(texts) == 1:
             return texts[0]
     return None
+
+
+def _list_item(options: Sequence[Schema], root: Schema) -> Schema | None:
+    """Return the schema of the item of a list that takes the words; `None` if the field is none, or
+    takes a text.
+
+    Strands writes `str | list[ContentBlock] | None` as a list that may be null, and takes only the
+    text.
+    """
+    if _is_text(options):
+        return None
+    for array in options:
+        if array.get("type") != "array" or array.get("minItems", 0) not in (0, 1):
+            continue
+        for item in _options(array.get("items"), root):
+            fields = item.get("properties")
+            is_strands = isinstance(fields, dict) and "toolUse" in fields
+            if is_strands and _is_list_or_null(options):
+                return None
+            if _is_text([item]) or _block(item, root) is not None:
+                return item
+    return None
+
+
+def _block(item: Schema, root: Schema) -> Mapping[str, str] | None:
+    """Return the fields that a content block needs beside its `text`; `None` if it is none."""
+    fields = item.get("properties")
+    if not isinstance(fields, dict) or not _is_text(_options(fields.get("text"), root)):
+        return None
+    needs_type = "type" in fields
+    kinds = _options(fields.get("type"), root)
+    if needs_type and not any(
+        _is_text([each]) or _is_named_text(each) for each in kinds
+    ):
+        return None
+    if any(name not in ("text", "type") for name in _items(item, "required")):
+        return None
+    return {"type": "text"} if needs_type else {}
+
+
+def _is_named_text(kind: Schema) -> bool:
+    return kind.get("const") == "text" or "text" in _items(kind, "enum")
+
+
+def _items(schema: Schema, name: str) -> list[Any]:
+    """Return the items of a keyword; none if it has no list."""
+    found = schema.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _is_list_or_null(options: Sequence[Schema]) -> bool:

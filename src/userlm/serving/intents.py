@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from userlm.data.intents import MAX_WORDS
 from userlm.text import INTENT_PREFIX
 
 _INTENT = re.compile(
@@ -45,6 +46,16 @@ def find_intent(
             "only the sentence with the intent was used from the system message"
         )
     return sentences[0], notes
+
+
+def find_description(given: str | None, system: str) -> str | None:
+    """Return the text from which the intent is still to be written: the whole system text, or what
+    is in its tags if that is longer than an intent. `None` if there is an intent, or no text."""
+    if given is not None or not system or _INTENT.search(system.strip()):
+        return None
+    content, _ = _tagged(system) or (system, [])
+    is_short = content is not system and len(content.split()) <= MAX_WORDS
+    return None if is_short else content
 
 
 def _tagged(system: str) -> tuple[str, list[str]] | None:

@@ -9,11 +9,17 @@ from itertools import chain, groupby
 from operator import itemgetter
 
 from userlm.content import joined, read_parts
+from userlm.data.intents import MAX_WORDS
 from userlm.flip import first_that_fits
 from userlm.serving.endings import find_stop_phrase
 from userlm.serving.forms import Form, form_of
-from userlm.serving.intents import find_intent
-from userlm.serving.prompts import harness_of, is_prompt, quotes_conversation
+from userlm.serving.intents import find_description, find_intent
+from userlm.serving.prompts import (
+    asks_to_begin,
+    harness_of,
+    is_prompt,
+    quotes_conversation,
+)
 from userlm.serving.schema import (
     ChatRequest,
     Message,
@@ -29,9 +35,6 @@ from userlm.users import PromptedUser, TrainedUser
 
 TOLD = ("system", "developer")
 """Roles of what the user is told and nobody says."""
-
-MAX_INTENT_WORDS = 60
-"""An intent is one sentence of about 30 words; user models are not trained on much longer ones."""
 
 MAX_GREETING = 400
 """Characters, about 70 words, of a first message of the assistant to a user without an intent.
@@ -67,6 +70,8 @@ class TurnRequest:
         stop_phrase: what is said when the user ends the conversation.
         end_says: what is said then if there are neither words nor a stop phrase.
         form: the form of the answer; `None` for plain words.
+        description: the text from which the intent is still to be written, see `with_intent`;
+            `None` if the conversation has its intent.
     """
 
     request: ChatRequest
@@ -79,6 +84,19 @@ class TurnRequest:
     stop_phrase: str | None = None
     end_says: str = ""
     form: Form | None = None
+    description: str | None = None
+
+    def with_intent(self, intent: str, by: str) -> TurnRequest:
+        """Return the request with the intent that was written from its description."""
+        return replace(
+            self,
+            conversation=replace(self.conversation, intent=intent),
+            notes=(
+                *self.notes,
+                f"the intent was written by {by} from the system message",
+            ),
+            description=None,
+        )
 
 
 def turn_request(
@@ -110,6 +128,12 @@ def turn_request(
     check_length(system, turns)
     notes += [*form_notes, *end_notes, *turn_notes]
     intent, intent_notes = find_intent(options.intent, system, config.intent)
+    described_in = intent
+    description = None
+    if config.intent_writer:
+        description = find_description(options.intent, system)
+    if description is not None:
+        intent, intent_notes = "", []
     if isinstance(user, PromptedUser) and intent is None:
         message = "this user needs an intent: send userlm.intent, or a system message"
         raise RequestError(400, message, "messages")
@@ -120,7 +144,7 @@ def turn_request(
         notes += intent_notes
     notes += setting_notes
     said = chain.from_iterable((turn.role, turn.text) for turn in turns)
-    id = options.id or f"{stable_hash(intent, *said):016x}"
+    id = options.id or f"{stable_hash(described_in, *said):016x}"
     if isinstance(user, TrainedUser):
         notes += _long_intent(user, intent)
         max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
@@ -139,6 +163,7 @@ def turn_request(
         stop_phrase,
         end_says,
         form,
+        description,
     )
 
 
@@ -184,7 +209,7 @@ def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
     """Return a note if the intent is much longer than those that the model was trained on."""
     count = len((intent or "").split())
     has_profile = user.template.system_text != "{}"
-    if has_profile or count <= MAX_INTENT_WORDS:
+    if has_profile or count <= MAX_WORDS:
         return []
     return [
         f"the intent has {count} words, and this model was trained on one sentence: "
@@ -263,6 +288,9 @@ def read_turns(
         notes += text_notes
         role: Role = "assistant" if message.role == "assistant" else "user"
         role = OTHER_ROLE[role] if roles == "swapped" else role
+        if roles == "swapped" and not said and asks_to_begin(text):
+            notes.append(f"{where} was left out: it asks for the first turn")
+            continue
         if role == "user":
             text = form.read(text) if form else text
             _check_goes_on(text, where, ends)
@@ -370,7 +398,7 @@ def _check_no_prompt(
         return
     text = "\n\n".join(_text(messages[i], "")[0] for i in said)
     is_long = len(text) > MAX_GREETING
-    if is_prompt(text):
+    if is_prompt(text) and not asks_to_begin(text):
         fault = "quotes a conversation or tells a model to play the user"
         raise _no_turn(said[-1], fault, text)
     if is_long and not (system or default_intent):

@@ -104,6 +104,17 @@ _INSTRUCTIONS = [
 MAX_SENTENCE = 300
 """Characters; the patterns take time that grows with the square of it."""
 
+MAX_OPENING = 200
+"""Characters of an instruction to begin."""
+_OPENING = re.compile(
+    # Not "your first question", which an assistant may ask for.
+    rf"\W*(?:please |now ){{0,2}}(?:{_WRITE}|create|give|send|say|ask|provide)"
+    r" (?:me )?(?:an?|the|one)(?: \w+)? (?:first|initial|opening) (?:\w+ )?"
+    r"(?:query|message|question|turn|utterance|input|prompt|request|line)\b[^?]*"
+    r"|\W*(?:please |now ){0,2}(?:start|begin|open|initiate) (?:the|this)(?: \w+)?"
+    rf" {_TALK}(?: now)?\W*",
+    re.IGNORECASE,
+)
 
 _SIGNS = {
     "MLflow": re.compile(r"<last_response>|\brole-playing as a real user\b"),
@@ -127,6 +138,12 @@ def is_prompt(text: str) -> bool:
     if _HISTORY.search(text) or _quoted_turns(text) >= 2:
         return True
     return any(map(_is_instruction, _SENTENCE_END.split(text)))
+
+
+def asks_to_begin(text: str) -> bool:
+    """Whether a text is an instruction to write the first message. Harnesses send it as the first
+    turn, since a chat model wants one."""
+    return len(text) <= MAX_OPENING and _OPENING.fullmatch(text) is not None
 
 
 def quotes_conversation(system: str) -> bool:

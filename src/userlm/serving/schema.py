@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from userlm.text import END_SAYS
 from userlm.types import InputError
+
+if TYPE_CHECKING:
+    from userlm.serving.intent_writer import IntentWriter
 
 Roles = Literal["auto", "log", "swapped"]
 """Roles in requests. `log`: the simulated user has role `user`. `swapped`: the simulated user is
@@ -29,8 +33,8 @@ the caller's model, so it has role `assistant`. `auto`: detected from the last m
 
 MAX_CHOICES = 128
 """The limit of the OpenAI API."""
-END_SAYS = "[end]"
-"""An empty turn makes harnesses ask again, or crash."""
+NO_RETRY = {"x-should-retry": "false"}
+"""The header with which the `openai` client sends a request that failed only once."""
 MAX_STOPS = 16
 """Texts; each is searched in each choice."""
 
@@ -56,6 +60,7 @@ class ServerConfig:
             request's.
         end_says: what a harness gets as the last turn of a user who ends the conversation without a
             word, if it has no stop phrase.
+        intent_writer: turns a system message without an intent into one; `None`: it is the intent.
     """
 
     model_name: str = "user"
@@ -69,6 +74,7 @@ class ServerConfig:
     batch: int = 32
     temperature: float | None = None
     end_says: str = END_SAYS
+    intent_writer: IntentWriter | None = None
 
     def __post_init__(self) -> None:
         known = get_args(Roles)

@@ -85,6 +85,67 @@ class Case:
         return found
 
 
+def endings(harness: str, package: str) -> Iterator["Ending"]:
+    """Yield each way in which a user may end without a word, for a harness whose prompt names no
+    stop phrase."""
+    for number, says in enumerate(json.loads(os.environ["PEER_ENDINGS"]), 1):
+        yield Ending(harness, package, number, says)
+
+
+@dataclass
+class Ending:
+    """A context in which a harness runs a conversation of more turns than the user has. It prints a
+    row that says what the harness did when the user ended."""
+
+    harness: str
+    package: str
+    number: int
+    says: str
+    version: str = ""
+
+    @property
+    def url(self) -> str:
+        """The base URL of a user that ends so."""
+        return f"{URL.removesuffix('/v1')}/ending{self.number}/v1"
+
+    def __enter__(self) -> "Ending":
+        self.start = len(recorded())
+        return self
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> bool:
+        calls = recorded()[self.start :]
+        ended = [(call["answer"].get("userlm") or {}).get("ended") for call in calls]
+        row = {
+            "harness": self.harness,
+            "version": self.version or version(self.package),
+            "says": self.says,
+            "ok": True in ended,
+            "note": "the user did not end",
+        }
+        if row["ok"]:
+            row["note"] = _after_end(calls[ended.index(True) + 1 :], kind)
+        print("", json.dumps(row), sep="\n", flush=True)
+        return kind is None or issubclass(kind, Exception)
+
+
+def _after_end(calls: list[dict], error: type | None) -> str:
+    """Say what a harness did after the user ended: its further requests, and its error.
+
+    A request whose history has the last turn is refused. So an answered one has dropped it.
+    """
+    answered = sum(call["status"] == 200 for call in calls)
+    did = []
+    if answered:
+        did.append(f"drops the turn and asks again ({answered}×)")
+    if answered < len(calls):
+        did.append("its next request is refused")
+    if error:
+        did.append(f"fails (`{error.__name__}`)")
+    else:
+        did.append("goes on" if calls else "stops")
+    return ", ".join(did)
+
+
 def run_documented(name: str) -> None:
     """Run what docs/harnesses.md says about a harness, with the user of these tests."""
     page = (Path(__file__).parents[3] / "docs" / "harnesses.md").read_text()

@@ -3,6 +3,7 @@ stub of an agent."""
 
 import http.client
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -15,14 +16,17 @@ from pathlib import Path
 from servers import free_port
 
 AGENT = "/agent"
+ENDING = re.compile(r"/ending(\d)")
+"""The start of a path to a user that ends in another way."""
 AGENT_SAYS = "Sure. Tell me more."
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
 @contextmanager
-def recording(record: Path) -> Iterator[tuple[int, str]]:
-    """Yield a free port for the user's server, and the address under which all else asks it."""
-    port = free_port()
+def recording(record: Path, servers: int) -> Iterator[tuple[list[int], str]]:
+    """Yield a free port for each server of a user, and the address under which all else asks the
+    first of them; below `/ending1` is the second, and so on."""
+    ports = [free_port() for _ in range(servers)]
     record.touch()
     writing = threading.Lock()
 
@@ -49,9 +53,12 @@ def recording(record: Path) -> Iterator[tuple[int, str]]:
             self._answer(status, kind, answer)
 
         def _forwarded(self, body: bytes | None) -> tuple[int, str, bytes]:
+            ending = ENDING.match(self.path)
+            port = ports[int(ending[1]) if ending else 0]
+            path = ENDING.sub("", self.path, count=1)
             server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             headers = {"Content-Type": "application/json"} if body else {}
-            server.request(self.command, self.path, body, headers)
+            server.request(self.command, path, body, headers)
             answer = server.getresponse()
             kind = answer.headers.get("Content-Type", "application/json")
             return answer.status, kind, answer.read()
@@ -65,7 +72,7 @@ def recording(record: Path) -> Iterator[tuple[int, str]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield port, f"http://127.0.0.1:{server.server_port}"
+        yield ports, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 

@@ -1,0 +1,97 @@
+"""Intents that a chat model writes for the prompts of harnesses: `userlm serve --intent-by`."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from hashlib import sha256
+
+from userlm.data.intents import description_request, write_after
+from userlm.models.budget import while_wanted
+from userlm.models.call_cache import answer_of
+from userlm.serving.schema import NO_RETRY, RequestError
+from userlm.text import stable_hash
+from userlm.types import Chat, Conversation, Message, ModelError, Sampling
+
+TRIES = 2
+MAX_TOKENS = 2_000
+"""An intent has 50; the others are for a model that thinks first."""
+MAX_KEPT = 10_000
+"""Intents; with their keys they take a few MB."""
+
+
+class IntentWriter:
+    """A chat model that says in one sentence what a described user wants. It is thread-safe.
+
+    An intent is kept by the hash of its description, so that all conversations of a harness with
+    the same prompt have the same one. Those that were not asked for longest are dropped first.
+
+    Args:
+        name: the name of the model, for notes and errors.
+        max_kept: how many intents are kept.
+    """
+
+    def __init__(self, name: str, chat: Chat, max_kept: int = MAX_KEPT) -> None:
+        self.name = name
+        self._chat = chat
+        self._max_kept = max_kept
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Future[str]] = OrderedDict()
+
+    def write(self, description: str) -> str:
+        """Return the intent. Threads with the same description wait for the first of them.
+
+        Raises:
+            RequestError: 503 if the model fails, 502 if it writes no intent. Neither is kept.
+            ModelError: if a cap does not allow the call.
+        """
+        key = sha256(description.encode(errors="surrogatepass")).hexdigest()
+        with self._lock:
+            intent = self._kept.get(key)
+            is_first = intent is None
+            if intent is None:
+                intent = self._kept[key] = Future()
+            self._kept.move_to_end(key)
+            if len(self._kept) > self._max_kept:
+                self._kept.popitem(last=False)
+        if is_first:
+            try:
+                with while_wanted(lambda: True):  # others may wait for it
+                    intent.set_result(self._written(description))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(key, None)
+                intent.set_exception(error)
+        return intent.result()
+
+    def _written(self, description: str) -> str:
+        def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:
+            seed = stable_hash(description, number) % 2**63
+            sampling = Sampling(temperature=0, max_tokens=MAX_TOKENS, seed=seed)
+            answer = answer_of(self._chat.chat(messages, sampling), sampling)
+            return answer.text, answer.reason
+
+        nothing_said = Conversation("")
+        try:
+            intent, reason = write_after(
+                description_request(description), nothing_said, ask, TRIES
+            )
+        except ModelError as error:
+            if error.reason == "cap":
+                raise
+            raise self._failed(503, f"failed: {error}") from error
+        if intent is None:
+            raise self._failed(502, f"wrote no intent for this prompt ({reason})")
+        return intent
+
+    def _failed(self, status: int, what: str) -> RequestError:
+        # The model was asked more than once already, so clients should not retry.
+        return RequestError(
+            status,
+            f"{self.name}, which writes the intents, {what}; send userlm.intent, or put the intent "
+            "into the prompt",
+            code="intent_failed",
+            headers=NO_RETRY,
+        )
