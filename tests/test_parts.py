@@ -357,7 +357,10 @@ def test_the_merged_run_goes_on_with_what_failed(tmp_path, monkeypatch):
     merged = merge(Merge(parts(options, tmp_path), tmp_path / "merged"))
     assert merged["stops"]["error"] == 3
     monkeypatch.setattr(f"{__name__}.says", lambda conversation: Reply("once more"))
-    assert "error" not in run(options, tmp_path / "merged")["stops"]
+    went_on = run(options, tmp_path / "merged")
+    assert "error" not in went_on["stops"]
+    again = merge(Merge([tmp_path / f"{n}" for n in (1, 2, 3)], tmp_path / "merged"))
+    assert again["stops"] == went_on["stops"]
 
 
 def test_without_ray_it_is_said_how_to_get_it(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import GIVEN, Results
+from userlm.runs import Run
+from userlm.show.terminal import console
 from userlm.types import InputError
 
 IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
@@ -44,7 +46,11 @@ class Merge:
 
 
 def merge(options: Merge) -> Results:
-    """Merge the parts into a run of their verb."""
+    """Merge the parts into a run of their verb. A complete one stays: its verb may have asked again
+    for what failed."""
+    if (options.out / "results.json").is_file() and not options.output.force:
+        console.print(f"{options.out} is complete already; --force merges anew")
+        return dict(Run.read(options.out).results)
     parts = read_parts(options.parts)
     first = parts[0]
     if first.verb not in IN_PARTS or GIVEN not in first.manifest:
