@@ -252,7 +252,28 @@ def test_parquet_and_inspect_have_every_conversation(tmp_path):
     (score,) = header["results"]["scores"]
     assert score["metrics"]["accuracy"]["value"] == 1.0 and score["scored_samples"] == 1
     assert sample["scores"]["solved"]["value"] == "C"
+    assert sample["scores"]["solved"]["answer"] == "4"
     assert sample["messages"][1] == {"role": "assistant", "content": "4"}
+
+
+def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
+    out, _ = exported(
+        tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")
+    )
+    with ZipFile(out) as archive:
+        header = json.loads(archive.read("header.json"))
+    stats = header["stats"]
+    assert stats["started_at"] == stats["completed_at"] == header["eval"]["created"]
+    assert header["eval"]["config"] == {"epochs": 2}
+
+
+def test_lists_of_traces_show_the_first_and_the_last_turn(tmp_path):
+    out, _ = exported(tmp_path, "otel", ended())
+    (resource,) = rows(out)[0]["resourceSpans"]
+    root = resource["scopeSpans"][0]["spans"][0]
+    said = {each["key"]: each["value"] for each in root["attributes"]}
+    assert said["input.value"] == {"stringValue": "hi"}
+    assert said["output.value"] == {"stringValue": "bye"}
 
 
 def test_ids_of_several_files_do_not_collide(tmp_path):

@@ -54,11 +54,16 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
             if "scores" in sample:
                 outcomes[sample["scores"]["solved"]["value"]] += 1
         begin["eval"]["dataset"]["samples"] = len(names)
+        begin["eval"]["config"] = {
+            "epochs": max((epoch for _, epoch in names), default=1)
+        }
         archive.writestr("summaries.json", dump(summaries))
         results = _results(len(names), outcomes)
+        when = begin["eval"]["created"]  # no run records how long it took
+        stats = {"started_at": when, "completed_at": when}
         archive.writestr(
             "header.json",
-            dump({**begin, "status": "success", "results": results, "stats": {}}),
+            dump({**begin, "status": "success", "results": results, "stats": stats}),
         )
     return len(names)
 
@@ -115,7 +120,9 @@ def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:
     if solved is not None:
         value = _CORRECT if solved else _INCORRECT
         reason = talk.source.reasons.get(conversation.id, "")
-        sample["scores"] = {"solved": {"value": value, "explanation": reason}}
+        answer = answers[-1] if answers else None
+        score = {"value": value, "answer": answer, "explanation": reason}
+        sample["scores"] = {"solved": score}
     return sample
 
 
