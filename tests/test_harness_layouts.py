@@ -108,6 +108,12 @@ def test_one_bad_simulation_costs_no_other():
     ]
 
 
+def test_a_simulation_of_speech_in_ticks_is_rejected_as_such():
+    spoken = {name: SIMULATION[name] for name in SIMULATION if name != "messages"}
+    (found,) = read({**spoken, "ticks": [{"tick_id": 0}]})
+    assert "it is spoken" in str(found.rejected)
+
+
 def test_calls_of_the_user_and_audio_are_no_words_of_theirs():
     messages = [
         said("user", tool_calls=[CALL]),

@@ -162,5 +162,8 @@ def _unmarked(text: str) -> str:
     return text
 
 
-TAU2_LAYOUT = Layout("tau2", [{"messages", "task_id", "termination_reason"}], tau2)
+_SIMULATION = {"task_id", "termination_reason"}
+TAU2_LAYOUT = Layout(
+    "tau2", [{"messages", *_SIMULATION}, {"ticks", *_SIMULATION}], tau2
+)
 PROMPTFOO_LAYOUT = Layout("promptfoo", [{"testIdx", "promptIdx", "vars"}], promptfoo)
