@@ -385,7 +385,7 @@ def test_the_lineage_says_who_spoke_and_under_what_licence(tmp_path):
     assert of_run["options"] == {"seed": 7} and of_run["inputs"] == {
         "logs/test.jsonl": "ab12"
     }
-    assert found["logs"] == {"wildchat": {"conversations": 1, "license": "ODC-BY-1.0"}}
+    assert found["logs"] == {"wildchat": {"conversations": 1, "license": "ODC-BY"}}
     text = (tmp_path / "out.jsonl.lineage.json").read_text()
     for private in ("alice", "10.0.0.9", "PRIVATE", str(tmp_path)):
         assert private not in text
