@@ -41,7 +41,7 @@ MARKED = re.compile(r"(<!-- peers -->\n).*?(<!-- /peers -->)", re.DOTALL)
 HEAVY = re.compile(r"(torch|transformers|tokenizers|accelerate|safetensors)\b")
 """What only models need."""
 MODEL = "userlm-peer"
-TIMEOUT = 300
+TIMEOUT = 900
 """Seconds for one script."""
 
 OFFLINE = {
