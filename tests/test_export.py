@@ -256,6 +256,19 @@ def test_parquet_and_inspect_have_every_conversation(tmp_path):
     assert sample["messages"][1] == {"role": "assistant", "content": "4"}
 
 
+def test_a_table_is_made_of_batches_in_order_and_leaves_nothing_else(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("userlm.exports.table._BATCH", 1)  # byte: a row each
+    talks = [ended(f"x{n}", HOSTILE, str(n)) for n in range(12)]
+    out, _ = exported(tmp_path, "parquet", *talks)
+    found = pl.read_parquet(out).to_dicts()
+    assert [row["id"] for row in found] == [talk.id for talk in talks]
+    assert [row["messages"][1]["content"] for row in found] == [*map(str, range(12))]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"talks.jsonl", out.name, f"{out.name}.lineage.json"}
+
+
 def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
     out, _ = exported(
         tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")
