@@ -54,7 +54,8 @@ def continuing(
         bans: whether `logit_bias` may lower a logit.
         most: the most tokens that it samples, whatever is allowed.
         goes_on: the position from which on nothing ends a completion.
-        matched: whether it is SGLang, which has `matched_stop` in place of `stop_reason`.
+        matched: whether it is SGLang, which has `matched_stop` in place of `stop_reason`, heeds no
+            `stop_token_ids` with `ignore_eos`, and looks at the length first.
     """
     knows = VLLM.difference(lacks)
 
@@ -64,7 +65,7 @@ def continuing(
                 "id": "m",
                 "object": "model",
                 "created": 0,
-                "owned_by": "x",
+                "owned_by": "sglang" if matched else "x",
                 "max_model_len": context_length,
             }
             return Said(
@@ -87,6 +88,8 @@ def continuing(
             )
         unnamed = () if asked.get("ignore_eos") else (eos,)
         stops = {*asked.get("stop_token_ids", ()), *unnamed}
+        if matched and asked.get("ignore_eos"):
+            stops = set()
         bias = {
             int(id): value
             for id, value in asked.get("logit_bias", {}).items()
@@ -100,6 +103,7 @@ def continuing(
                 sampled
                 and sampled[-1] in stops
                 and (not goes_on or len(sampled) < goes_on)
+                and not (matched and len(sampled) >= asked["max_tokens"])
             )
 
         first: list[float] = []

@@ -252,7 +252,41 @@ def test_parquet_and_inspect_have_every_conversation(tmp_path):
     (score,) = header["results"]["scores"]
     assert score["metrics"]["accuracy"]["value"] == 1.0 and score["scored_samples"] == 1
     assert sample["scores"]["solved"]["value"] == "C"
+    assert sample["scores"]["solved"]["answer"] == "4"
     assert sample["messages"][1] == {"role": "assistant", "content": "4"}
+
+
+def test_a_table_is_made_of_batches_in_order_and_leaves_nothing_else(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("userlm.exports.table._BATCH", 1)  # byte: a row each
+    talks = [ended(f"x{n}", HOSTILE, str(n)) for n in range(12)]
+    out, _ = exported(tmp_path, "parquet", *talks)
+    found = pl.read_parquet(out).to_dicts()
+    assert [row["id"] for row in found] == [talk.id for talk in talks]
+    assert [row["messages"][1]["content"] for row in found] == [*map(str, range(12))]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"talks.jsonl", out.name, f"{out.name}.lineage.json"}
+
+
+def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
+    out, _ = exported(
+        tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")
+    )
+    with ZipFile(out) as archive:
+        header = json.loads(archive.read("header.json"))
+    stats = header["stats"]
+    assert stats["started_at"] == stats["completed_at"] == header["eval"]["created"]
+    assert header["eval"]["config"] == {"epochs": 2}
+
+
+def test_lists_of_traces_show_the_first_and_the_last_turn(tmp_path):
+    out, _ = exported(tmp_path, "otel", ended())
+    (resource,) = rows(out)[0]["resourceSpans"]
+    root = resource["scopeSpans"][0]["spans"][0]
+    said = {each["key"]: each["value"] for each in root["attributes"]}
+    assert said["input.value"] == {"stringValue": "hi"}
+    assert said["output.value"] == {"stringValue": "bye"}
 
 
 def test_ids_of_several_files_do_not_collide(tmp_path):
@@ -364,7 +398,7 @@ def test_the_lineage_says_who_spoke_and_under_what_licence(tmp_path):
     assert of_run["options"] == {"seed": 7} and of_run["inputs"] == {
         "logs/test.jsonl": "ab12"
     }
-    assert found["logs"] == {"wildchat": {"conversations": 1, "license": "ODC-BY-1.0"}}
+    assert found["logs"] == {"wildchat": {"conversations": 1, "license": "ODC-BY"}}
     text = (tmp_path / "out.jsonl.lineage.json").read_text()
     for private in ("alice", "10.0.0.9", "PRIVATE", str(tmp_path)):
         assert private not in text

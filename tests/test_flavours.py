@@ -91,18 +91,30 @@ def test_a_trained_user_says_there_what_it_says_here(tiny, template, logits, kin
                 assert got.meta.get("cut") == wanted.meta.get("cut")
 
 
-def test_sglang_names_the_closing_token_where_vllm_does_not(
+def test_an_end_that_is_the_last_allowed_token_of_sglang_is_an_end(
     tiny, template, fair, asked
 ):
-    """In `matched_stop`, also where it returns no ids."""
-    lacks = ("return_token_ids", "logprob_token_ids")
-    reply = continuing(fair, tiny.tokenizer.decode, matched=True, lacks=lacks)
-    with serving(reply) as served, pytest.warns(match="no token ids"):
+    """Its reason is `length` there."""
+    reply = continuing(
+        fair, tiny.tokenizer.decode, matched=True, lacks=("logprob_token_ids",)
+    )
+    with serving(reply) as served:
         model = served_model(served, tiny)
+        one = replace(asked, max_tokens=1)
         drawn = {
-            model.complete([7, 8], replace(asked, seed=n)).stop_id for n in range(20)
+            model.complete([7, 8], replace(one, seed=n)).stop_id for n in range(20)
         }
     assert drawn == {template.end, template.close}
+
+
+def test_an_sglang_that_returns_no_ids_is_refused(tiny, fair, asked):
+    lacks = ("return_token_ids", "logprob_token_ids")
+    reply = continuing(fair, tiny.tokenizer.decode, matched=True, lacks=lacks)
+    with (
+        serving(reply) as served,
+        pytest.raises(InputError, match="did not stop there"),
+    ):
+        served_model(served, tiny).complete([7, 8], asked)
 
 
 def test_llama_cpp_is_asked_at_its_own_path_with_ids_and_no_other_sampler(
@@ -207,19 +219,29 @@ def test_a_context_length_of_llama_cpp_bounds_the_tokens(tiny, template, fair, a
 
 
 @pytest.mark.parametrize(
-    ("about", "name"),
+    ("about", "name", "status", "refusal"),
     [
-        ({"version": "0.12.11"}, "Ollama"),
-        ({"model_id": "m", "max_input_tokens": 9}, "text-generation-inference"),
+        (
+            {"version": "0.12.11"},
+            "Ollama",
+            400,
+            "json: cannot unmarshal array into Go struct field .prompt of type string",
+        ),
+        (
+            {"model_id": "m", "max_input_tokens": 9},
+            "text-generation-inference",
+            422,
+            "data did not match any variant of untagged enum PromptDeserializer",
+        ),
     ],
 )
 def test_a_server_of_strings_is_refused_with_its_name_and_the_reason(
-    tiny, asked, about, name
+    tiny, asked, about, name, status, refusal
 ):
-    refusal = "cannot unmarshal array into Go struct field .prompt of type string"
+    """As their sources have it: what they take, and what they say to a list of numbers."""
 
     def reply(body, n):
-        return error(400, refusal) if body else Said(body=about)
+        return error(status, refusal) if body else Said(body=about)
 
     with (
         serving(reply) as served,

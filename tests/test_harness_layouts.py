@@ -108,6 +108,12 @@ def test_one_bad_simulation_costs_no_other():
     ]
 
 
+def test_a_simulation_of_speech_in_ticks_is_rejected_as_such():
+    spoken = {name: SIMULATION[name] for name in SIMULATION if name != "messages"}
+    (found,) = read({**spoken, "ticks": [{"tick_id": 0}]})
+    assert "it is spoken" in str(found.rejected)
+
+
 def test_calls_of_the_user_and_audio_are_no_words_of_theirs():
     messages = [
         said("user", tool_calls=[CALL]),
@@ -134,6 +140,57 @@ def test_a_result_of_promptfoo_is_its_messages(row):
 def test_a_result_that_used_all_turns_has_no_observed_end():
     messages = [said("user", "a"), said("assistant", "b")] * 3
     assert not conversation(result(metadata={"messages": messages})).ended
+
+
+def evaluation(*results, **config):
+    """A file as promptfoo 0.121 writes it: a result has no settings of its user."""
+    rows = [
+        {**one, "testCase": {**one["testCase"], "provider": {"id": "promptfoo"}}}
+        for one in results
+    ]
+    options = {"repeat": 2}
+    return {"config": config, "results": {"results": rows}, "runtimeOptions": options}
+
+
+def tried(number, **variables):
+    """The result of a test with these variables, of three turns of its user."""
+    messages = [said("user", "a"), said("assistant", "b")] * 3
+    fields = {"metadata": {"messages": messages}, "testCase": {"vars": variables}}
+    return result(testIdx=number, vars=variables, **fields)
+
+
+def test_settings_of_the_user_are_found_in_the_configuration_of_the_file():
+    user = {"id": "promptfoo", "config": {"maxTurns": 3, "instructions": "Ask {{x}}."}}
+    tests = [{"vars": {"x": "long"}, "provider": user}, {"vars": {"x": "short"}}]
+    default = {"provider": {"maxTurns": 4, "rawInstructions": "Say {{ x }}."}}
+    given = [tried(0, x="long"), tried(2, x="short"), tried(4, x="elsewhere")]
+    file = evaluation(*given, tests=tests, defaultTest=default)
+    found = [one.imported.conversation for one in read(file)]
+    assert [one.ended for one in found] == [False, True, False]
+    assert [one.meta.get("goal") for one in found] == ["Ask long.", "Say short.", None]
+
+
+def test_repeats_of_a_test_are_about_one_task_and_other_tests_are_not():
+    given = [tried(n, **of) for n, of in enumerate([{"x": 1}] * 2 + [{"x": 2}] + [{}])]
+    tasks = [one.imported.conversation.origin.task for one in read(evaluation(*given))]
+    assert tasks[0] == tasks[1] and len(set(tasks)) == 3
+
+
+def test_turns_that_were_given_to_a_user_of_promptfoo_are_not_its_own():
+    opening = [said("user", "a"), said("assistant", "b")]
+    one = tried(0, initialMessages=opening)
+    user = {"id": "promptfoo", "config": {"maxTurns": 3}}
+    tests = [{"vars": one["vars"], "provider": user}]
+    (found,) = read(evaluation(one, tests=tests))
+    assert found.imported.conversation.first_own_turn == 1
+    assert found.imported.conversation.ended  # after two of at most three turns
+
+
+def test_tasks_of_two_domains_of_tau2_are_not_one():
+    domains = [{"environment_info": {"domain_name": name}} for name in ("a", "b")]
+    files = [{**tau2(SIMULATION), "info": info} for info in domains]
+    found = [one.imported.conversation.origin.task for one in read(*files)]
+    assert found == ["a/t1", "b/t1"]
 
 
 def test_a_result_without_messages_is_rejected_with_its_error():

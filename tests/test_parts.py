@@ -382,6 +382,30 @@ def test_parts_on_a_cluster_divide_the_limits_and_are_no_more_together(tmp_path)
     assert len({one.out for one in of_three}) == 3
 
 
+def test_a_line_that_its_part_dropped_is_kept_if_one_run_keeps_it(
+    tmp_path, monkeypatch
+):
+    """The third file goes on with the first, and is dropped only beside the second."""
+    monkeypatch.chdir(tmp_path)
+    said = (["one", "1"], ["other", "2"], ["one", "1", "two", "2"])
+    names = [f"{n}.jsonl" for n in range(50)]
+    first = next(name for name in names if Part(1, 2).has(name))
+    others = [name for name in names if Part(2, 2).has(name)][:2]
+    for name, texts in zip([first, *others], said, strict=True):
+        turns = [
+            {"role": ("user", "assistant")[at % 2], "content": text}
+            for at, text in enumerate(texts)
+        ]
+        Path(name).write_text(json.dumps({"id": "x", "messages": turns}))
+    options = Import([first, *others])
+    ways = (tmp_path / "one/run", tmp_path / "several/run")
+    run(options, ways[0])
+    merge(Merge(parts(options, tmp_path, of=2), ways[1]))
+    assert contents(ways[0]) == contents(ways[1])
+    [kept] = read_conversations(ways[1] / "conversations.jsonl")
+    assert kept.turns[-1].text == "2"
+
+
 def test_an_import_of_parts_refuses_what_it_would_tear_apart(tmp_path):
     span = tmp_path / "a.jsonl"
     span.write_text('{"chat": "x", "who": "user", "said": "hello"}\n')

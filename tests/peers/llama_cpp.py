@@ -3,10 +3,14 @@
 # dependencies = ["xllamacpp", "gguf", "safetensors"]
 # ///
 """llama.cpp's server, from the wheel of xllamacpp, with `userlm-small` as GGUF: the words of the
-model on this machine at temperature 0, and its P(end)."""
+model on this machine at temperature 0, and its P(end).
+
+Then, packed and not, with the model here that has the very weights of the GGUF: token by token
+along the turns of the model here, is the most probable one the same there?"""
 
 import json
 import os
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import xllamacpp
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 NAMES = {
     "model.embed_tokens": "token_embd",
@@ -31,6 +35,8 @@ NAMES = {
 }
 """The names of modules, in transformers and in GGUF."""
 END, CLOSE = "<|endconversation|>", "<|im_end|>"
+KINDS = {"F32": 1.0, "Q8_0": 0.95, "Q4_1": 0.9}
+"""How weights are packed, and which share of tokens should be the same."""
 LARGEST_RATIO = 1.05
 """Of P(end) there and here. Both compute in float32, in another order."""
 
@@ -48,8 +54,11 @@ def local(*arguments: object) -> str:
     return done.stdout
 
 
-def write_gguf(folder: Path, path: Path) -> None:
-    """Write the model of a folder, with both of its ends in the metadata."""
+def write_gguf(folder: Path, path: Path, kind: str) -> None:
+    """Write the model of a folder, with both of its ends in the metadata, and its matrices packed
+    as `kind`; give the folder the weights as they are unpacked."""
+    packing = gguf.GGMLQuantizationType[kind]
+    unpacked = {}
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     heads = {
@@ -85,6 +94,10 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.add_eos_token_id(named[CLOSE])
     writer.add_eot_token_id(named[END])
     for name, weight in load_file(folder / "model.safetensors").items():
+        unpacked[name] = weight
+        if weight.ndim == 2:
+            packed = gguf.quants.quantize(weight, packing)
+            unpacked[name] = gguf.quants.dequantize(packed, packing)
         module = name.removesuffix(".weight")
         layer = ""
         if module.startswith("model.layers."):
@@ -95,11 +108,16 @@ def write_gguf(folder: Path, path: Path) -> None:
             rows, width = weight.shape
             halves = weight.reshape(heads[place], 2, rows // heads[place] // 2, width)
             weight = halves.swapaxes(1, 2).reshape(rows, width)
-        writer.add_tensor(f"{layer}{place}.weight", np.ascontiguousarray(weight))
+        if weight.ndim == 2:
+            packed = gguf.quants.quantize(np.ascontiguousarray(weight), packing)
+            writer.add_tensor(f"{layer}{place}.weight", packed, raw_dtype=packing)
+        else:
+            writer.add_tensor(f"{layer}{place}.weight", weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    save_file(unpacked, folder / "model.safetensors", {"format": "pt"})
 
 
 def serve(path: Path) -> xllamacpp.Server:
@@ -113,26 +131,51 @@ def serve(path: Path) -> xllamacpp.Server:
     return xllamacpp.Server(params)
 
 
-def main() -> None:
-    """Print the row."""
-    folder = Path("model")
-    folder.mkdir()
-    local("weights", folder.resolve())
-    write_gguf(folder, Path("user.gguf"))
-    server = serve(Path("user.gguf"))
-    rows = json.loads(local("compare", f"{server.listening_address}/v1"))
+def print_row(how: str, ok: bool, note: str) -> None:
+    row = {"harness": "llama.cpp (xllamacpp)", "version": version("xllamacpp")}
+    print(json.dumps({**row, "how": how, "ok": ok, "note": note}), flush=True)
+
+
+def turns(url: str) -> None:
+    """Compare whole turns, and P(end)."""
+    rows = json.loads(local("compare", f"{url}/v1"))
     equal = sum(here[:2] == there[:2] for here, there in rows)
     ratios = [there[2] / here[2] for here, there in rows]
     largest = max(max(ratio, 1 / ratio) for ratio in ratios)
-    row = {
-        "harness": "llama.cpp (xllamacpp)",
-        "version": version("xllamacpp"),
-        "how": "trained: by URL",
-        "ok": equal == len(rows) and largest < LARGEST_RATIO,
-        "note": f"{equal} of {len(rows)} turns of userlm-small in float32 equal to those of the "
+    print_row(
+        "trained: by URL",
+        equal == len(rows) and largest < LARGEST_RATIO,
+        f"{equal} of {len(rows)} turns of userlm-small in float32 equal to those of the "
         f"model here; P(end) within a factor of {largest:.4f}",
-    }
-    print(json.dumps(row), flush=True)
+    )
+
+
+def tokens(kind: str, url: str, folder: Path) -> None:
+    """Compare single tokens."""
+    rows = json.loads(local("tokens", url, folder.resolve()))
+    share = sum(same for same, _ in rows) / len(rows)
+    off = sorted(each for _, each in rows)
+    print_row(
+        f"the same weights as {kind}",
+        share >= KINDS[kind],
+        f"{share:.1%} of {len(rows)} most probable tokens equal to those of the model here; their "
+        f"log-probabilities differ by {off[len(off) // 2]:.2g} (median), {off[-1]:.2g} (largest)",
+    )
+
+
+def main() -> None:
+    """Print the rows."""
+    whole = Path("weights")
+    whole.mkdir()
+    local("weights", whole.resolve())
+    for kind in KINDS:
+        folder = Path(shutil.copytree(whole, kind))
+        write_gguf(folder, Path(f"{kind}.gguf"), kind)
+        server = serve(Path(f"{kind}.gguf"))
+        if kind == "F32":
+            turns(server.listening_address)
+        tokens(kind, server.listening_address, folder)
+        del server
 
 
 main()

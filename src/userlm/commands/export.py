@@ -201,7 +201,7 @@ def _write(options: Export, path: Path, selected: _Selected) -> int:
         case "otel":
             rows = _sent(options, selected)
         case "dpo":
-            rows = training.dpo(selected, selected.counts)
+            rows = training.dpo(selected, selected.counts, path.parent)
         case name:
             make = training.FORMATS[name]
             rows = chain.from_iterable(make(talk, options.for_) for talk in selected)

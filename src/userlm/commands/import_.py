@@ -43,6 +43,8 @@ COMMIT_EVERY = 5000  # conversations between two commits
 EMPTY = "note: empty files"
 GREW = "note: files that grew while they were read"
 UNLISTED = "note: dropped lines that dropped.jsonl does not list"
+USED_BEFORE = "duplicate id"
+"""Why a conversation is dropped whose id an earlier one has."""
 MOST_LISTED = 1_000_000
 """Dropped lines in dropped.jsonl: what is written about a short one has a hundred times its size,
 so a small packed file could fill the disk."""
@@ -277,9 +279,11 @@ class _Import:
 
     def take(self, name: str, part: _Imported) -> bool:
         """Take over what a part imported from a file. Return whether that is what one run would: a
-        file with an id that an earlier one has must be read again, since a line may be dropped."""
+        file with an id that an earlier one has must be read again, since a line may be dropped, or
+        kept that the part dropped."""
         kept, dropped = part.next_file(name)
-        if any(hash(conversation.id) in self._seen for conversation in kept):
+        is_known = any(hash(conversation.id) in self._seen for conversation in kept)
+        if is_known or f"dropped: {USED_BEFORE}" in part.files[name]:
             return False
         for conversation in kept:
             self._write(Found(name, Line(0), Imported(conversation), None))
@@ -327,7 +331,7 @@ class _Import:
                 self._outputs.write("conversations.jsonl", record)
                 return None
             rejected = Rejected(
-                "duplicate id", f"the id {conversation.id!r} was used before"
+                USED_BEFORE, f"the id {conversation.id!r} was used before"
             )
         assert rejected is not None
         self.counts[f"dropped: {rejected.reason}"] += 1

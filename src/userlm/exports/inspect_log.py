@@ -7,11 +7,13 @@ Source: github.com/UKGovernmentBEIS/inspect_ai, `EvalLog` and its recorder, vers
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -29,38 +31,51 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
     repeats are epochs."""
     sources = list(sources)
     begin: dict[str, Any] = {"version": 2, "eval": _spec(sources), "plan": {}}
-    summaries = []
-    names: set[tuple[str, int]] = set()
+    names: set[int] = set()  # hashes: there may be many
+    epochs = 1
     outcomes: Counter[str] = Counter()
-    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+    with (
+        TemporaryFile(dir=path.parent) as summaries,
+        ZipFile(path, "w", ZIP_DEFLATED) as archive,
+    ):
         archive.writestr("_journal/start.json", dump(begin))
         for talk in talks:
-            name = _name(talk)
-            if name in names:
-                name = (
-                    f"{talk.source.key}:{talk.conversation.id}",
-                    1,
-                )  # `a` beside `a#0`
-            names.add(name)
-            sample = _sample(talk, *name)
-            archive.writestr(f"samples/{name[0]}_epoch_{name[1]}.json", dump(sample))
-            kept = ("id", "epoch", "input", "target", "metadata", "scores")
-            summary = {key: sample[key] for key in kept if key in sample}
-            summary["input"] = summary["input"][
-                :_SHORT
-            ]  # all of these are kept in memory
-            count = len(talk.conversation.turns)
-            summaries.append({**summary, "completed": True, "message_count": count})
+            id, epoch = _name(talk)
+            if hash((id, epoch)) in names:  # `a` beside `a#0`
+                id, epoch = f"{talk.source.key}:{talk.conversation.id}", 1
+            summaries.write(b"," if names else b"[")
+            names.add(hash((id, epoch)))
+            epochs = max(epochs, epoch)
+            sample = _sample(talk, id, epoch)
+            archive.writestr(f"samples/{id}_epoch_{epoch}.json", dump(sample))
+            summaries.write(dump(_summary(sample)))
             if "scores" in sample:
                 outcomes[sample["scores"]["solved"]["value"]] += 1
+        summaries.write(b"]" if names else b"[]")
+        summaries.seek(0)
+        with archive.open("summaries.json", "w", force_zip64=True) as whole:
+            shutil.copyfileobj(summaries, whole)
         begin["eval"]["dataset"]["samples"] = len(names)
-        archive.writestr("summaries.json", dump(summaries))
-        results = _results(len(names), outcomes)
-        archive.writestr(
-            "header.json",
-            dump({**begin, "status": "success", "results": results, "stats": {}}),
-        )
+        begin["eval"]["config"] = {"epochs": epochs}
+        when = begin["eval"]["created"]  # no run records how long it took
+        end = {
+            "status": "success",
+            "results": _results(len(names), outcomes),
+            "stats": {"started_at": when, "completed_at": when},
+        }
+        archive.writestr("header.json", dump({**begin, **end}))
     return len(names)
+
+
+def _summary(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the list of samples has of one."""
+    kept = ("id", "epoch", "target", "metadata", "scores")
+    return {
+        **{key: sample[key] for key in kept if key in sample},
+        "input": sample["input"][:_SHORT],
+        "completed": True,
+        "message_count": len(sample["messages"]),
+    }
 
 
 def _spec(sources: list[Source]) -> dict[str, Any]:
@@ -115,7 +130,9 @@ def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:
     if solved is not None:
         value = _CORRECT if solved else _INCORRECT
         reason = talk.source.reasons.get(conversation.id, "")
-        sample["scores"] = {"solved": {"value": value, "explanation": reason}}
+        answer = answers[-1] if answers else None
+        score = {"value": value, "answer": answer, "explanation": reason}
+        sample["scores"] = {"solved": score}
     return sample
 
 

@@ -37,13 +37,16 @@ OPTIONS = (
 be nobody else's business."""
 
 LICENSES = {
-    "wildchat": "ODC-BY-1.0",
-    "oasst": "Apache-2.0",
-    "prism": "CC-BY-4.0, answers of models CC-BY-NC-4.0",
-    "arena": "CC-BY-4.0, answers of models CC-BY-NC-4.0",
-    "lmsys": "LMSYS-Chat-1M Dataset License Agreement",
+    # The cards of WildChat and WildChat-1M-Full; that of 1M first said ImpACT LR.
+    "wildchat": "ODC-BY",
+    "oasst": "Apache-2.0",  # the card of oasst1
+    # The README of the set's own repository.
+    "prism": "CC-BY-4.0, answers of models CC-BY-NC-4.0 and as their providers say",
+    "lmsys": "LMSYS-Chat-1M Dataset License Agreement",  # the set's card
 }
-"""The licences of public sets of logs, as their cards on the Hub give them."""
+"""The licences of public sets of logs, and where they were read. That of Arena's is not known: its
+sets look alike, and their cards differ (of 33k CC-BY-4.0 with answers CC-BY-NC-4.0, of 55k
+Apache-2.0, of 140k CC-BY-4.0 with answers as their providers say)."""
 
 _HASH_LENGTH = 12  # characters: enough to tell files apart
 

@@ -53,7 +53,10 @@ def _spans(talk: Talk) -> Iterator[dict[str, Any]]:
         "gen_ai.operation.name": "invoke_agent",
         "userlm.stop": conversation.stop or "",
     }
-    around |= _said(conversation.turns[:1], conversation.turns[-1:])
+    first, last = conversation.turns[:1], conversation.turns[-1:]
+    # OpenInference's names: Phoenix shows only these in its lists.
+    around |= {"input.value": first[0].text, "output.value": last[0].text}
+    around |= _said(first, last)
     names = {"traceId": trace, "spanId": root}
     yield _span(names, "conversation", _INTERNAL, (start, end), shared | around)
     for place in _calls(conversation):

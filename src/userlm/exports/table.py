@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from userlm.exports.training import Talk, task_of
-from userlm.json_files import write_lines
+from userlm.json_files import dump
 from userlm.types import messages_of
+
+_BATCH = 4 << 20  # bytes of JSON that become a table at once
+_ROWS = 1000  # in a row group, which is written and read as a whole
 
 
 def write(path: Path, talks: Iterable[Talk]) -> int:
     """Write the table and return how many conversations it has.
 
-    polars makes it from JSON lines beside it: rows as objects of Python would take many times as
-    much memory.
+    polars makes it from tables of some megabytes beside it, so that it needs the same memory
+    however many there are.
     """
     import polars as pl
 
@@ -30,12 +34,31 @@ def write(path: Path, talks: Iterable[Talk]) -> int:
         "repeat": pl.Int64(),
         "solved": pl.Boolean(),
     }
+    count = 0
     with TemporaryDirectory(dir=path.parent) as folder:
-        lines = Path(folder, "rows.jsonl")
-        count = write_lines(lines, map(_row, talks))
+        parts = []
+        for number, lines in enumerate(_batches(map(dump, map(_row, talks)))):
+            parts.append(Path(folder, f"{number}.parquet"))
+            table = pl.read_ndjson(BytesIO(b"\n".join(lines)), schema=schema)
+            table.write_parquet(parts[-1])
+            count += len(lines)
         if count:
-            pl.scan_ndjson(lines, schema=schema).sink_parquet(path)
+            whole = pl.scan_parquet(parts, glob=False)
+            whole.sink_parquet(path, row_group_size=_ROWS)
     return count
+
+
+def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _row(talk: Talk) -> dict[str, Any]:

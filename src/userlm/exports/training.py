@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from userlm.exports.lineage import Source
+from userlm.json_files import dump, loads
+from userlm.rows import from_record, to_record
 from userlm.text import END_TOKEN
 from userlm.types import OTHER_ROLE, Conversation, Message, Role, Sample, messages_of
 
@@ -104,7 +108,7 @@ def _whole(conversation: Conversation, side: Role) -> list[Message]:
 # --- preferences ----------------------------------------------------------------------------------
 
 
-def dpo(talks: Iterable[Talk], counts: Counter[str]) -> Iterator[Row]:
+def dpo(talks: Iterable[Talk], counts: Counter[str], folder: Path) -> Iterator[Row]:
     """Yield pairs of answers to the same prompt: one from a conversation that solved its task, and
     one from a conversation about the same task that did not.
 
@@ -114,14 +118,9 @@ def dpo(talks: Iterable[Talk], counts: Counter[str]) -> Iterator[Row]:
 
     Args:
         counts: gets how many tasks and conversations had no pair, and why.
+        folder: has the conversations in the meantime, so that the memory holds those of a task.
     """
-    by_task: defaultdict[str, list[Talk]] = defaultdict(list)
-    for talk in talks:
-        if task := task_of(talk.conversation):
-            by_task[task].append(talk)
-        else:
-            counts["conversations without a task"] += 1
-    for task, about in by_task.items():
+    for task, about in _by_task(talks, counts, folder):
         solved, unsolved = _by_outcome(about)
         if not (solved and unsolved):
             what = "solved in none" if not solved else "solved in all"
@@ -143,6 +142,26 @@ def dpo(talks: Iterable[Talk], counts: Counter[str]) -> Iterator[Row]:
             if key not in seen:
                 seen.add(key)
                 yield row
+
+
+def _by_task(
+    talks: Iterable[Talk], counts: Counter[str], folder: Path
+) -> Iterator[tuple[str, list[Talk]]]:
+    """Yield each task with the conversations about it."""
+    places: defaultdict[str, list[tuple[Source, int]]] = defaultdict(list)
+    with TemporaryFile(dir=folder) as file:
+        for talk in talks:
+            if task := task_of(talk.conversation):
+                places[task].append((talk.source, file.tell()))
+                file.write(dump(to_record(talk.conversation)) + b"\n")
+            else:
+                counts["conversations without a task"] += 1
+        for task, of_task in places.items():
+            about = []
+            for source, place in of_task:
+                file.seek(place)
+                about.append(Talk(source, from_record(loads(file.readline()))))
+            yield task, about
 
 
 def task_of(conversation: Conversation) -> str:

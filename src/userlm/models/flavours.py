@@ -1,7 +1,9 @@
 """How a server that continues token ids is asked, and how its answer is read.
 
 vLLM, SGLang   `/v1/completions`; the token that ended a turn is the last of `token_ids`, or
-               `stop_reason` (vLLM), or `matched_stop` (SGLang)
+               `stop_reason` (vLLM), or `matched_stop` (SGLang). With `ignore_eos`, SGLang heeds no
+               `stop_token_ids` either; and the last token that is allowed has the reason `length`
+               there, whatever it is. (Source: its `schedule_batch.py` and `serving_completions.py`)
 llama.cpp      `/completion`: its `/v1/completions` names no ids. It knows no `stop_token_ids`,
                so what it writes behind the first of them is cut
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeGuard
 
 import openai
@@ -19,8 +21,8 @@ from openai.types import Completion as Completed
 from userlm.models.endpoint import first_choice, receive, seed_of, token_count
 from userlm.types import Sampling
 
-LLAMA_CPP = "llamacpp"
-"""What llama.cpp's server says in `/v1/models` that its models are owned by."""
+LLAMA_CPP, SGLANG = "llamacpp", "sglang"
+"""What these servers say in `/v1/models` that their models are owned by."""
 UNKNOWN_END = (
     "the server does not know token {} as an end and writes on behind it, which is cut; name it in "
     "the GGUF's metadata (docs/local-servers.md)"
@@ -73,7 +75,20 @@ Flavour: TypeAlias = Callable[[openai.AsyncOpenAI, Request], Awaitable[Answer]]
 
 
 async def completions(client: openai.AsyncOpenAI, request: Request) -> Answer:
-    """Ask `/v1/completions`, as vLLM and SGLang have it."""
+    """Ask `/v1/completions`, as vLLM has it."""
+    return await _completions(client, request, ignore_eos=True)
+
+
+async def sglang(client: openai.AsyncOpenAI, request: Request) -> Answer:
+    """Ask `/v1/completions`, as SGLang has it."""
+    answer = await _completions(client, request, ignore_eos=False)
+    finish = answer.finish if answer.stop_id is None else "stop"
+    return replace(answer, finish=finish)
+
+
+async def _completions(
+    client: openai.AsyncOpenAI, request: Request, ignore_eos: bool
+) -> Answer:
     create: Any = client.completions.with_streaming_response.create
     bias = {str(id): value for id, value in request.bias.items()}
     body = await receive(
@@ -81,17 +96,17 @@ async def completions(client: openai.AsyncOpenAI, request: Request) -> Answer:
             model=request.model,
             prompt=[*request.prompt],
             logit_bias=bias or openai.omit,
-            **_parameters(request.sampling),
+            **_parameters(request.sampling, ignore_eos),
         )
     )
     return _read(Completed.construct(**body), request.sampling)
 
 
-def _parameters(sampling: Sampling) -> dict[str, Any]:
+def _parameters(sampling: Sampling, ignore_eos: bool) -> dict[str, Any]:
     """The parameters of a request, beside model, prompt and bans."""
     extra: dict[str, Any] = {
         "stop_token_ids": sorted(sampling.stop_ids),
-        "ignore_eos": True,
+        "ignore_eos": ignore_eos,
         "include_stop_str_in_output": False,
         "skip_special_tokens": False,
         "return_token_ids": True,

@@ -40,6 +40,7 @@ from userlm.models.endpoint import (
 from userlm.models.faults import NOT_OFFERED, possibly_billed
 from userlm.models.flavours import (
     LLAMA_CPP,
+    SGLANG,
     UNKNOWN_END,
     Answer,
     Flavour,
@@ -47,6 +48,7 @@ from userlm.models.flavours import (
     completions,
     llama_cpp,
     server_root,
+    sglang,
 )
 from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
@@ -106,7 +108,10 @@ class ServedModel:
         """
         try:
             models = self._endpoint.ask(_models, [], may_bill=False)
-            if any(model["owned_by"] == LLAMA_CPP for model in models):
+            owners = {model["owned_by"] for model in models}
+            if SGLANG in owners:
+                self._flavour = sglang
+            if LLAMA_CPP in owners:
                 self._flavour = llama_cpp
                 body = self._endpoint.ask(partial(_get, "props"), [], may_bill=False)
                 length = body["default_generation_settings"]["n_ctx"]

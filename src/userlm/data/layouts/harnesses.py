@@ -12,22 +12,25 @@ ends (`###STOP###`) are no words: they are an observed end, if nothing else is s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
 from userlm.data.layouts.fields import Rejected, Row, id_of, list_of, need, plain_number
-from userlm.json_files import at_path
+from userlm.json_files import at_path, dumps
 from userlm.lines import Line, make_line
-from userlm.text import has_words
+from userlm.text import has_words, stable_hash
 from userlm.types import Origin
 
 _MARKS = ("###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###")
 _SOLVED = 1.0  # reward
+_VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MAX_TURNS = 10  # of promptfoo, if nothing else is set
-_TASK = "task"
-"""The field in which a simulation gets its task, which stands elsewhere in the file."""
+_TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats"
+"""The fields in which a row gets what stands elsewhere in its file: its task and domain (tau2), the
+possible settings of its user and the number of repeats (promptfoo)."""
 
 
 def unpacked(line: Line) -> Iterator[Line]:
@@ -37,16 +40,35 @@ def unpacked(line: Line) -> Iterator[Line]:
         tasks = {
             str(one["id"]): one for one in _objects(row.get("tasks")) if "id" in one
         }
+        domain = at_path(row, "info.environment_info.domain_name", None)
         for one in row["simulations"]:
             if isinstance(one, dict):
                 task = tasks.get(str(one.get("task_id")))
-                one = {**one, _TASK: task} if task else one
+                one = {_DOMAIN: domain, **one, _TASK: task}
             yield make_line(line.number, one)
     elif isinstance(results := at_path(row, "results.results", None), list):
+        repeats = at_path(row, "runtimeOptions.repeat", 1)
         for one in results:
+            if isinstance(one, dict):
+                settings = _settings(row.get("config"), one)
+                one = {**one, _SETTINGS: settings, _REPEATS: repeats}
             yield make_line(line.number, one)
     else:
         yield line
+
+
+def _settings(config: Any, result: Mapping[str, Any]) -> list[Any]:
+    """Return the settings of the user in the tests that a result may be of: those whose variables
+    it has. The result itself names only the provider."""
+    given = at_path(result, "testCase.vars", {})
+    found = []
+    for test in _objects(at_path(config, "tests", None)):
+        variables = at_path(test, "vars", {})
+        are_objects = isinstance(variables, dict) and isinstance(given, dict)
+        if are_objects and variables.items() <= given.items():
+            user = test.get("provider") or at_path(config, "defaultTest.provider", {})
+            found.append(at_path(user, "config", user))
+    return found
 
 
 def _objects(found: Any) -> list[dict[str, Any]]:
@@ -65,7 +87,7 @@ def tau2(row: Row) -> Imported:
     return _conversation(
         said,
         id=id_of(row, "id"),
-        task=id_of(row, "task_id"),
+        task="/".join(filter(None, (id_of(row, _DOMAIN), id_of(row, "task_id")))),
         repeat=plain_number(row.get("trial")),
         ends=reason == "user_stop",
         meta={
@@ -103,24 +125,62 @@ def promptfoo(row: Row) -> Imported:
         )
         raise Rejected("no messages", str(why))
     said = list_of({"messages": given}, "messages")
-    config = at_path(row, "testCase.provider.config", {})
-    goal = at_path(config, "instructions", at_path(row, "vars.instructions", None))
-    most = plain_number(at_path(config, "maxTurns", _MAX_TURNS))
-    turns = sum(isinstance(one, dict) and one.get("role") == "user" for one in said)
+    test = at_path(row, "testCase", {})
+    variables = at_path(test, "vars", row.get("vars"))
+    own = at_path(test, "provider.config", None)
+    settings = [own] if own else row.get(_SETTINGS) or []
+    most = _shared([at_path(each, "maxTurns", _MAX_TURNS) for each in settings])
+    goal = _shared([_instructions(each, variables) for each in settings or [{}]])
+    opening = at_path(variables, "initialMessages", [])
+    is_opened = isinstance(opening, list) and said[: len(opening)] == opening
+    earlier = _user_turns(opening) if is_opened else 0
     solved = row.get("success")
     return _conversation(
         said,
         id=id_of(row, "id"),
-        task=id_of(row, "testIdx"),
+        task=_test_id(row, test),
         repeat=None,
-        ends=isinstance(most, int) and turns < most,
+        ends=isinstance(most, int) and _user_turns(said) - earlier < most,
+        earlier=earlier,
         meta={
             "source": "promptfoo",
-            "goal": goal if isinstance(goal, str) else None,
+            "goal": goal,
             "solved": solved if isinstance(solved, bool) else None,
             "model": id_of(at_path(row, "provider", {}), "id") or None,
         },
     )
+
+
+def _shared(values: list[Any]) -> Any:
+    """Return the value, if it is the same everywhere."""
+    is_known = values and all(value == values[0] for value in values)
+    return values[0] if is_known else None
+
+
+def _instructions(settings: Any, variables: Any) -> str | None:
+    """Return what the user is told, with the variables of the test in their places; `None` if it is
+    computed otherwise."""
+    raw = at_path(settings, "rawInstructions", "{{instructions}}")
+    text = at_path(settings, "instructions", raw)
+    if not isinstance(text, str):
+        return None
+    filled = _VARIABLE.sub(lambda at: str(at_path(variables, at[1], at[0])), text)
+    return None if "{{" in filled or "{%" in filled else filled
+
+
+def _user_turns(messages: list[Any]) -> int:
+    return sum(isinstance(one, dict) and one.get("role") == "user" for one in messages)
+
+
+def _test_id(row: Row, test: Any) -> str:
+    """Return the same id for repeats of a test, which have numbers of their own. Of tests without
+    variables nothing but the number tells which is which."""
+    if at_path(test, "vars", None):
+        return f"{stable_hash(dumps(test)):016x}"
+    number, repeats = (plain_number(row.get(name)) for name in ("testIdx", _REPEATS))
+    if isinstance(number, int) and isinstance(repeats, int) and repeats > 0:
+        return str(number // repeats)
+    return id_of(row, "testIdx")
 
 
 def _conversation(
@@ -131,6 +191,7 @@ def _conversation(
     repeat: Any,
     ends: bool,
     meta: dict[str, Any],
+    earlier: int = 0,
 ) -> Imported:
     kept = []
     for i, message in enumerate(said):
@@ -151,7 +212,7 @@ def _conversation(
     messages = read_messages(enumerate(kept), "messages")
     found = assemble(messages, id=id, meta=meta, whole=ends)
     repeat = repeat if isinstance(repeat, int) and repeat >= 0 else 0
-    origin = Origin(task=task or None, repeat=repeat)
+    origin = Origin(first_own_turn=earlier, task=task or None, repeat=repeat)
     return replace(found, conversation=replace(found.conversation, origin=origin))
 
 
@@ -162,5 +223,8 @@ def _unmarked(text: str) -> str:
     return text
 
 
-TAU2_LAYOUT = Layout("tau2", [{"messages", "task_id", "termination_reason"}], tau2)
+_SIMULATION = {"task_id", "termination_reason"}
+TAU2_LAYOUT = Layout(
+    "tau2", [{"messages", *_SIMULATION}, {"ticks", *_SIMULATION}], tau2
+)
 PROMPTFOO_LAYOUT = Layout("promptfoo", [{"testIdx", "promptIdx", "vars"}], promptfoo)
