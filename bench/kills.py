@@ -37,6 +37,7 @@ from fake_server import FakeServer, Said, completion, serving
 from measuring import machine, table
 
 from userlm import assets
+from userlm.text import INTENT_PREFIX
 
 TRIES = 3
 """How often a command is started again before it may finish."""
@@ -44,19 +45,25 @@ TRIES = 3
 TIMES = {"seconds", "started", "finished", "created", "throughput", "version", "out"}
 """Fields that differ between two equal runs."""
 
-ATTEMPTS = {"usage", "faults"}
+ATTEMPTS = {"usage", "spent", "faults"}
 """Fields that count what earlier attempts did, such as calls in flight when they were killed. Usage
 is compared with the server's count."""
 
-SKIPPED = {"usage.jsonl", "run.json", "calls.jsonl"}
+SKIPPED = {"usage.jsonl", "run.json", "calls.jsonl", "asked.jsonl"}
 """Files that may differ: they hold times, folders, or every try of a call."""
 
 
 def answer(body: dict[str, Any], n: int) -> Said:
-    """The answer of the server to a request, after a moment."""
+    """The answer to a request, after a moment: a label, or what may be an intent too."""
     said = json.dumps(body["messages"], sort_keys=True)
     digest = hashlib.sha256(said.encode()).hexdigest()
-    text = f"Step {digest[:6]}: what else is there to say about {digest[6:9]}?"
+    text = (
+        f"{INTENT_PREFIX}hear of step {digest[:6]} and what it says of {digest[6:9]}."
+    )
+    if schema := body.get("response_format"):
+        labels = schema["json_schema"]["schema"]["properties"]["label"]["enum"]
+        label = labels[int(digest, 16) % len(labels)]
+        text = json.dumps({"reason": digest[:6], "label": label})
     return replace(completion(text), hang=0.02)
 
 
@@ -75,6 +82,8 @@ def commands(base: Path, url: str) -> dict[str, list[str]]:
     logs = [str(assets.sample_logs())]
     intents = str(base / "intents")
     test = str(base / "intents/test.jsonl")
+    responses, talks = str(base / "respond"), str(base / "simulate")
+    grid = str(base / "evaluate")
     user = ["--user", "trained:userlm-tiny", "--batch", "1", "--seed", "1"]
     assistant = ["--assistant", url, "--workers", "4"]
     return {
@@ -95,13 +104,32 @@ def commands(base: Path, url: str) -> dict[str, list[str]]:
             *("simulate", "--intents", test, *user, *assistant, "--max-turns", "3"),
             *("--limit", "16"),
         ],
-        "score": ["score", str(base / "simulate"), "--human", test],
-        "report": ["report", str(base / "import"), str(base / "ppl")],
+        "judge": ["judge", responses, "--judge", url, "--prompt", "naturalness"],
+        "detect": [
+            *("detect", responses, "--human", test, "--limit", "20"),
+            *("--detector", f"judge:{url}", "--workers", "4"),
+        ],
+        "score": ["score", talks, "--human", test],
+        "assess": [
+            *("assess", "--reference", test, "--user", f"prompted:{url}", "--quick"),
+            *("--limit", "4", *assistant, "--judge", url),
+        ],
+        "evaluate": [
+            *("evaluate", "--tasks", str(assets.sample_tasks()), *assistant),
+            *("--user", f"prompted:{url}", "--repeats", "2", "--max-turns", "2"),
+            *("--limit", "4", "--judge", url),
+        ],
+        "compare": ["compare", grid],
+        "export": ["export", talks, grid, "--as", "messages", "--force"],
+        "report": ["report", str(base / "import"), str(base / "ppl"), grid],
     }
 
 
 def start(command: Sequence[str], out: Path) -> subprocess.Popen[bytes]:
     """Start a verb."""
+    if command[0] == "export":  # writes one file
+        out.mkdir(exist_ok=True)
+        out = out / "conversations.jsonl"
     return subprocess.Popen(
         [sys.executable, "-m", "userlm", *command, "--out", str(out)],
         stdout=subprocess.DEVNULL,
@@ -162,9 +190,13 @@ def timeless(value: Any) -> Any:
 
 
 def used(out: Path) -> int:
-    """How many requests a run says that it may have made."""
-    usage = json.loads((out / "results.json").read_text()).get("usage") or {}
-    sides = [side for side in usage.values() if side]
+    """How many requests a run and the runs in it say that they may have made."""
+    if spent := json.loads((out / "results.json").read_text()).get("spent"):
+        return int(spent["calls"])
+    sides = []
+    for path in out.rglob("results.json"):
+        usage = json.loads(path.read_text()).get("usage") or {}
+        sides += [side for side in usage.values() if side]
     return sum(side["calls"] + side["possibly_billed"] for side in sides)
 
 

@@ -4,12 +4,13 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from scripted_speakers import tasks
 
-from userlm import commands
+from userlm import assets, commands
 from userlm.commands import (
     Assess,
     Import,
@@ -60,6 +61,12 @@ def logs(folder: Path, count: int = 9) -> Path:
     path = folder / "logs.jsonl"
     if not path.exists():
         write_conversations(path, map(log, range(count)))
+    return path
+
+
+def first(count: int, items: Path, path: Path) -> Path:
+    with items.open() as lines:
+        path.write_text("".join(islice(lines, count)))
     return path
 
 
@@ -125,12 +132,12 @@ VERBS = {
         logs(here), overwrite=True, writer=script(here), workers=1
     ),
     "respond, scripted": lambda here: Respond(User(SCRIPTED), logs(here), limit=8),
-    "respond, tiny": lambda here: Respond(TINY, logs(here), models=LOCAL),
+    "respond, tiny": lambda here: Respond(TINY, logs(here, 5), models=LOCAL),
     "simulate, scripted": lambda here: Simulate(
         User(SCRIPTED), "clarifier", logs(here), repeats=2
     ),
     "simulate, tiny": lambda here: Simulate(
-        TINY, "clarifier", logs(here), models=LOCAL, max_turns=2
+        TINY, "clarifier", logs(here, 4), models=LOCAL, max_turns=2
     ),
     "simulate tasks": lambda here: Simulate(
         User("py:scripted_speakers:forgetful"),
@@ -143,7 +150,13 @@ VERBS = {
         User(SCRIPTED), logs(here), assistant="clarifier", quick=True
     ),
     "assess, tiny": lambda here: Assess(
-        TINY, logs(here), models=LOCAL, quick=True, workers=1
+        TINY,
+        logs(here, 5),
+        models=LOCAL,
+        quick=True,
+        workers=1,
+        role_items=first(4, assets.role_items(), here / "role.jsonl"),
+        intent_items=first(4, assets.intent_items(), here / "intent.jsonl"),
     ),
 }
 

@@ -642,7 +642,7 @@ def test_the_scaling_curve_has_a_point_for_each_model_that_was_measured(tmp_path
 @pytest.mark.slow
 def test_a_step_of_reinforcement_learning_runs():
     script = str(RECIPES / "rl" / "grpo.py")
-    begun = processes.Process([script], "0", "1")
+    begun = processes.Process([script], "0", "1", "2")
     out, err = begun.communicate(timeout=300)
     assert begun.returncode == 0, out + err
     assert re.search(r"seed 0, after 1 steps: mean reward [01]\.\d\d", out), out

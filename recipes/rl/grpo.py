@@ -1,6 +1,6 @@
 """A toy on a CPU: by GRPO, a tiny assistant learns to ask its user a question. Both talk nonsense.
 
-python recipes/rl/grpo.py [SEED] [STEPS]
+python recipes/rl/grpo.py [SEED] [STEPS] [GROUP]
 """
 
 import sys
@@ -20,7 +20,7 @@ SEED = int(sys.argv[1]) if sys.argv[1:] else 0
 STEPS = int(sys.argv[2]) if sys.argv[2:] else 10
 ASKS = RulesCheck((Matches(r"\?$"),))  # right is an answer that ends with a question
 TASKS = [replace(each, check=ASKS) for each in read_tasks(assets.sample_tasks())[:4]]
-GROUP = 8  # episodes with the same first turn, whose rewards are compared
+GROUP = int(sys.argv[3]) if sys.argv[3:] else 8  # episodes whose rewards are compared
 CHAT = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt"}
 
 user = userlm.user("trained:userlm-tiny", seed=SEED)
