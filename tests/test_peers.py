@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from userlm.text import END_SAYS
+
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "tests" / "peers"
 
@@ -105,6 +107,16 @@ def test_what_a_harness_does_at_the_end_is_shown_by_what_the_user_says(run):
     lines = run["endings_table"](rows).splitlines()
     assert lines[0] == '| harness | `--end-says ""` | `--end-says "[end]"` |'
     assert lines[2:] == [r"| A 1 | stops | x\|y |"]
+
+
+def test_no_harness_misses_the_default_end(run):
+    """Each asks for another turn and gets an error; with an empty turn, some do not."""
+    rows = [row for row in run["kept"]() if "says" in row]
+    by_default = [row["note"] for row in rows if row["says"] == END_SAYS]
+    assert len(by_default) >= 10
+    assert [note for note in by_default if "refused, fails" not in note] == []
+    empty = [row["note"] for row in rows if row["says"] == ""]
+    assert sum("goes on" in note for note in empty) == 2
 
 
 def refuse(*command):

@@ -66,7 +66,7 @@ def test_the_words_can_be_asked_for_as_json_or_as_a_call(server):
 
 
 def test_settings_and_usage_are_those_of_a_chat(tiny):
-    with serving(trained(tiny)) as small:
+    with serving(trained(tiny), seed=1) as small:
         answer = create(small, max_output_tokens=2, temperature=0.5, store=False)
         assert answer.status == "incomplete"
         assert answer.incomplete_details.reason == "max_output_tokens"

@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.12"
+# requires-python = ">=3.12,!=3.12.1"
 # dependencies = ["giskard-checks>=1.0", "openai>=1.60", "userlm"]
 # ///
 """Giskard's scenarios: its own user sends one prompt that quotes all, so it is refused; the bridge
