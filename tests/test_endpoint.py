@@ -22,7 +22,7 @@ from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import come_back
 from userlm.text import mask_key
-from userlm.types import Conversation, ModelError, Sampling
+from userlm.types import TOO_LONG, Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
 HI = [{"role": "user", "content": "hi"}]
@@ -575,9 +575,10 @@ def test_a_schema_is_kept_after_a_request_that_is_bad_without_it_too(code):
     asked = Sampling(schema={"type": "object"})
     with serving(answers) as server:
         chat = model(server, retries=0)
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError) as caught:
             chat.chat(HI, asked)
         chat.chat(HI, asked)
+    assert (caught.value.reason == TOO_LONG) == code.startswith("context")
     assert all("response_format" in body for body in server.bodies)
 
 

@@ -33,7 +33,7 @@ from userlm.models.attention import check_document_masking
 from userlm.models.engine import Engine, Request
 from userlm.models.kv_cache import KVCache, default_budget, shared_prefix
 from userlm.models.sampling import sample_tokens
-from userlm.types import ModelError, Sampling
+from userlm.types import TOO_LONG, ModelError, Sampling
 
 SIZES = {
     "vocab_size": 128,
@@ -342,12 +342,33 @@ def test_a_completion_ends_at_the_context_length(model):
     assert found.ids == generate(model, ids, 4) and found.stop_id is None
     with pytest.raises(
         ModelError, match="256 tokens do not fit its context length of 256"
-    ):
+    ) as caught:
         engine_of(model).complete([5] * CONTEXT_LENGTH, GREEDY)
+    assert caught.value.reason == TOO_LONG
 
 
-def test_there_is_a_default_budget():
-    assert default_budget(torch.device("cpu")) > 2**26
+def test_the_rows_take_no_more_of_the_host_than_is_enough(model):
+    cpu = torch.device("cpu")
+    assert default_budget(cpu, 2**50) > 2**26
+    assert default_budget(cpu, 100) == 100
+    engine = engine_of(model, batch=4)
+    engine.complete([5, 6], GREEDY)
+    cache = engine._cache
+    enough = 4 * engine_module.TOKENS_PER_REQUEST * cache.token_bytes
+    assert 0 < cache.budget <= enough
+
+
+def test_rows_are_dropped_when_asked_but_not_under_a_request(model):
+    engine = engine_of(model)
+    engine.complete([5, 6], GREEDY)
+    assert len(engine._cache.rows) == 1
+    engine._active.append(None)
+    engine.drop_rows()
+    assert len(engine._cache.rows) == 1
+    engine._active.clear()
+    engine.drop_rows()
+    assert not engine._cache.rows
+    assert engine.complete([5, 6], GREEDY) == engine_of(model).complete([5, 6], GREEDY)
 
 
 # --- rows -----------------------------------------------------------------------------------------

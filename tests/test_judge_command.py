@@ -240,7 +240,7 @@ def test_what_failed_is_asked_again_and_what_was_answered_is_not(logs):
     with serving(reply) as server:
         first = judge(logs, server)
         assert (first["failed"], first["counts"]["out"]) == (3, 8)
-        assert verdicts(logs)["c3"] == (None, "bad request")
+        assert verdicts(logs)["c3"] == (None, "too long")
         down = False
         second = judge(logs, server)
         asked = Counter(map(number, server.bodies))

@@ -290,6 +290,13 @@ def test_a_pass_holds_no_more_logits_than_it_may_however_few_its_tokens_are(
     )
 
 
+def test_scoring_does_not_keep_the_memory_of_conversations_beside_its_own(tiny):
+    tiny.complete([7] * 5, Sampling(max_tokens=2))
+    assert tiny.engine._cache.rows
+    tiny.score([([7] * 5, [False] * 4 + [True])])
+    assert not tiny.engine._cache.rows
+
+
 def test_a_model_that_mixes_packed_rows_is_scored_row_by_row(tiny):
     from transformers import MambaConfig, MambaForCausalLM
 

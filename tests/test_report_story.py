@@ -17,8 +17,10 @@ from test_report import (
     write,
 )
 
+from userlm.json_files import write_lines
+from userlm.lines import Line, parse_line
 from userlm.metrics.scores import score_line
-from userlm.show import html, story
+from userlm.show import html, noted, story
 from userlm.show.finished import Finished, read_run, read_runs
 from userlm.show.formats import called
 from userlm.show.transcripts import anchor
@@ -223,6 +225,53 @@ def scored(root: Path) -> list[Finished]:
     ]
     score = write(root, "score", "score", {}, scores=rows, grades=grades, facts=facts)
     return read_runs([sim, score])
+
+
+def test_of_a_score_only_the_lines_that_are_shown_one_by_one_are_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two folders of one user: nothing is compared. A measure of both, of 50 rows each.
+    runs = [
+        write(tmp_path, "sim", "simulate", {"stops": {"end": 1}}, conversations=[TALK]),
+        write(tmp_path, "respond", "respond", {"stops": {}}, conversations=[]),
+    ]
+    columns = {
+        name: [measured(1.0, None, None, name="questions")]
+        for name in ("sim", "respond")
+    }
+    runs.append(write(tmp_path, "score", "score", columns))
+    found = MeasureRow("a#0/0", "p", (1.0, 1.0))
+    lines = [score_line("sim", "questions", found)] * 50
+    lines += [score_line("respond", "questions", found)] * 50
+    lines.append(score_line("sim", "two-sample AUROC", found))
+    lines.append(score_line("sim", "questions", MeasureRow("b", "p", None, "gone")))
+    write_lines(runs[-1] / "scores.jsonl", lines)
+    parsed: list[bytes] = []
+
+    def count(number: int, raw: bytes) -> Line:
+        parsed.append(raw)
+        return parse_line(number, raw)
+
+    monkeypatch.setattr(noted, "parse_line", count)
+    *_, score = read_runs(runs)
+    assert len(parsed) == 2
+    assert score.missing == {("sim", "questions"): {"gone": 1}}
+    assert score.notes["sim", "a#0"].log_odds == [1.0]
+    assert not score.rows
+
+
+def test_the_rows_of_two_users_that_can_be_compared_are_read(tmp_path: Path) -> None:
+    names = ("one", "two")
+    runs = [
+        write(tmp_path, name, "simulate", {"stops": {}}, conversations=[])
+        for name in names
+    ]
+    columns = {name: [measured(1.0, None, None, name="questions")] for name in names}
+    found = MeasureRow("a", "p", (1.0, 1.0))
+    lines = [score_line(name, "questions", found) for name in names]
+    runs.append(write(tmp_path, "score", "score", columns, scores=lines))
+    *_, score = read_runs(runs)
+    assert set(score.rows) == {("one", "questions"), ("two", "questions")}
 
 
 def test_a_conversation_has_its_verdict_its_facts_and_how_human_it_is(

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import pytest
 
 from userlm.simulate import converse, respond, respond_all, seen_by_assistant, simulate
-from userlm.types import Conversation, InputError, ModelError, Reply, Turn
+from userlm.types import (
+    TOO_LONG,
+    Conversation,
+    InputError,
+    ModelError,
+    Reply,
+    Turn,
+)
 
 
 @dataclass
@@ -46,6 +53,16 @@ def test_words_and_a_stop_that_come_together_are_said_first():
     over = converse(Says([Reply("bye", stop="end")]), ECHO, Conversation("a"))
     assert [turn.text for turn in over.turns] == ["bye"]
     assert (over.stop, over.ended) == ("end", False)
+
+
+def test_an_assistant_whose_context_is_full_stops_the_conversation_without_an_error():
+    class Full:
+        def reply(self, conversation):
+            raise ModelError("9 tokens do not fit 8", TOO_LONG)
+
+    over = converse(Says(["hi"]), Full(), Conversation("a"))
+    assert over.stop == "context" and not over.ended
+    assert over.meta["error"] == "9 tokens do not fit 8"
 
 
 def test_the_cap_counts_user_turns_and_the_last_one_is_answered():

@@ -15,7 +15,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from userlm.text import has_words, named_type
-from userlm.types import STOPS, Conversation, InputError, ModelError, Reply, Speaker
+from userlm.types import (
+    STOPS,
+    TOO_LONG,
+    Conversation,
+    InputError,
+    ModelError,
+    Reply,
+    Speaker,
+)
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -134,7 +142,8 @@ def _take_turn(
                 f"the {conversation.next_role} returned neither a text nor a stop"
             )
     except ModelError as error:
-        return conversation.close("error", error=str(error))
+        stop = "context" if error.reason == TOO_LONG else "error"
+        return conversation.close(stop, error=str(error))
     if has_words(reply.text):
         conversation = conversation.say(reply.text, reply.meta)
         return conversation.close(reply.stop) if reply.stop else conversation

@@ -380,6 +380,7 @@ def cluster_sums(rows: Rows) -> dict[str, Array]:
     sums: dict[str, list[float]] = {}
     for row in rows:
         if row.stats is not None:
-            known = sums.get(row.cluster, [0.0] * len(row.stats))
-            sums[row.cluster] = [a + b for a, b in zip(known, row.stats, strict=True)]
+            known = sums.setdefault(row.cluster, [0.0] * len(row.stats))
+            for column, value in enumerate(row.stats):
+                known[column] += value
     return {cluster: np.array(sums[cluster]) for cluster in sorted(sums)}

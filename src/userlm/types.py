@@ -30,6 +30,10 @@ limit did not allow is an `error`.
 FAILED = ("error", "guard", "context")
 """Stops after which the next turn is unknown: the user or the assistant could not speak."""
 
+TOO_LONG = "too long"
+"""The reason of a `ModelError` if what the model gets is longer than its context length. It stops a
+conversation as `context`: another try would end in the same way."""
+
 OUTCOME_KEYS = frozenset(("error", "end_meta"))
 """The keys that `Conversation.close` adds to `meta`: the error that ended the conversation, and the
 `meta` of an end without text."""

@@ -16,6 +16,9 @@ from typing import Any
 from userlm.json_files import take
 from userlm.types import MeasureRow
 
+MEASURED = b'"stats":['
+"""In the text of each line that `score_line` writes for what could be measured."""
+
 
 def score_line(column: str, metric: str, row: MeasureRow) -> dict[str, Any]:
     """Return the line of a row."""

@@ -29,6 +29,7 @@ from userlm.content import THOUGHT_FIELDS, split_content
 from userlm.models.budget import TRIES, count_request
 from userlm.models.event_loops import event_loop
 from userlm.models.faults import (
+    CONTEXT_EXCEEDED,
     LONGEST_PAUSE,
     UNREADABLE,
     Fault,
@@ -75,7 +76,7 @@ TAKE_IDS = (
 """Advice at the end of errors of `served` and `prompt_logprobs`."""
 
 PARAMETERS = ("response_format", "top_p", "temperature", "seed", "max_tokens")
-NOT_THE_FORMAT = ("content_filter", "context_length_exceeded")
+NOT_THE_FORMAT = ("content_filter", CONTEXT_EXCEEDED)
 """Codes of errors of a request that would be refused without a `response_format` too."""
 UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed"

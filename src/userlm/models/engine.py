@@ -33,7 +33,7 @@ from userlm.models.attention import (
 )
 from userlm.models.kv_cache import CacheRow, KVCache, default_budget, shared_prefix
 from userlm.models.sampling import sample_tokens
-from userlm.types import ModelError, Sampling
+from userlm.types import TOO_LONG, ModelError, Sampling
 
 CHUNK = 2048
 """Maximum number of prompt tokens in one step, so that a long prompt does not block other
@@ -41,6 +41,9 @@ requests."""
 ROWS_PER_REQUEST = 16
 """Cache rows per concurrent completion; most belong to conversations that wait for the next
 turn."""
+TOKENS_PER_REQUEST = 1536
+"""Tokens in cache rows per concurrent completion, where the memory is that of the host: with 32,
+enough for 16 conversations at once (`--workers`) of 3,000 tokens each."""
 IDLE = 1.0
 """Seconds without a request after which the worker thread ends."""
 
@@ -188,6 +191,12 @@ class Engine:
             return request.future.result()
         finally:
             request.future.cancel()  # after Ctrl-C; otherwise it is done
+
+    def drop_rows(self) -> None:
+        """Free the memory of conversations that wait for their next turn, if no request runs."""
+        with self._changed:
+            if self._cache and not self._active and not self._waiting:
+                self._cache.rows.clear()
 
     def stop(self) -> None:
         """End the worker after its current step; requests that are not done fail."""
@@ -418,9 +427,12 @@ class Engine:
         else:
             mode = "no_cache"
         if mode == "kv_cache":
+            token_bytes = row.token_bytes()
+            enough = TOKENS_PER_REQUEST * self.batch
             self._cache = KVCache(
-                budget=self.budget or default_budget(self.model.device),
-                token_bytes=row.token_bytes(),
+                budget=self.budget
+                or default_budget(self.model.device, enough * token_bytes),
+                token_bytes=token_bytes,
                 row_bytes=4 * self.vocabulary,  # the logits after its prompt
                 max_rows=ROWS_PER_REQUEST * self.batch,
                 context_length=self.context_length,
@@ -461,7 +473,8 @@ def check_length(name: str, tokens: int, context_length: int, new: int = 0) -> N
     """Raise `ModelError` if these tokens and new ones are longer than the context length."""
     if tokens + new > context_length:
         raise ModelError(
-            f"{name}: {tokens} tokens do not fit its context length of {context_length}"
+            f"{name}: {tokens} tokens do not fit its context length of {context_length}",
+            TOO_LONG,
         )
 
 

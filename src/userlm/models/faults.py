@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import openai
 
 from userlm.models.budget import LONG_WAIT
+from userlm.types import TOO_LONG
 
 LONGEST_PAUSE = 120.0
 """Seconds. If the server asks for a longer wait, the call ends at once."""
@@ -35,6 +36,8 @@ UNREADABLE = (
     RecursionError,
 )
 """What the reading of an answer may raise: it can be any JSON."""
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""The code of OpenAI, and of `userlm serve`, for a prompt that is too long."""
 NOT_OFFERED = ("not found", "bad request")
 """Faults with which a server answers a request that it does not support."""
 
@@ -100,6 +103,8 @@ def status_fault(
     message = f"{error_message(error)} (HTTP {status})"
     if error.code == "content_filter" or _is_flagged(error):
         return Fault("refused", f"refused: {message}")
+    if error.code == CONTEXT_EXCEEDED:
+        return Fault(TOO_LONG, f"the prompt does not fit the model: {message}")
     if error.code == "insufficient_quota":
         status = 402
     if status == 401:  # the server's own message may contain a part of the key

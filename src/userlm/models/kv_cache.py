@@ -186,16 +186,16 @@ def shared_prefix(held: list[int], ids: list[int], least: int = 0) -> int:
     return min(len(held), len(ids))
 
 
-def default_budget(device: torch.device) -> int:
-    """Return the bytes for rows: half of the free memory of a GPU, a quarter of that of the host or
-    its container."""
+def default_budget(device: torch.device, enough: int) -> int:
+    """Return the bytes for rows: half of the free memory of a GPU; a quarter of that of the host or
+    its container, which others need too, and not more than is enough."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free // 2)
     try:
         memory = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:  # not Linux
-        return 2**31
+        return min(2**31, enough)
     available = re.search(r"MemAvailable: +(\d+) kB", memory)
     limits = [int(available[1]) * 1024 if available else 2**33]
     # the limit of a container: cgroup 2 and 1
@@ -203,4 +203,4 @@ def default_budget(device: torch.device) -> int:
         with suppress(OSError, ValueError):
             limit = Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
             limits.append(int(limit))
-    return min(limits) // 4
+    return min(min(limits) // 4, enough)

@@ -295,6 +295,7 @@ class LocalModel:
         """
         for ids, _ in rows:
             check_length(self.name, len(ids), self.context_length)
+        self.engine.drop_rows()  # scoring needs memory too, and comes after the conversations
         counts = [sum(mask) for _, mask in rows]
         scored: list[list[float]] = [[] for _ in rows]
         for bin in self._score_bins(rows, counts):

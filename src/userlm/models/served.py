@@ -54,6 +54,7 @@ from userlm.models.templates import added_ids, control_ids, decode_content
 from userlm.text import stable_hash
 from userlm.thought import spoken
 from userlm.types import (
+    TOO_LONG,
     Completion,
     InputError,
     ModelError,
@@ -143,7 +144,7 @@ class ServedModel:
                 raise ModelError(
                     f"{self.name}: {len(ids)} tokens do not fit the server's context length of "
                     f"{support.context_length}",
-                    "too long",
+                    TOO_LONG,
                 )
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         calls = _Calls()

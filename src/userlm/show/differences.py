@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from userlm.metrics import catalog
 from userlm.metrics.verdict import in_points, in_words
@@ -22,7 +21,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.finished import SPEAKING, Finished
+from userlm.show.finished import Finished, alike
 from userlm.show.formats import called, plural
 from userlm.show.measures import HUMAN, value_alone
 from userlm.show.results import Measured
@@ -102,25 +101,20 @@ def _assessed(runs: Sequence[Finished]) -> tuple[Side, Sequence[Side]]:
 def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
     """Yield, of runs that were scored together and talked to the same assistant, the first and the
     others."""
-    assistants = {}
-    for run in runs:
-        if run.verb in SPEAKING:
-            assistants[run.name] = (run.verb, run.options.get("assistant"))
     users = {run.name: run.user for run in runs}
     for run in runs:
-        alike: dict[Any, list[Side]] = {}
-        for name, column in run.columns.items() if run.verb == "score" else ():
-            if name in assistants:
-                measured = {"": list(column.values())}
-                rows = {
-                    ("", metric): found
-                    for (owner, metric), found in run.rows.items()
-                    if owner == name
-                }
-                side = Side(name, users[name], measured, rows)
-                alike.setdefault(assistants[name], []).append(side)
-        for first, *others in alike.values():
+        for names in alike(run, runs):
+            first, *others = (_column(run, name, users[name]) for name in names)
             yield first, others
+
+
+def _column(run: Finished, name: str, user: str) -> Side:
+    """Return a column of a score as the side of its user."""
+    rows = {}
+    for (owner, metric), found in run.rows.items():
+        if owner == name:
+            rows["", metric] = found
+    return Side(name, user, {"": list(run.columns[name].values())}, rows)
 
 
 def _shared(first: Side, other: Side) -> Iterator[tuple[str, Measured, Measured]]:

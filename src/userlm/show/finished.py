@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
-from userlm.metrics.scores import score_row
+from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
 from userlm.runs import HASHES, Run
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
-from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows
+from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
 from userlm.show.results import (
     Assessed,
     Columns,
@@ -217,11 +217,33 @@ def read_runs(folders: Iterable[str | Path], most: int = TRANSCRIPTS) -> list[Fi
     compared = [verb for verb in ("assess", "ppl") if counts[verb] > 1]
     found = []
     for run in runs:
-        users = [name for name in run.columns if name != HUMAN]
-        if run.verb in compared or (run.verb == "score" and len(users) > 1):
+        if run.verb in compared or _compares_columns(run, runs):
             run = replace(run, rows=_measured_rows(run))
         found.append(run)
     return found
+
+
+def alike(run: Finished, runs: Iterable[Finished]) -> list[list[str]]:
+    """Return the columns of a score whose users can be compared: those of runs of one verb, with
+    the same assistant."""
+    asked = {}
+    for other in runs:
+        if other.verb in SPEAKING:
+            asked[other.name] = (other.verb, other.options.get("assistant"))
+    groups: dict[Any, list[str]] = defaultdict(list)
+    for name in run.columns if run.verb == "score" else ():
+        if name in asked:
+            groups[asked[name]].append(name)
+    return [*groups.values()]
+
+
+def _compares_columns(run: Finished, runs: Iterable[Finished]) -> bool:
+    """Whether two columns of a score that can be compared have a measure in common."""
+    for first, *others in alike(run, runs):
+        shared = [run.columns[first].keys() & run.columns[one].keys() for one in others]
+        if any(shared):
+            return True
+    return False
 
 
 def _measured_rows(run: Finished) -> dict[tuple[str, str], tuple[MeasureRow, ...]]:
@@ -328,9 +350,13 @@ def _with_measures(run: Finished) -> Finished:
 
 
 def _missing(run: Finished, notebook: Notebook | None = None) -> Missing:
-    """Return why items could not be measured; the notebook gets every line."""
+    """Return why items could not be measured; the notebook gets the lines that it wants."""
+
+    def is_wanted(raw: bytes) -> bool:
+        return MEASURED not in raw or (notebook is not None and notebook.wants(raw))
+
     missing: Missing = defaultdict(Counter)
-    for line in rows(run.folder / "scores.jsonl", dict):
+    for line in some_rows(run.folder / "scores.jsonl", is_wanted):
         is_end = run.verb == "ppl" and str(line.get("key")).endswith("/end")
         if line.get("stats") is None and not is_end:
             why = str(line.get("why") or "no reason given")

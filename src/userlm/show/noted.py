@@ -83,19 +83,13 @@ class Notebook:
 
     def read(self, folder: Path) -> Notes:
         """Return what a whole score says."""
-        path = folder / "scores.jsonl"
-        _check_is_there(path)
-        metric = OVERALL.encode()
-        with path.open("rb") as file:
-            # Up to a million lines are of other measures.
-            found = (
-                parse_line(number, raw)
-                for number, raw in enumerate(file, 1)
-                if metric in raw
-            )
-            for _ in parsed(path, found, lambda line: self.add_score(line.row), ADVICE):
-                pass
+        for line in some_rows(folder / "scores.jsonl", self.wants):
+            self.add_score(line)
         return self.read_tasks(folder)
+
+    def wants(self, raw: bytes) -> bool:
+        """Return whether `add_score` may need a line with this text."""
+        return f'"{OVERALL}"'.encode() in raw
 
     def read_tasks(self, folder: Path) -> Notes:
         """Return it with what the score says of tasks, if there are any."""
@@ -140,6 +134,18 @@ def rows(path: Path, parse: Callable[[Mapping[str, Any]], T]) -> Iterator[T]:
     """Yield the parsed rows of a line file, which may be empty, but not missing or damaged."""
     _check_is_there(path)
     yield from read_parsed(path, lambda line: parse(line.row), ADVICE, True)
+
+
+def some_rows(
+    path: Path, is_wanted: Callable[[bytes], bool]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a line file whose text is wanted: a score has up to a million others, and
+    to parse them takes most of the time of a report."""
+    _check_is_there(path)
+    with path.open("rb") as file:
+        numbered = enumerate(file, 1)
+        lines = (parse_line(number, raw) for number, raw in numbered if is_wanted(raw))
+        yield from parsed(path, lines, lambda line: line.row, ADVICE)
 
 
 def _check_is_there(path: Path) -> None:
