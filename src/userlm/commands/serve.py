@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from userlm.serving.intent_writer import IntentWriter
     from userlm.serving.playground import Playground, View
     from userlm.serving.saved import Saved
+    from userlm.serving.schema import ServerConfig
 
 KEY = "USERLM_SERVE_KEY"
 PAGES = "Pages"
@@ -156,29 +157,13 @@ def serve(options: Serve) -> None:
     """Serve until Ctrl-C."""
     check(options)
     served = options.user.with_embedded_defaults()
-    user = served.parsed
     host = options.host
     _check_no_person(options)
     from userlm.serving.app import create_app, running
-    from userlm.serving.schema import ServerConfig
 
-    name = options.model_name or user.short_name
+    name = options.model_name or served.parsed.short_name
     key = _key()
-    is_open = key is None and not _is_loopback(host)
-    hosts = _own_hosts(host) if key is None else ()
-    config = ServerConfig(
-        name,
-        options.intent,
-        options.roles,
-        options.stop_phrase,
-        options.seed,
-        key,
-        hosts,
-        options.queue,
-        options.models.batch,
-        options.user.settings.temperature,
-        options.end_says,
-    )
+    config = _config(options, name, key)
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
     pairs = _pairs(options)
@@ -199,7 +184,7 @@ def serve(options: Serve) -> None:
 
             play = _playground(options, served, speakers, loaded, name, pairs)
             add_pages(app, play, config)
-        if is_open:
+        if key is None and not _is_loopback(host):
             console.print(
                 f"warning: anyone who can reach {host} can use this server; set the environment "
                 f"variable {KEY}",
@@ -218,6 +203,24 @@ def serve(options: Serve) -> None:
                 "stopping; requests in progress are still answered, unless you press Ctrl-C again",
                 style="dim",
             )
+
+
+def _config(options: Serve, name: str, key: str | None) -> ServerConfig:
+    from userlm.serving.schema import ServerConfig
+
+    return ServerConfig(
+        name,
+        options.intent,
+        options.roles,
+        options.stop_phrase,
+        options.seed,
+        key,
+        _own_hosts(options.host) if key is None else (),
+        options.queue,
+        options.models.batch,
+        options.user.settings.temperature,
+        options.end_says,
+    )
 
 
 def _intent_writer(

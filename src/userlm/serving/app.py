@@ -101,6 +101,29 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         except RequestError as error:
             raise in_its_words(error) from None
 
+    async def health(request: Request) -> Response:
+        return json_response(
+            {"status": "ok", "in_flight": pool.in_flight, "room": pool.room}
+        )
+
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/responses", responses, methods=["POST"]),
+            *_not_here(config),
+            *_models(config),
+            Route("/health", health),
+        ],
+        exception_handlers=dict.fromkeys(HANDLED, _error),
+    )
+    app.state.pool = pool
+    app.state.unfinished = unfinished
+    return app
+
+
+def _models(config: ServerConfig) -> list[Route]:
+    """Return the routes of the one model."""
+
     async def models(request: Request) -> Response:
         check_caller(request, config)
         name = config.model_name
@@ -112,25 +135,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
             raise unknown_model(asked, name)
         return json_response(model)
 
-    async def health(request: Request) -> Response:
-        return json_response(
-            {"status": "ok", "in_flight": pool.in_flight, "room": pool.room}
-        )
-
-    app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/responses", responses, methods=["POST"]),
-            *_not_here(config),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", models),
-            Route("/health", health),
-        ],
-        exception_handlers=dict.fromkeys(HANDLED, _error),
-    )
-    app.state.pool = pool
-    app.state.unfinished = unfinished
-    return app
+    return [Route("/v1/models", models), Route("/v1/models/{name:path}", models)]
 
 
 def _not_here(config: ServerConfig) -> list[Route]:

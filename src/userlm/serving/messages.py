@@ -107,11 +107,7 @@ def turn_request(
     Raises:
         RequestError: the message names the field and says what to do.
     """
-    max_choices = config.batch + config.queue
-    if request.n and request.n > max_choices:
-        raise RequestError(
-            400, f"n is {request.n}; this server allows at most {max_choices}", "n"
-        )
+    _check_choices(request, config)
     options = request.userlm or UserOptions()
     roles = find_roles(request.messages, options.roles or config.roles)
     system, notes = read_system(request.messages)
@@ -165,6 +161,14 @@ def turn_request(
         form,
         description,
     )
+
+
+def _check_choices(request: ChatRequest, config: ServerConfig) -> None:
+    most = config.batch + config.queue
+    if request.n and request.n > most:
+        raise RequestError(
+            400, f"n is {request.n}; this server allows at most {most}", "n"
+        )
 
 
 def _seed(request: ChatRequest, config: ServerConfig) -> int:
