@@ -41,7 +41,7 @@ METADATA = re.compile(r"^# /// script\n((?:#.*\n)+?)# ///$", re.MULTILINE)
 HEAVY = re.compile(r"(torch|transformers|tokenizers|accelerate|safetensors)\b")
 """What only models need."""
 MODEL = "userlm-peer"
-TIMEOUT = 400
+TIMEOUT = 600
 """Seconds for one script."""
 ENDINGS = ("", "[end]")
 """What a user may say as it leaves without a word, each tried in each harness."""
