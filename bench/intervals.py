@@ -43,6 +43,7 @@ from userlm.stats import (
     MEAN,
     PERCENT,
     PERPLEXITY,
+    PERPLEXITY_RATIO,
     Array,
     Estimate,
     Indices,
@@ -121,7 +122,7 @@ def made(rng: np.random.Generator) -> Iterator[Kind]:
     nll = tokens * (3 + 0.5 * _correlated(rng, person))
     yield of_sums("perplexity", _sums(person, nll, tokens), PERPLEXITY)
     gain = tokens * (-0.1 + 0.3 * _correlated(rng, person))
-    yield of_sums("paired ratio", _sums(person, gain, tokens), PERPLEXITY)
+    yield of_sums("paired ratio", _sums(person, gain, tokens), PERPLEXITY_RATIO)
 
     for ends in (0.1, 0.3):
         ended = _coins(rng, person, ends)

@@ -17,14 +17,15 @@ from test_report import (
     write,
 )
 
-from userlm.json_files import write_lines
+from userlm.json_files import read_json, write_json, write_lines
 from userlm.lines import Line, parse_line
+from userlm.manifest import file_hash
 from userlm.metrics.scores import score_line
 from userlm.show import html, noted, story
 from userlm.show.finished import Finished, read_run, read_runs
 from userlm.show.formats import called
 from userlm.show.transcripts import anchor
-from userlm.types import MeasureRow
+from userlm.types import InputError, MeasureRow
 
 SCORE = {"name": "assistant score", "better": "higher", "unit": "%"}
 COVERAGE = {"name": "intent coverage", "better": "higher", "unit": "%"}
@@ -104,6 +105,26 @@ def test_the_title_of_scored_users_names_them_and_the_people(tmp_path: Path) -> 
     ]
     assert heading(html_page(read_runs(runs))) == "m beside people"
     assert heading(html_page(read_runs(runs[:1]))) == "m, with clarifier"
+
+
+def test_a_score_of_what_a_run_was_before_is_not_shown_beside_it(
+    tmp_path: Path,
+) -> None:
+    sim = write(
+        tmp_path, "sim", "simulate", {"stops": {"end": 1}}, conversations=[TALK]
+    )
+    score = write(
+        tmp_path, "score", "score", {"sim": [measured(1.0, 0.5, 2.0)]}, scores=[]
+    )
+    path = sim / "conversations.jsonl"
+    for was, is_now in ((file_hash(path), True), ("another", False)):
+        manifest = read_json(score / "run.json")
+        write_json(score / "run.json", {**manifest, "inputs": {str(path): was}})
+        if is_now:
+            assert len(read_runs([sim, score])) == 2
+        else:
+            with pytest.raises(InputError, match="other conversations than those in"):
+                read_runs([sim, score])
 
 
 def test_each_cell_of_a_grid_has_a_sentence_and_a_row_in_two_figures(

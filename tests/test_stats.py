@@ -10,6 +10,7 @@ from userlm.stats import (
     MEAN,
     PERCENT,
     PERPLEXITY,
+    PERPLEXITY_RATIO,
     Statistic,
     auroc,
     cluster_sums,
@@ -294,3 +295,10 @@ def test_auroc_agrees_with_scipy() -> None:
     a, b = rng.integers(0, 9, 50), rng.integers(0, 9, 70)
     u = scipy_stats.mannwhitneyu(a, b).statistic
     assert auroc(list(a), list(b)) == pytest.approx(u / 50 / 70)
+
+
+def test_no_interval_of_a_perplexity_goes_below_1():
+    turns = [(40, 20), (3, 10), (2, 10), (1, 10), (30, 12), (2, 8)]
+    rows = [MeasureRow(f"{i}", f"{i}", of) for i, of in enumerate(turns)]
+    assert measure(rows, PERPLEXITY_RATIO, "").low < 1
+    assert measure(rows, PERPLEXITY, "").low == 1

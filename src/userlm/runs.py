@@ -215,6 +215,16 @@ def lasting_name(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.name}"
 
 
+def scored_runs(manifest: Mapping[str, Any]) -> dict[Path, str]:
+    """Return the hashes of the conversations that a run of `score` is about, by the folders of
+    their runs, from its run.json."""
+    return {
+        Path(path).resolve().parent: hash
+        for path, hash in manifest["inputs"].items()
+        if Path(path).name == "conversations.jsonl"
+    }
+
+
 def is_stale(folder: Path, path: Path) -> bool:
     """Return whether the run in a folder is of a file that has changed since."""
     if not (folder / "run.json").is_file():

@@ -105,7 +105,8 @@ MEAN = Statistic(ratio, 0, inf)
 PERCENT = Statistic(percent, 0, 100)
 FRACTION = Statistic(ratio, 0, 1)
 SIGNED_PERCENT = Statistic(percent, -inf, inf)
-PERPLEXITY = Statistic(exp_ratio, 0, inf)
+PERPLEXITY = Statistic(exp_ratio, 1, inf)
+PERPLEXITY_RATIO = Statistic(exp_ratio, 0, inf)
 F1 = Statistic(f1_percent, 0, 100)
 
 
@@ -239,9 +240,10 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
         return least + size * low_share, least + size * high_share
     if not error:
         return None, None
-    if least == 0:
+    if not math.isinf(least):
         relative = error / value
-        return value * math.exp(-down * relative), value * math.exp(up * relative)
+        low = max(value * math.exp(-down * relative), least)
+        return low, value * math.exp(up * relative)
     return value - down * error, value + up * error
 
 

@@ -23,7 +23,7 @@ from userlm.metrics.perplexity import (
     person_of,
     subsets,
 )
-from userlm.stats import PERPLEXITY, Rows, measure
+from userlm.stats import PERPLEXITY_RATIO, Rows, measure
 from userlm.types import Conversation, Measure, MeasureRow
 
 WITHOUT = "without intent"
@@ -132,7 +132,7 @@ def ratios(rows: Rows, baseline: Rows) -> list[Measure]:
         both = [row for row in counted if row.key in before]
         paired = [_difference(row, before[row.key]) for row in both]
         ratio_name = name.replace("perplexity", "perplexity ratio")
-        found.append(measure(paired, PERPLEXITY, ratio_name))
+        found.append(measure(paired, PERPLEXITY_RATIO, ratio_name))
     return found
 
 

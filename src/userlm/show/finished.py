@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
+from userlm.manifest import file_hash
 from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import HASHES, Run
+from userlm.runs import HASHES, Run, scored_runs
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
@@ -213,6 +214,9 @@ def read_runs(folders: Iterable[str | Path], most: int = TRANSCRIPTS) -> list[Fi
     """Return what is shown of finished runs together; see `read_run`. Of what may be compared, the
     rows are read too."""
     runs = [read_run(folder, most) for folder in folders]
+    for run in runs:
+        if run.verb == "score":
+            _check_scored(run, runs)
     counts = Counter(run.verb for run in runs)
     compared = [verb for verb in ("assess", "ppl") if counts[verb] > 1]
     found = []
@@ -221,6 +225,23 @@ def read_runs(folders: Iterable[str | Path], most: int = TRANSCRIPTS) -> list[Fi
             run = replace(run, rows=_measured_rows(run))
         found.append(run)
     return found
+
+
+def _check_scored(score: Finished, runs: Iterable[Finished]) -> None:
+    """Raise `InputError` if a run beside a score has other conversations than the one of its name
+    that was scored."""
+    of_name: defaultdict[str, set[str]] = defaultdict(set)
+    for folder, hash in scored_runs(score.manifest).items():
+        of_name[folder.name].add(hash)
+    for run in runs:
+        path = run.folder / "conversations.jsonl"
+        if run.name not in of_name or run.verb not in SPEAKING or not path.is_file():
+            continue
+        if file_hash(path) not in of_name[run.name]:
+            raise InputError(
+                f"{score.folder} is about other conversations than those in {path} now; score "
+                "these, or leave one of them out"
+            )
 
 
 def alike(run: Finished, runs: Iterable[Finished]) -> list[list[str]]:
