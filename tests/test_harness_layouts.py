@@ -202,6 +202,13 @@ def test_a_file_of_results_without_any_is_a_dropped_row():
     assert "'simulations'" in str(found[0].rejected) and "tasks" in found[0].line.raw
 
 
+def test_a_large_task_of_many_simulations_fills_no_disk():
+    scenario = {"instructions": "find it " * 10_000}
+    file = {**tau2(*[{"task_id": "t1"}] * 100), "tasks": [{"id": "t1", **scenario}]}
+    (one,) = read(file)
+    assert one.rejected.reason == "too long"
+
+
 def test_repeats_of_a_test_are_about_one_task_and_other_tests_are_not():
     given = [tried(n, **of) for n, of in enumerate([{"x": 1}] * 2 + [{"x": 2}] + [{}])]
     tasks = [one.imported.conversation.origin.task for one in read(evaluation(*given))]

@@ -249,6 +249,7 @@ def test_a_text_with_escaped_quotes_makes_no_row_of_another(
 
 
 @given(st.lists(st.tuples(escaped, escaped), max_size=5), st.booleans())
+@example([("\\", '""\n' + FORGED)], False)
 def test_no_text_with_escaped_quotes_makes_a_row(folder, texts, are_all_quoted):
     check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled=True)
 

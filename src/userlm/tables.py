@@ -104,6 +104,7 @@ class _Table:
         self._delimiter = max(DELIMITERS, key=first.text.count)
         if ".tsv" in path.suffixes:
             self._delimiter = "\t"
+        self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
         self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
         self._taken: list[_Text] = []  # the lines of this row
@@ -238,8 +239,10 @@ class _Table:
 
     def _is_row(self, text: str, columns: int) -> bool:
         """Return whether a line alone is a row, if a bad one."""
-        if all(cell.count('"') % 2 == 0 for cell in self._cells(text)):
+        if all(cell[0].count('"') % 2 == 0 for cell in self._cell.finditer(text)):
             return True
+        if text.count(self._delimiter) > self._most_values:
+            return False
         try:
             next(csv.reader([text], delimiter=self._delimiter, strict=True))
             return True
@@ -261,13 +264,10 @@ class _Table:
             yield line
             is_closed = self._closes(line)
 
-    def _cells(self, line: str) -> list[str]:
-        """Return what stands between the delimiters of a line, within quotes or not."""
-        return line.rstrip("\r\n").split(self._delimiter)
-
     def _closes(self, line: _Text) -> bool:
         """Return whether the last quote of a line closes a value, escaped or not."""
-        return all(map(self._ends_value, _readings(line.end or line.text)))
+        text = line.end or line.text
+        return '"' in text and all(map(self._ends_value, _readings(text)))
 
     def _ends_value(self, line: str) -> bool:
         """Return whether the last quote of a line closes a value.
@@ -275,8 +275,13 @@ class _Table:
         Within a value quotes are doubled, so only where it ends does an odd number of them stand
         before a delimiter; the one that opens a value has a delimiter before it.
         """
-        for cell in reversed(self._cells(line)):
-            if '"' in cell and cell != '""':
+        line = line.rstrip("\r\n")
+        start = len(line)
+        while (last := line.rfind('"', 0, start)) >= 0:
+            start = line.rfind(self._delimiter, 0, last) + 1
+            after = line.find(self._delimiter, last)
+            cell = line[start:] if after < 0 else line[start:after]
+            if cell != '""':
                 before = cell.rstrip('"')
                 return before != "" and (len(cell) - len(before)) % 2 == 1
         return False
@@ -284,7 +289,9 @@ class _Table:
 
 def _readings(text: str) -> list[str]:
     """Return a text as it is, and without quotes that a backslash may escape."""
-    return [text, _ESCAPED[0].sub("", text)]
+    if '\\"' not in text:
+        return [text]
+    return [text, *(escaped.sub("", text) for escaped in _ESCAPED)]
 
 
 # --- lines ----------------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ from userlm.types import Origin
 _MARKS = ("###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###")
 _SOLVED = 1.0  # reward
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_MOST = 30
+"""How many times as long as its file the results in it may be, since each gets its task: a small
+packed file could fill the disk."""
 _MAX_TURNS = 10  # of promptfoo, if nothing else is set
 _TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats"
 """The fields in which a row gets what stands elsewhere in its file: its task and domain (tau2), the
@@ -34,8 +37,8 @@ possible settings of its user and the number of repeats (promptfoo)."""
 
 
 def unpacked(line: Line) -> Iterator[Line]:
-    """Yield the line, or for a whole file of results one for each conversation; a file without any
-    is a bad line."""
+    """Yield the line, or for a whole file of results one for each conversation. It is a bad line if
+    it has none, or if with their tasks and settings they would be much longer than the file."""
     row = line.row
     simulations = row.get("simulations")
     results = at_path(row, "results.results", None)
@@ -49,6 +52,14 @@ def unpacked(line: Line) -> Iterator[Line]:
     if not found:
         problem = f"has an empty list {name!r}"
         yield bad_line(line.number, dump(row), "no messages", problem)
+    size = 0
+    most = _MOST * len(dump(row))
+    for one in found:
+        size += len(dump(one))
+        if size > most:
+            problem = f"has results that are more than {_MOST} times as long, each with its task"
+            yield bad_line(line.number, dump(row), "too long", problem)
+            return
     for one in found:
         yield make_line(line.number, one)
 
@@ -86,7 +97,9 @@ def _settings(config: Any, result: Mapping[str, Any]) -> list[Any]:
         are_objects = isinstance(variables, dict) and isinstance(given, dict)
         if are_objects and variables.items() <= given.items():
             user = test.get("provider") or at_path(config, "defaultTest.provider", {})
-            found.append(at_path(user, "config", user))
+            settings = at_path(user, "config", user)
+            if settings not in found:
+                found.append(settings)
     return found
 
 
