@@ -59,8 +59,7 @@ def test_a_table_is_read_as_python_reads_it(folder, rows, delimiter, ending, mar
         text, delimiter=delimiter, lineterminator=ending, quoting=csv.QUOTE_ALL
     )
     writer.writerows([NAMES, *rows])
-    name = "a.tsv" if delimiter == "\t" else "a.csv"
-    found = read(folder, mark + text.getvalue(), name)
+    found = read(folder, mark + text.getvalue())
     assert [list(line.row.values()) for line in found] == rows
 
 
@@ -193,6 +192,17 @@ def test_a_quote_too_many_or_too_few_makes_no_row_of_a_text(folder, rows, data):
     damaged = '"a' if place[0] == "a" else ""
     found = read(folder, HEAD + table[: place.start()] + damaged + table[place.end() :])
     assert FORGED.split(",") not in [list(line.row.values()) for line in found]
+
+
+def test_quotes_of_two_texts_of_a_tsv_swallow_no_rows_between_them(folder):
+    said = ['"hello', "not a word", 'bye"', "well"]
+    table = "".join(f"{n}\ta\t{text}\tc\n" for n, text in enumerate(said))
+    found = read(folder, HEAD.replace(",", "\t") + table, "a.tsv")
+    assert [line.raw for line in found if line.error] == table.splitlines()[:3]
+    assert says(found) == ["well"]
+    assert "quote at the beginning of a value" in found[0].error
+    [found] = read(folder, HEAD.replace(",", "\t") + '1\ta\tb\t"hi\nyou"\n', "a.tsv")
+    assert found.row["key"] == "hi\nyou"
 
 
 # --- quotes that a backslash escapes --------------------------------------------------------------

@@ -37,6 +37,11 @@ _NOT_DOUBLED = (
     "`escapechar` in Python"
 )
 
+_PLAIN_QUOTES = (
+    "a quote at the beginning of a value, and a later line has one at the end of a value; those "
+    "between look like rows; delete these quotes, or export it as .csv"
+)
+
 
 def read_table(
     path: Path, size: int, longest: int = LONGEST, most_values: int = LONGEST
@@ -101,8 +106,9 @@ class _Table:
         self._ahead = deque([first])  # lines that were read, and belong to no row yet
         self._longest = longest
         self._most_values = most_values
+        self._is_tsv = ".tsv" in path.suffixes
         self._delimiter = max(DELIMITERS, key=first.text.count)
-        if ".tsv" in path.suffixes:
+        if self._is_tsv:
             self._delimiter = "\t"
         self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
@@ -127,8 +133,9 @@ class _Table:
             if values and len(values) != len(names):
                 error = f"has {len(values)} values, and the header {len(names)}"
             if values and not error and self._may_be_other(values):
-                error = f"has {_NOT_DOUBLED}"
-                yield from self._each_aside(error)
+                yield from self._each_aside(f"has {_NOT_DOUBLED}")
+            elif values and not error and self._may_be_rows(len(names)):
+                yield from self._each_aside(f"has {_PLAIN_QUOTES}")
             elif error:
                 yield from self._set_aside(error, bool(values), len(names))
             elif values:
@@ -199,6 +206,12 @@ class _Table:
         self._ahead.extendleft(reversed(self._taken))
         self._taken = [self._ahead.popleft() for _ in taken]
         return is_other
+
+    def _may_be_rows(self, columns: int) -> bool:
+        """Return whether each line taken may be a row: in most TSV quotes are text, so two that
+        people wrote may stand around the rows of others."""
+        tabs = [line.text.count("\t") for line in self._taken]
+        return self._is_tsv and len(tabs) > 1 and set(tabs) == {columns - 1}
 
     def _set_aside(self, error: str, is_read: bool, columns: int) -> Iterator[Line]:
         """Yield the lines taken as a bad row; each by itself, with those after them that may be in
