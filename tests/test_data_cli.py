@@ -24,6 +24,7 @@ import polars as pl
 import pytest
 import test_files
 
+from userlm import commands
 from userlm import rows as rows_module
 from userlm.cli import main
 from userlm.data import hub as exporting
@@ -1543,3 +1544,17 @@ def test_an_export_that_cannot_be_written_is_said_and_the_same_command_goes_on(
     monkeypatch.setattr(exporting, "export", export)
     userlm("clean", "logs.jsonl", "--hub", "--out", "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_row_that_is_dropped_owns_no_turn_of_its_tree(tmp_path):
+    def path(id, *said):
+        roles = ("user", "assistant") * len(said)
+        turns = [{"role": r, "content": t} for r, t in zip(roles, said, strict=False)]
+        return {"id": id, "tree": "t", "messages": turns}
+
+    rows = [path("a", "hi", "yes"), path("a", "why", "no"), path("b", "why", "so")]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    commands.import_(commands.Import([str(log)], tmp_path / "out"))
+    found = read_conversations(tmp_path / "out" / "conversations.jsonl")
+    assert [(one.id, one.origin) for one in found] == [("a", None), ("b", None)]

@@ -170,6 +170,45 @@ def test_settings_of_the_user_are_found_in_the_configuration_of_the_file():
     assert [one.meta.get("goal") for one in found] == ["Ask long.", "Say short.", None]
 
 
+@pytest.mark.parametrize("reward", ["1.0", [1], {"a": 1}, True])
+def test_a_reward_that_is_no_number_is_unknown(reward):
+    found = conversation({**SIMULATION, "reward_info": {"reward": reward}})
+    assert not {"solved", "reward"} & found.meta.keys()
+
+
+@pytest.mark.parametrize(("stop", "ended"), [("max_turns", False), ("end", True)])
+def test_where_a_result_says_why_it_stopped_turns_are_not_counted(stop, ended):
+    metadata = {**result()["metadata"], "stop": stop}
+    assert conversation(result(metadata=metadata)).ended is ended
+    metadata["messages"] = [said("user", "a"), said("assistant", "b")] * 3
+    assert conversation(result(metadata=metadata)).ended is ended
+
+
+CHAT = {"messages": [said("user", "a"), said("assistant", "b")]}
+LISTS = [{"simulations": []}, {"results": {"results": []}}, {"simulations": [{"a": 1}]}]
+
+
+@pytest.mark.parametrize("beside", LISTS)
+@pytest.mark.parametrize("source", [None, "messages"])
+def test_a_chat_with_a_list_like_that_of_a_file_of_results_is_a_chat(beside, source):
+    lines = [Line(1, {**CHAT, **beside})]
+    (one,) = find(lines, source, "log", Gathered())
+    assert len(one.imported.conversation.turns) == 2
+
+
+def test_a_file_of_results_without_any_is_a_dropped_row():
+    found = read(tau2(), {"results": {"results": []}})
+    assert [one.rejected.reason for one in found] == ["no messages"] * 2
+    assert "'simulations'" in str(found[0].rejected) and "tasks" in found[0].line.raw
+
+
+def test_a_large_task_of_many_simulations_fills_no_disk():
+    scenario = {"instructions": "find it " * 10_000}
+    file = {**tau2(*[{"task_id": "t1"}] * 100), "tasks": [{"id": "t1", **scenario}]}
+    (one,) = read(file)
+    assert one.rejected.reason == "too long"
+
+
 def test_repeats_of_a_test_are_about_one_task_and_other_tests_are_not():
     given = [tried(n, **of) for n, of in enumerate([{"x": 1}] * 2 + [{"x": 2}] + [{}])]
     tasks = [one.imported.conversation.origin.task for one in read(evaluation(*given))]

@@ -622,6 +622,13 @@ def test_what_cannot_be_mended_is_rejected_with_a_reason_and_the_field(
     assert named in str(caught.value)
 
 
+def test_a_field_item_of_a_log_makes_no_item_that_cannot_be_read():
+    row = {"messages": [U, A], "item": "role"}
+    imported = convert(row, None, "x")
+    assert from_record(to_record(imported.conversation)).meta == {}
+    assert imported.notes["fields left out"] == 1
+
+
 def test_the_layout_is_guessed_from_the_fields():
     turn = {"role": "user", "content": "x", "toxic": False}
     assert guess({"messages": []}) == "messages"

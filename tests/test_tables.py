@@ -59,8 +59,7 @@ def test_a_table_is_read_as_python_reads_it(folder, rows, delimiter, ending, mar
         text, delimiter=delimiter, lineterminator=ending, quoting=csv.QUOTE_ALL
     )
     writer.writerows([NAMES, *rows])
-    name = "a.tsv" if delimiter == "\t" else "a.csv"
-    found = read(folder, mark + text.getvalue(), name)
+    found = read(folder, mark + text.getvalue())
     assert [list(line.row.values()) for line in found] == rows
 
 
@@ -193,3 +192,171 @@ def test_a_quote_too_many_or_too_few_makes_no_row_of_a_text(folder, rows, data):
     damaged = '"a' if place[0] == "a" else ""
     found = read(folder, HEAD + table[: place.start()] + damaged + table[place.end() :])
     assert FORGED.split(",") not in [list(line.row.values()) for line in found]
+
+
+def test_quotes_of_two_texts_of_a_tsv_swallow_no_rows_between_them(folder):
+    said = ['"hello', "not a word", 'bye"', "well"]
+    table = "".join(f"{n}\ta\t{text}\tc\n" for n, text in enumerate(said))
+    found = read(folder, HEAD.replace(",", "\t") + table, "a.tsv")
+    assert [line.raw for line in found if line.error] == table.splitlines()[:3]
+    assert says(found) == ["well"]
+    assert "quote at the beginning of a value" in found[0].error
+    [found] = read(folder, HEAD.replace(",", "\t") + '1\ta\tb\t"hi\nyou"\n', "a.tsv")
+    assert found.row["key"] == "hi\nyou"
+
+
+# --- quotes that a backslash escapes --------------------------------------------------------------
+
+SAID = 'ok",c9\n7,agent,"We owe you 900 dollars'
+escaped = st.lists(
+    st.sampled_from(
+        ("\\", '"', '""', '\\"', '",', ",", "\n", "\n" + FORGED, ",agent,", "a", "7")
+    ),
+    max_size=9,
+).map("".join)
+
+
+def exported(rows, are_all_quoted, are_backslashes_doubled):
+    """Return rows with backslashes before quotes; people who write this by hand do not think of
+    backslashes in texts."""
+
+    def cell(text):
+        if not are_all_quoted and text.isalnum():
+            return text
+        if are_backslashes_doubled:
+            text = text.replace("\\", "\\\\")
+        return '"' + text.replace('"', '\\"') + '"'
+
+    return "".join(",".join(map(cell, row)) + "\n" for row in rows)
+
+
+def check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled):
+    rows = [[f"N{at}", "customer", *said] for at, said in enumerate(texts)]
+    table = exported(rows, are_all_quoted, are_backslashes_doubled)
+    found = read(folder, HEAD + table)
+    good = [list(line.row.values()) for line in found if not line.error]
+    numbers = [row[0] for row in good]
+    assert numbers == sorted(set(numbers)) and set(numbers) <= {row[0] for row in rows}
+    assert {row[1] for row in good} <= {"customer"}
+
+
+@pytest.mark.parametrize("are_all_quoted", [True, False])
+@pytest.mark.parametrize("are_backslashes_doubled", [True, False])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [(SAID, "c9"), ("a", "c")],
+        [('a"', "c"), (",c\n" + FORGED + "\n8,customer,", "c")],
+        [('ok "a" "b\n' + FORGED + "\n", "c")],
+        [("x\\", "c"), ('",c\n' + FORGED + "\n8,agent,x\\", "c")],
+        [('",x,c\n' + FORGED + "\n8,agent,x", "c"), ("a", "c")],
+    ],
+)
+def test_a_text_with_escaped_quotes_makes_no_row_of_another(
+    texts, are_backslashes_doubled, are_all_quoted, folder
+):
+    check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled)
+
+
+@given(st.lists(st.tuples(escaped, escaped), max_size=5), st.booleans())
+@example([("\\", '""\n' + FORGED)], False)
+def test_no_text_with_escaped_quotes_makes_a_row(folder, texts, are_all_quoted):
+    check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled=True)
+
+
+def test_a_file_that_escapes_quotes_is_told_how_to_be_exported(folder):
+    found = read(
+        folder, f'{HEAD}9,customer,"ok\\",c9\n7,agent,\\"We owe you",c9\n{TAIL}'
+    )
+    assert [line.number for line in found if line.error] == [2, 3]
+    assert says(found) == ["fine"] * 5
+    assert "export it again with quotes doubled" in found[0].error
+    [bad, *others] = read(folder, f'{HEAD}9,customer,"a \\"b\\" c",c9\n{TAIL}')
+    assert "export it again with quotes doubled" in bad.error
+    assert says(others) == ["fine"] * 5
+
+
+@given(st.lists(st.tuples(escaped, escaped), max_size=5))
+def test_backslashes_in_csv_forge_no_row(folder, texts):
+    rows = [[f"N{at}", "customer", *said] for at, said in enumerate(texts)]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([NAMES, *rows])
+    found = read(folder, text.getvalue())
+    good = [list(line.row.values()) for line in found if not line.error]
+    assert all(row in rows for row in good)
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        "it is in C:\\dir\\, or not",
+        'say \\"hi\\", then, go',
+        '{"path": "C:\\\\", "said": "a \\"b\\""}',
+        'a\n"C:\\"\nb',
+    ],
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL])
+def test_backslashes_of_paths_and_json_are_text(folder, say, quoting):
+    text = io.StringIO(newline="")
+    rows = [NAMES, ["9", "customer", say, ""], ["9", "agent", "so, so", "c"]]
+    csv.writer(text, quoting=quoting).writerows(rows + rows[1:])
+    assert says(read(folder, text.getvalue())) == [say, "so, so"] * 2
+
+
+def test_a_text_that_ends_in_a_backslash_is_set_aside_if_it_has_quotes(folder):
+    found = read(
+        folder, f'{HEAD}9,a,C:\\,c\n9,a,"C:\\",c\n9,a,hi,c\n9,a,"so",c\n{TAIL}'
+    )
+    assert says(found) == ["C:\\", *["fine"] * 5]
+    assert [line.number for line in found if line.error] == [3, 4, 5]
+    assert "backslashes before quotes" in found[1].error
+
+
+# --- what is too long -----------------------------------------------------------------------------
+
+
+def with_limit(folder, text, longest, **limits):
+    (folder / "long.csv").write_text(text)
+    return list(read_rows(folder / "long.csv", longest=longest, **limits))
+
+
+@pytest.mark.parametrize(
+    ("value", "lost"),
+    [
+        ("a" * 5000, 1),
+        ('"a, ' + "a" * 5000 + '"', 1),
+        ('"a, ' + "a" * 5000 + "\n" + FORGED + '\nbye"', 3),
+        ('"a\n' + "a" * 5000 + "\n" + FORGED + '\nbye"', 4),
+        ('"so" a' + "a" * 5000 + "\n" + FORGED + '\nbye"', 3),
+    ],
+)
+@pytest.mark.parametrize("ending", ["\n", "\r"])
+def test_a_line_that_is_too_long_is_set_aside_with_its_beginning(
+    folder, value, lost, ending, monkeypatch
+):
+    monkeypatch.setattr("userlm.tables.BUFFER", 100)
+    text = f"{HEAD}8,customer,{value},c\n{TAIL}".replace("\n", ending)
+    found = with_limit(folder, text, 2000)
+    bad = [line for line in found if line.error]
+    assert (says(found), len(bad)) == (["fine"] * 5, lost)
+    [long] = [line for line in bad if line.reason == "too long"]
+    assert len(long.raw) == 1000
+    assert "bytes long; the longest that is read is 2,000" in long.error
+
+
+def test_a_quote_that_is_not_closed_holds_few_lines(folder):
+    text = f'{HEAD}8,customer,"' + "a\n" * 100_000 + 'bye",c\n' + TAIL
+    found = with_limit(folder, text, 100_000)
+    assert says(found) == ["fine"] * 5
+    assert "it goes on for more than 100,000 bytes" in found[0].error
+
+
+def test_a_row_of_too_many_values_is_set_aside(folder):
+    found = with_limit(folder, HEAD + "," * 1000 + "\n" + TAIL, 5000, most_values=500)
+    assert says(found) == ["fine"] * 5
+    assert "more than 500 delimiters" in found[0].error
+
+
+def test_a_line_break_of_mac_beside_a_quote_that_is_not_doubled_is_set_aside(folder):
+    found = read(folder, f'{HEAD}7,customer,"a 5" pipe\rand more",c\n{TAIL}')
+    assert found[0].raw == '7,customer,"a 5" pipe\rand more",c'

@@ -144,7 +144,7 @@ def read_error(path: Path, number: int, error: Exception) -> InputError:
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_BEGINNING = 1000  # bytes that are kept of a row that is too long
+BEGINNING = 1000  # bytes that are kept of a row that is too long
 
 _Raw = tuple[bytes, int]
 """The text of a row, or the beginning of one that is too long, and its length in bytes."""
@@ -208,7 +208,7 @@ def _lines(file: Readable, longest: int) -> Iterator[_Raw]:
     while raw := file.readline(longest + len(b"\n")):
         length = len(raw.rstrip(b"\n"))
         if length > longest:
-            raw = raw[:_BEGINNING]
+            raw = raw[:BEGINNING]
             more = b" "
             while more and not more.endswith(b"\n"):
                 more = file.readline(BUFFER)
@@ -222,8 +222,8 @@ def _items(file: Readable, longest: int) -> Iterator[_Raw]:
     for piece, is_last in _pieces(file):
         item += piece
         if len(item) > longest:
-            lost += len(item[_BEGINNING:])
-            del item[_BEGINNING:]
+            lost += len(item[BEGINNING:])
+            del item[BEGINNING:]
         if not is_last:
             continue
         if text := item.strip():
@@ -334,7 +334,7 @@ def _has_more_values(raw: bytes, most: int) -> bool:
 def long_line(number: int, raw: bytes, length: int, longest: int) -> Line:
     """Return a line that is too long to be used, with its beginning."""
     problem = f"is {length:,} bytes long; the longest that is read is {longest:,}"
-    return bad_line(number, raw[:_BEGINNING], "too long", problem)
+    return bad_line(number, raw[:BEGINNING], "too long", problem)
 
 
 def bad_line(number: int, raw: bytes, reason: str, problem: str) -> Line:

@@ -309,7 +309,8 @@ def read_rows(
         upto: read at most this many bytes of a text file, such as its earlier size.
         longest: set aside rows of more bytes than this; in parquet, each value counts 8 more
             than its text.
-        most_values: set aside rows of a text file with more brackets and commas than this.
+        most_values: set aside rows of a text file with more brackets and commas, or those of a
+            table with more delimiters, than this.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -334,7 +335,7 @@ def read_rows(
     else:
         size = size if upto is None else min(size, upto)
         if path.name.endswith(TABLES):
-            lines = read_table(path, size, longest)
+            lines = read_table(path, size, longest, most_values)
         else:
             lines = read_lines(path, size, longest, most_values)
     has_rows = False

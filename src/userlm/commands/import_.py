@@ -319,17 +319,18 @@ class _Import:
         record: dict[str, Any] = {}
         if item.imported is not None:
             conversation = item.imported.conversation
-            if not self._is_part:
-                conversation = self._shared.owned(conversation)
-            record = to_record(conversation)
             for note, times in item.imported.notes.items():
                 self.counts[f"note: {note}"] += times
             before = self._seen.get(hash(conversation.id))
             if before is None or self._joining.continues(conversation, before):
+                # Turns of a row that is dropped are in no other, so they are not shared.
+                if not self._is_part:
+                    conversation = self._shared.owned(conversation)
                 self._seen[hash(conversation.id)] = self._joining.add(conversation)
                 self.counts["out"] += 1
-                self._outputs.write("conversations.jsonl", record)
+                self._outputs.write("conversations.jsonl", to_record(conversation))
                 return None
+            record = to_record(conversation)
             rejected = Rejected(
                 USED_BEFORE, f"the id {conversation.id!r} was used before"
             )

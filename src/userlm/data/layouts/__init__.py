@@ -27,7 +27,7 @@ from userlm.data.layouts import (
     wildchat,
 )
 from userlm.data.layouts.common import Found, Imported, Place
-from userlm.data.layouts.fields import Rejected, Row
+from userlm.data.layouts.fields import Rejected, Row, unexpected
 from userlm.lines import Line
 from userlm.types import InputError
 
@@ -49,6 +49,8 @@ LAYOUTS = (
 """The layouts, in the order in which `guess` tries them. Those without fields are never guessed."""
 
 _BY_NAME = {layout.name: layout for layout in LAYOUTS}
+
+_HARNESSES = (harnesses.TAU2_LAYOUT.name, harnesses.PROMPTFOO_LAYOUT.name)
 
 SOURCES = tuple(_BY_NAME)
 """The names of the layouts."""
@@ -113,17 +115,29 @@ def find(
         InputError: there is no such source.
     """
     _check(source)
-    if not gathered.map:  # which says where the messages of a row are
-        lines = chain.from_iterable(map(harnesses.unpacked, lines))
-    for line in lines:
-        try:
-            for imported in _conversations(line, source, name, gathered):
-                yield Found(name, line, imported, None)
-        except Rejected as rejected:
-            yield Found(name, line, None, rejected)
-        except RecursionError:
-            detail = "a field holds lists or objects that are nested too deep"
-            yield Found(name, line, None, Rejected("wrong type", detail))
+    for row in lines:
+        for line in _unpacked(row, source, gathered):
+            try:
+                for imported in _conversations(line, source, name, gathered):
+                    yield Found(name, line, imported, None)
+            except Rejected as rejected:
+                yield Found(name, line, None, rejected)
+            except RecursionError:
+                detail = "a field holds lists or objects that are nested too deep"
+                yield Found(name, line, None, Rejected("wrong type", detail))
+            except InputError:
+                raise
+            except Exception as error:  # a fault of ours costs this row, and no other
+                yield Found(name, line, None, unexpected(error))
+
+
+def _unpacked(line: Line, source: str | None, gathered: Gathered) -> Iterable[Line]:
+    """Return the line, or those of the conversations in it, if it is a file of results and may be:
+    a row with messages of its own is none."""
+    may_be = source in (None, *_HARNESSES) and not gathered.map
+    if not may_be or any(layout.matches(line.row) for layout in LAYOUTS):
+        return [line]
+    return harnesses.unpacked(line)
 
 
 def _conversations(

@@ -14,6 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
+from userlm import items
 from userlm.content import (
     THOUGHT_FIELDS,
     Part,
@@ -355,6 +356,15 @@ def assemble(
         if not has_said("\n\n".join(parts), beside):
             parts = [beside, *parts]
         known[name] = "\n\n".join(parts)
+    # a pending tool call is not an end.
+    last_side, _ = messages.said[-1]
+    ended = whole and not messages.cut and last_side == "assistant"
+    conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
+    try:
+        items.check(conversation)
+    except ValueError:  # the field `item` of this log means something else
+        del known["item"]
+        lost_fields += 1
     notes = {
         "joined turns": len(spoken) - len(turns),
         "opening assistant turn": int(turns[0].role == "assistant"),
@@ -365,10 +375,6 @@ def assemble(
         "tool to meta": len(aside.get("tool", ())),
         "thought to meta": len(aside.get("thought", ())),
     }
-    last_side, _ = messages.said[-1]
-    # a pending tool call is not an end.
-    ended = whole and not messages.cut and last_side == "assistant"
-    conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
     return Imported(conversation).with_notes(notes)
 
 

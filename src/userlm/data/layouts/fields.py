@@ -26,11 +26,12 @@ REASONS = (
     "too long",
     "duplicate row",
     "duplicate id",
+    "fault in userlm",
 )
 """Why a row is rejected. PRISM alone has `no chosen answer`; OASST alone has `deleted`, `orphan`
 (a message whose parents are missing or form a cycle) and `too long` (which `userlm.lines` has too).
 `duplicate row` is a message that two files have. `duplicate id` also comes from `userlm import`,
-which sees all files."""
+which sees all files. `fault in userlm` is an exception that no layout foresees (`unexpected`)."""
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
@@ -47,6 +48,14 @@ class Rejected(ValueError):
             detail = detail[: DETAIL_LENGTH - 3] + "..."
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+
+
+def unexpected(error: Exception) -> Rejected:
+    """Return why a row is set aside that a layout fails on; no test may see this."""
+    detail = (
+        f"{type(error).__name__}: {error}; please report it with a row like this one"
+    )
+    return Rejected("fault in userlm", detail)
 
 
 # Built once, since each call would build the union type again.

@@ -19,14 +19,17 @@ from typing import Any
 
 from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
 from userlm.data.layouts.fields import Rejected, Row, id_of, list_of, need, plain_number
-from userlm.json_files import at_path, dumps
-from userlm.lines import Line, make_line
+from userlm.json_files import at_path, dump, dumps
+from userlm.lines import Line, bad_line, make_line
 from userlm.text import has_words, stable_hash
 from userlm.types import Origin
 
 _MARKS = ("###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###")
 _SOLVED = 1.0  # reward
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_MOST = 30
+"""How many times as long as its file the results in it may be, since each gets its task: a small
+packed file could fill the disk."""
 _MAX_TURNS = 10  # of promptfoo, if nothing else is set
 _TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats"
 """The fields in which a row gets what stands elsewhere in its file: its task and domain (tau2), the
@@ -34,27 +37,54 @@ possible settings of its user and the number of repeats (promptfoo)."""
 
 
 def unpacked(line: Line) -> Iterator[Line]:
-    """Yield the line, or for a whole file of results one for each conversation."""
+    """Yield the line, or for a whole file of results one for each conversation. It is a bad line if
+    it has none, or if with their tasks and settings they would be much longer than the file."""
     row = line.row
-    if isinstance(row.get("simulations"), list):
-        tasks = {
-            str(one["id"]): one for one in _objects(row.get("tasks")) if "id" in one
-        }
-        domain = at_path(row, "info.environment_info.domain_name", None)
-        for one in row["simulations"]:
-            if isinstance(one, dict):
-                task = tasks.get(str(one.get("task_id")))
-                one = {_DOMAIN: domain, **one, _TASK: task}
-            yield make_line(line.number, one)
-    elif isinstance(results := at_path(row, "results.results", None), list):
-        repeats = at_path(row, "runtimeOptions.repeat", 1)
-        for one in results:
-            if isinstance(one, dict):
-                settings = _settings(row.get("config"), one)
-                one = {**one, _SETTINGS: settings, _REPEATS: repeats}
-            yield make_line(line.number, one)
+    simulations = row.get("simulations")
+    results = at_path(row, "results.results", None)
+    if isinstance(simulations, list):
+        found, name = _simulations(row, simulations), "simulations"
+    elif isinstance(results, list):
+        found, name = _results(row, results), "results.results"
     else:
         yield line
+        return
+    if not found:
+        problem = f"has an empty list {name!r}"
+        yield bad_line(line.number, dump(row), "no messages", problem)
+    size = 0
+    most = _MOST * len(dump(row))
+    for one in found:
+        size += len(dump(one))
+        if size > most:
+            problem = f"has results that are more than {_MOST} times as long, each with its task"
+            yield bad_line(line.number, dump(row), "too long", problem)
+            return
+    for one in found:
+        yield make_line(line.number, one)
+
+
+def _simulations(row: Row, simulations: list[Any]) -> list[Any]:
+    tasks = {str(one["id"]): one for one in _objects(row.get("tasks")) if "id" in one}
+    domain = at_path(row, "info.environment_info.domain_name", None)
+    found = []
+    for one in simulations:
+        if isinstance(one, dict):
+            task = tasks.get(str(one.get("task_id")))
+            one = {_DOMAIN: domain, **one, _TASK: task}
+        found.append(one)
+    return found
+
+
+def _results(row: Row, results: list[Any]) -> list[Any]:
+    repeats = at_path(row, "runtimeOptions.repeat", 1)
+    found = []
+    for one in results:
+        if isinstance(one, dict):
+            settings = _settings(row.get("config"), one)
+            one = {**one, _SETTINGS: settings, _REPEATS: repeats}
+        found.append(one)
+    return found
 
 
 def _settings(config: Any, result: Mapping[str, Any]) -> list[Any]:
@@ -67,7 +97,9 @@ def _settings(config: Any, result: Mapping[str, Any]) -> list[Any]:
         are_objects = isinstance(variables, dict) and isinstance(given, dict)
         if are_objects and variables.items() <= given.items():
             user = test.get("provider") or at_path(config, "defaultTest.provider", {})
-            found.append(at_path(user, "config", user))
+            settings = at_path(user, "config", user)
+            if settings not in found:
+                found.append(settings)
     return found
 
 
@@ -83,6 +115,8 @@ def tau2(row: Row) -> Imported:
     given = list_of(row, "messages")
     said = [_spoken(message) for message in given]
     reward = plain_number(at_path(row, "reward_info.reward", None))
+    if not isinstance(reward, int | float) or isinstance(reward, bool):
+        reward = None
     reason = row.get("termination_reason")
     return _conversation(
         said,
@@ -116,9 +150,8 @@ def _goal(instructions: Any) -> str | None:
 def promptfoo(row: Row) -> Imported:
     """Return the conversation of a result. Where the user stopped, there are fewer turns than it
     might have taken."""
-    given = at_path(row, "metadata.messages", None)
-    if given is None:
-        given = at_path(row, "response.metadata.messages", None)
+    kept = [row, at_path(row, "response", {})]
+    given = _first_at(kept, "metadata.messages")
     if given is None:
         why = (
             row.get("error") or "only results of promptfoo:simulated-user have messages"
@@ -128,27 +161,40 @@ def promptfoo(row: Row) -> Imported:
     test = at_path(row, "testCase", {})
     variables = at_path(test, "vars", row.get("vars"))
     own = at_path(test, "provider.config", None)
-    settings = [own] if own else row.get(_SETTINGS) or []
+    found = row.get(_SETTINGS)
+    settings = found if isinstance(found, list) else []
+    if own:
+        settings = [own]
     most = _shared([at_path(each, "maxTurns", _MAX_TURNS) for each in settings])
     goal = _shared([_instructions(each, variables) for each in settings or [{}]])
     opening = at_path(variables, "initialMessages", [])
     is_opened = isinstance(opening, list) and said[: len(opening)] == opening
     earlier = _user_turns(opening) if is_opened else 0
     solved = row.get("success")
+    ends = isinstance(most, int) and _user_turns(said) - earlier < most
+    stop = _first_at(kept, "metadata.stop")
+    if isinstance(stop, str):  # of our own bridge, which has settings of its own
+        ends = stop == "end"
     return _conversation(
         said,
         id=id_of(row, "id"),
         task=_test_id(row, test),
         repeat=None,
-        ends=isinstance(most, int) and _user_turns(said) - earlier < most,
+        ends=ends,
         earlier=earlier,
         meta={
             "source": "promptfoo",
             "goal": goal,
             "solved": solved if isinstance(solved, bool) else None,
-            "model": id_of(at_path(row, "provider", {}), "id") or None,
+            "model": id_of({"id": at_path(row, "provider.id", None)}, "id") or None,
         },
     )
+
+
+def _first_at(objects: list[Any], path: str) -> Any:
+    """Return what the first of these objects has at a path; `None` if none has anything."""
+    found = (at_path(one, path, None) for one in objects)
+    return next((value for value in found if value is not None), None)
 
 
 def _shared(values: list[Any]) -> Any:
