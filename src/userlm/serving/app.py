@@ -90,7 +90,10 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         replies = await pool.results(jobs, request, config.key)
         if not replies:
             return Response()  # the client is gone
-        return shown(completion(replies, turn, config), turn.request)
+        # So does the writing of one with many choices.
+        return await asyncio.to_thread(
+            lambda: shown(completion(replies, turn, config), turn.request)
+        )
 
     async def chat_completions(request: Request) -> Response:
         return await answered(request, lambda body: body, _chat_completion)
