@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from zipfile import ZipFile
@@ -307,29 +308,112 @@ def test_ids_of_several_files_do_not_collide(tmp_path):
 
 class _Receiver(BaseHTTPRequestHandler):
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.got.append((self.path, self.headers["x-key"], body))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
+        status, kind, answer, *place = self.server.answer
+        self.send_response(status)
+        for value in place:
+            self.send_header("Location", value)
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST
 
     def log_message(self, *args):
         pass
 
 
+@contextmanager
+def receiving(*answer):
+    """A server that gives this answer: status, content type, body, and where it redirects to."""
+    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
+        server.got, server.answer = [], answer
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", server.got
+        server.shutdown()
+
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (PROTOBUF, b""),
+        (f"{PROTOBUF}; charset=utf-8", b"\x0a\x04\x12\x02hi"),  # a warning
+        ("", b""),
+        (JSON, b"{}"),
+        (JSON, b'{"partialSuccess": {"rejectedSpans": "0", "errorMessage": ""}}'),
+    ],
+)
 def test_spans_are_sent_in_protobuf_with_the_headers_of_the_environment(
-    tmp_path, monkeypatch
+    kind, answer, tmp_path, monkeypatch
 ):
     monkeypatch.setenv(protobuf.HEADERS, "x-key=a%20b,y=z")
-    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        server.got = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        to = f"http://127.0.0.1:{server.server_port}"
+    with receiving(200, kind, answer) as (to, got):
         _, results = exported(tmp_path, "otel", ended(), ended("b"), out=None, to=to)
-        server.shutdown()
-    ((path, key, body),) = server.got
+    ((path, key, body),) = got
     assert (path, key, results["rows"]) == ("/v1/traces", "a b", 2)
     assert body.count(b"gen_ai.output.messages") == 6 and b"SECRET" not in body
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "why"),
+    [
+        (
+            "text/html",
+            b"<html>sign in</html>",
+            r"its answer \(text/html\) is none of OTLP's",
+        ),
+        ("text/html", b"", "none of OTLP's"),
+        ("", b"ok", r"\(without a type\) is none of OTLP's"),
+        (JSON, b"[]", "none of OTLP's"),
+        (JSON, b"[" * 60_000, "recursion"),
+        (PROTOBUF, b"<html>sign in</html>", "its answer cannot be read"),
+        (PROTOBUF, b"\x0a\x09", "its answer cannot be read"),
+        # Field 1: its field 1 is 99, the spans that were rejected, and 2 says why.
+        (PROTOBUF, b"\x0a\x0c\x08\x63\x12\x08no quota", r"no quota \(0 were taken"),
+        (PROTOBUF, b"\x0a\x02\x08\x01", r"\(5 were taken\)"),
+        (
+            JSON,
+            b'{"partialSuccess": {"rejectedSpans": "2", "errorMessage": "no a-secret-key"}}',
+            r"no \[key\] \(4 were taken\)",
+        ),
+    ],
+)
+def test_an_answer_counts_only_if_it_says_that_all_spans_were_taken(
+    kind, answer, why, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(protobuf.HEADERS, "x-key=a-secret-key")
+    with (
+        receiving(200, kind, answer) as (to, _),
+        pytest.raises(ModelError, match=f"did not take the spans: .*{why}"),
+    ):
+        exported(tmp_path, "otel", ended(), ended("b"), out=None, to=to)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_gets_neither_key_nor_spans(status, tmp_path, monkeypatch):
+    monkeypatch.setenv(protobuf.HEADERS, "x-key=a-secret-key")
+    with (
+        receiving(200, PROTOBUF, b"") as (other, got),
+        receiving(status, "", b"", f"{other}/v1/traces?a=b") as (to, _),
+        pytest.raises(ModelError, match=f"it redirects to {other}/v1/traces;"),
+    ):
+        exported(tmp_path, "otel", ended(), out=None, to=to)
+    assert not got
+
+
+def test_what_a_server_took_before_it_failed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(protobuf, "_REQUEST_BYTES", 1)
+    answers = iter([(0, ""), (1, "full")])
+    monkeypatch.setattr(protobuf, "_post", lambda url, body: ("", b""))
+    monkeypatch.setattr(protobuf, "_rejected", lambda *answer: next(answers))
+    with pytest.raises(ModelError, match=r"full \(5 were taken\)"):
+        exported(tmp_path, "otel", ended(), ended("b"), out=None, to="http://h")
 
 
 def test_a_server_that_is_not_there_is_the_error_of_a_model(tmp_path):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from math import isfinite
-from urllib.parse import urlsplit
 
 import openai
 
+from userlm.address import place
 from userlm.models.budget import LONG_WAIT
 from userlm.types import TOO_LONG
 
@@ -115,9 +115,9 @@ def status_fault(
         )
         return Fault("key refused", message, permanent=True)
     if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
-        place = _place(error.response.headers.get("location", ""))
+        where = place(error.response.headers.get("location", ""))
         message = (
-            f"the server redirects to {place} (HTTP {status}); give the right address"
+            f"the server redirects to {where} (HTTP {status}); give the right address"
         )
         return Fault("redirected", message, permanent=True)
     kind, reason = STATUS_FAULTS.get(
@@ -145,18 +145,6 @@ def _is_flagged(error: openai.APIStatusError) -> bool:
     without access."""
     metadata = error.body.get("metadata") if isinstance(error.body, Mapping) else None
     return isinstance(metadata, Mapping) and "flagged_input" in metadata
-
-
-def _place(address: str) -> str:
-    """Return scheme, host and path of an address: the rest may hold secrets."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "another address"
-    host = parts.netloc.rpartition("@")[2]
-    return (
-        parts._replace(netloc=host, query="", fragment="").geturl() or "another address"
-    )
 
 
 def error_message(error: openai.APIStatusError) -> str:
