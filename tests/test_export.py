@@ -270,6 +270,20 @@ def test_a_table_is_made_of_batches_in_order_and_leaves_nothing_else(
     assert names == {"talks.jsonl", out.name, f"{out.name}.lineage.json"}
 
 
+def test_no_id_of_a_log_leads_out_of_the_folder_into_which_a_log_of_inspect_is_unpacked(
+    tmp_path,
+):
+    ids = ["../../x", "..", "a/../../../x", "..\\x", "a..b/c", "a\0b"]
+    out, _ = exported(tmp_path, "inspect", *(ended(id) for id in ids))
+    with ZipFile(out) as archive:
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        samples = [json.loads(archive.read(name)) for name in names]
+    assert names == [f"samples/{sample['id']}_epoch_1.json" for sample in samples]
+    wanted = ["__/__/x", "..", "a/__/__/__/x", "__\\x", "a..b/c", "a__b"]
+    assert [sample["id"] for sample in samples] == wanted
+    assert [sample["metadata"]["conversation"] for sample in samples] == ids
+
+
 def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
     out, _ = exported(
         tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")
