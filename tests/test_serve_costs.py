@@ -233,6 +233,21 @@ def test_once_a_limit_is_reached_callers_hear_it_and_nothing_is_called(
         assert len(requests) == calls
 
 
+def test_choices_that_were_paid_for_are_given_though_others_failed(monkeypatch):
+    found = []
+
+    def ask(app, page, model):
+        found.append(client(page).chat.completions.create(**BODY, n=4))
+        with pytest.raises(openai.RateLimitError, match="cap reached"):
+            client(page).chat.completions.create(**BODY, n=2)
+
+    with paid(monkeypatch, ask, max_calls=3) as requests:
+        assert len(found[0].choices) == len(requests) == 3
+        assert [choice.index for choice in found[0].choices] == [0, 1, 2]
+        note = "choices that failed are left out: 3 of 4 came"
+        assert note in found[0].userlm["notes"]
+
+
 def test_the_calls_of_all_speakers_of_the_page_are_limited_together(monkeypatch):
     found = []
 

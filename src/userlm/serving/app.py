@@ -240,8 +240,9 @@ class Pool:
     async def results(
         self, jobs: Sequence[Callable[[], Done]], request: Request, key: str | None
     ) -> list[Done]:
-        """Return what the jobs return; nothing if the client disconnected before. Raise
-        `RequestError`, with the key masked, for errors that are not bugs."""
+        """Return what the jobs return, without those that failed; nothing if the client
+        disconnected before. If all failed for reasons that are not bugs, raise the `RequestError`
+        of the first, with the key masked."""
         gone = threading.Event()
         futures = self.submit(jobs, gone)
         try:
@@ -249,7 +250,16 @@ class Pool:
                 return []
         finally:
             gone.set()
-        return [_result(future, key) for future in futures]
+        done: list[Done] = []
+        failed: list[RequestError] = []
+        for future in futures:
+            try:
+                done.append(_result(future, key))
+            except RequestError as error:
+                failed.append(error)
+        if not done:
+            raise failed[0]
+        return done  # each may have been paid for
 
     def submit(
         self, jobs: Sequence[Callable[[], Done]], gone: threading.Event
