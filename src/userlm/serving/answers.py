@@ -59,8 +59,8 @@ def reply_of(speaker: Speaker, conversation: Conversation) -> Reply:
 def completion(
     replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
 ) -> ChatCompletion:
-    """Return the response of `/v1/chat/completions`, with the replies as choices, of which there may
-    be fewer than were asked for."""
+    """Return the response of `/v1/chat/completions`, with the replies as choices: there may be
+    fewer than were asked for."""
     choices = []
     notes = list(turn.notes)
     if len(replies) < (turn.request.n or 1):
