@@ -80,7 +80,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         )
         writer = config.intent_writer
         if writer and turn.description is not None:
-            write = partial(writer.write, turn.description)
+            write = partial(writer.write, turn.description, pool.is_open)
             intents = await pool.results([write], request, config.key)
             if not intents:
                 return Response()  # the client is gone
@@ -280,6 +280,10 @@ class Pool:
             future.add_done_callback(self._finished)
         return futures
 
+    def is_open(self) -> bool:
+        """Whether jobs are accepted."""
+        return not self._closed
+
     def close(self) -> None:
         """Accept no more jobs and start no waiting ones; running jobs continue until they would
         begin another model call, such as for another draft."""
@@ -296,7 +300,7 @@ class Pool:
     def _timed(self, job: Callable[[], Done], gone: threading.Event) -> Done:
         begun = time.monotonic()
         try:
-            with while_wanted(lambda: not (gone.is_set() or self._closed)):
+            with while_wanted(lambda: self.is_open() and not gone.is_set()):
                 return job()
         finally:
             seconds = time.monotonic() - begun
