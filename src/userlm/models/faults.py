@@ -36,6 +36,8 @@ UNREADABLE = (
     RecursionError,
 )
 """What the reading of an answer may raise: it can be any JSON."""
+SHOULD_RETRY = "x-should-retry"
+"""The header with which OpenAI, and `userlm serve`, say whether another try may help."""
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """The code of OpenAI, and of `userlm serve`, for a prompt that is too long."""
 NOT_OFFERED = ("not found", "bad request")
@@ -123,7 +125,8 @@ def status_fault(
     kind, reason = STATUS_FAULTS.get(
         status, SERVER_ERROR if status >= 500 else BAD_REQUEST
     )
-    passing = kind in ("timed out", "rate limited", "server error")
+    may_help = error.response.headers.get(SHOULD_RETRY) != "false"
+    passing = may_help and kind in ("timed out", "rate limited", "server error")
     wait = wait_of(error.response.headers)
     if passing and wait is not None and wait > LONGEST_PAUSE:
         return Fault(
