@@ -19,6 +19,7 @@ from userlm.exports import lineage, protobuf, spans
 from userlm.exports.training import Talk
 from userlm.json_files import read_json, write_json, write_lines
 from userlm.lines import Line
+from userlm.manifest import file_hash
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, InputError, ModelError, Origin, Turn
@@ -188,8 +189,9 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     write_conversations(run / "conversations.jsonl", talks)
     scored = tmp_path / "scored"
     scored.mkdir()
-    for folder in (run, scored):
-        manifest = {"format": 2, "verb": "x", "options": {}, "inputs": {}}
+    file = run / "conversations.jsonl"
+    for folder, inputs in ((run, {}), (scored, {str(file): file_hash(file)})):
+        manifest = {"format": 2, "verb": "x", "options": {}, "inputs": inputs}
         write_json(folder / "run.json", manifest)
         write_json(folder / "results.json", {})
     grades = [
@@ -201,6 +203,13 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     options = {"runs": [run], "as_": "dpo", "out": out, "scores": scored}
     commands.export(flat(commands.Export, **options))
     assert [(row["id"], row["rejected_id"]) for row in rows(out)] == [("t#0", "t#1")]
+    # Those of another run of this name, or of what it was before, are not taken.
+    write_conversations(file, [about("t#0", "q", "none", stop="max_turns")])
+    scored.rename(run / "score")
+    for scores in (run / "score", None):
+        options = {"runs": [run], "as_": "parquet", "out": tmp_path / "out.parquet"}
+        with pytest.raises(InputError, match="or not as it is now; score it again"):
+            commands.export(flat(commands.Export, **options, scores=scores))
 
 
 # --- read back ------------------------------------------------------------------------------------
