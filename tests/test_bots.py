@@ -584,6 +584,8 @@ def test_a_short_value_in_a_header_is_no_secret_and_stays_in_answers(
         ("url = 'http://h'\nbdy = {}", "'bdy' is no field; known are url, answer"),
         ("url = 'ftp://h'", "'url': ftp://h is not the URL of a server"),
         ("url = 'http://h?key=1'", "a query is not accepted; put the key into an env"),
+        ("url = 'http://h/{text}'", "'url' may only have {session}"),
+        ("url = 'http://h/{session}/{messages}'", "'url' may only have {session}"),
         ("url = 'http://h'\nbody = {a = 'x'}", "has neither {text} nor {messages}"),
         ("url = 'http://h'\nheaders = {a = 1}", "header 'a' must be a text"),
         (

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from fake_server import Said, completion, error, serving
 
 from userlm import Conversation, ModelError, Reply, bridges
 from userlm.bridges import (
@@ -190,6 +191,35 @@ def test_a_served_user_takes_its_turns_in_a_bridge(monkeypatch):
         assert user.heard[0].intent.endswith("model to fly")
         with pytest.raises(ModelError, match="last, has the role"):
             ServedUser(url).reply(Conversation("c").say("hi"))
+
+
+def test_what_is_meant_for_openai_goes_to_no_served_user(monkeypatch):
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: a-header")
+    monkeypatch.setenv("OPENAI_ORG_ID", "an-organization")
+    said = completion("hi")
+    said.body["userlm"] = {"stop": None}
+    with serving([Said(body={"data": [{"id": "m"}]}), said]) as server:
+        assert ServedUser(server.url).reply(Conversation("c")) == Reply("hi")
+    assert "a-header" not in str(server.headers)
+    assert "an-organization" not in str(server.headers)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (completion("hi"), "no answer of `userlm serve`"),  # another server
+        (Said(body={"choices": [], "userlm": {}}), "no answer of `userlm serve`"),
+        (error(503, "down", {"x-should-retry": "false"}), "the server failed: down"),
+        (Said(307, headers={"Location": "http://h/v1"}), "redirects to http://h/v1"),
+    ],
+)
+def test_a_server_that_serves_no_user_is_asked_once_and_named(said, why):
+    with (
+        serving([Said(body={"data": [{"id": "m"}]}), said]) as server,
+        pytest.raises(ModelError, match=why),
+    ):
+        ServedUser(server.url).reply(Conversation("c"))
+    assert len(server.requests) == 2
 
 
 # --- bridges --------------------------------------------------------------------------------------

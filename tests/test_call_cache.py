@@ -89,6 +89,31 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
     }
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_asked_by_many_at_once_is_paid_once(fails, tmp_path):
+    """Who waited for a call that failed asks again."""
+    gate = threading.Barrier(4)
+    script = [ModelError("busy", "rate limited")] if fails else []
+    model = Model(*script)
+
+    def slow(messages, sampling):
+        time.sleep(0.05)
+        return Model.chat(model, messages, sampling)
+
+    model.chat = slow
+    cache, usage, _ = cached(tmp_path / "asked.jsonl", model)
+
+    def ask(_):
+        gate.wait()
+        return cache.ask("a", 0, ASK, SAMPLING).text
+
+    with ThreadPoolExecutor(4) as threads:
+        said = list(threads.map(ask, range(4)))
+    assert said.count("ok") == 4 - fails
+    assert model.asked == usage.used["calls"] == 1 + fails
+    cache.close()
+
+
 def test_a_refusal_is_an_answer_and_a_failure_is_none(tmp_path):
     path = tmp_path / "asked.jsonl"
     model = Model(

@@ -1,11 +1,14 @@
 """METRICS: each described once, and seen wherever results are."""
 
+import pytest
+
 from userlm import commands
+from userlm.json_files import write_lines
 from userlm.metrics import catalog
 from userlm.metrics.catalog import METRICS, Metric
 from userlm.rows import write_conversations
 from userlm.stats import MEAN, measure, measure_row
-from userlm.types import Conversation
+from userlm.types import Conversation, InputError
 
 
 def test_unit_and_direction_of_the_metrics_of_the_paper_and_of_termination():
@@ -72,3 +75,11 @@ def test_a_metric_is_added_in_one_place(monkeypatch, tmp_path, capsys):
 
 def test_what_a_judge_says_of_tasks_stands_with_the_other_measures_of_tasks():
     assert catalog.family_of("intent coverage (judge)") == catalog.TASKS
+
+
+def test_a_stop_that_is_no_text_is_an_error_that_names_the_line(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    turn = {"role": "user", "text": "hi"}
+    write_lines(path, [{"id": "a", "turns": [turn], "stop": {"why": "end"}}])
+    with pytest.raises(InputError, match="line 1: field 'stop' must be a str"):
+        commands.score(commands.Score([path], out=tmp_path / "score"))

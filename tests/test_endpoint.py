@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import datetime
 from email.utils import formatdate
 from itertools import product
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -38,11 +37,7 @@ def model(server, **options):
 def pauses(monkeypatch):
     """The pauses between tries, in seconds, without waiting."""
     slept = []
-    monkeypatch.setattr(
-        endpoint,
-        "time",
-        SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic),
-    )
+    monkeypatch.setattr(endpoint, "pause", slept.append)
     return slept
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from zipfile import ZipFile
@@ -18,6 +19,7 @@ from userlm.exports import lineage, protobuf, spans
 from userlm.exports.training import Talk
 from userlm.json_files import read_json, write_json, write_lines
 from userlm.lines import Line
+from userlm.manifest import file_hash
 from userlm.rows import read_conversations, write_conversations
 from userlm.text import END_TOKEN
 from userlm.types import Conversation, InputError, ModelError, Origin, Turn
@@ -187,8 +189,9 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     write_conversations(run / "conversations.jsonl", talks)
     scored = tmp_path / "scored"
     scored.mkdir()
-    for folder in (run, scored):
-        manifest = {"format": 2, "verb": "x", "options": {}, "inputs": {}}
+    file = run / "conversations.jsonl"
+    for folder, inputs in ((run, {}), (scored, {str(file): file_hash(file)})):
+        manifest = {"format": 2, "verb": "x", "options": {}, "inputs": inputs}
         write_json(folder / "run.json", manifest)
         write_json(folder / "results.json", {})
     grades = [
@@ -200,6 +203,13 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     options = {"runs": [run], "as_": "dpo", "out": out, "scores": scored}
     commands.export(flat(commands.Export, **options))
     assert [(row["id"], row["rejected_id"]) for row in rows(out)] == [("t#0", "t#1")]
+    # Those of another run of this name, or of what it was before, are not taken.
+    write_conversations(file, [about("t#0", "q", "none", stop="max_turns")])
+    scored.rename(run / "score")
+    for scores in (run / "score", None):
+        options = {"runs": [run], "as_": "parquet", "out": tmp_path / "out.parquet"}
+        with pytest.raises(InputError, match="or not as it is now; score it again"):
+            commands.export(flat(commands.Export, **options, scores=scores))
 
 
 # --- read back ------------------------------------------------------------------------------------
@@ -269,6 +279,20 @@ def test_a_table_is_made_of_batches_in_order_and_leaves_nothing_else(
     assert names == {"talks.jsonl", out.name, f"{out.name}.lineage.json"}
 
 
+def test_no_id_of_a_log_leads_out_of_the_folder_into_which_a_log_of_inspect_is_unpacked(
+    tmp_path,
+):
+    ids = ["../../x", "..", "a/../../../x", "..\\x", "a..b/c", "a\0b"]
+    out, _ = exported(tmp_path, "inspect", *(ended(id) for id in ids))
+    with ZipFile(out) as archive:
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        samples = [json.loads(archive.read(name)) for name in names]
+    assert names == [f"samples/{sample['id']}_epoch_1.json" for sample in samples]
+    wanted = ["__/__/x", "..", "a/__/__/__/x", "__\\x", "a..b/c", "a__b"]
+    assert [sample["id"] for sample in samples] == wanted
+    assert [sample["metadata"]["conversation"] for sample in samples] == ids
+
+
 def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
     out, _ = exported(
         tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")
@@ -307,29 +331,112 @@ def test_ids_of_several_files_do_not_collide(tmp_path):
 
 class _Receiver(BaseHTTPRequestHandler):
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.got.append((self.path, self.headers["x-key"], body))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
+        status, kind, answer, *place = self.server.answer
+        self.send_response(status)
+        for value in place:
+            self.send_header("Location", value)
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST
 
     def log_message(self, *args):
         pass
 
 
+@contextmanager
+def receiving(*answer):
+    """A server that gives this answer: status, content type, body, and where it redirects to."""
+    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
+        server.got, server.answer = [], answer
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", server.got
+        server.shutdown()
+
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (PROTOBUF, b""),
+        (f"{PROTOBUF}; charset=utf-8", b"\x0a\x04\x12\x02hi"),  # a warning
+        ("", b""),
+        (JSON, b"{}"),
+        (JSON, b'{"partialSuccess": {"rejectedSpans": "0", "errorMessage": ""}}'),
+    ],
+)
 def test_spans_are_sent_in_protobuf_with_the_headers_of_the_environment(
-    tmp_path, monkeypatch
+    kind, answer, tmp_path, monkeypatch
 ):
     monkeypatch.setenv(protobuf.HEADERS, "x-key=a%20b,y=z")
-    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        server.got = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        to = f"http://127.0.0.1:{server.server_port}"
+    with receiving(200, kind, answer) as (to, got):
         _, results = exported(tmp_path, "otel", ended(), ended("b"), out=None, to=to)
-        server.shutdown()
-    ((path, key, body),) = server.got
+    ((path, key, body),) = got
     assert (path, key, results["rows"]) == ("/v1/traces", "a b", 2)
     assert body.count(b"gen_ai.output.messages") == 6 and b"SECRET" not in body
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "why"),
+    [
+        (
+            "text/html",
+            b"<html>sign in</html>",
+            r"its answer \(text/html\) is none of OTLP's",
+        ),
+        ("text/html", b"", "none of OTLP's"),
+        ("", b"ok", r"\(without a type\) is none of OTLP's"),
+        (JSON, b"[]", "none of OTLP's"),
+        (JSON, b"[" * 60_000, "recursion"),
+        (PROTOBUF, b"<html>sign in</html>", "its answer cannot be read"),
+        (PROTOBUF, b"\x0a\x09", "its answer cannot be read"),
+        # Field 1: its field 1 is 99, the spans that were rejected, and 2 says why.
+        (PROTOBUF, b"\x0a\x0c\x08\x63\x12\x08no quota", r"no quota \(0 were taken"),
+        (PROTOBUF, b"\x0a\x02\x08\x01", r"\(5 were taken\)"),
+        (
+            JSON,
+            b'{"partialSuccess": {"rejectedSpans": "2", "errorMessage": "no a-secret-key"}}',
+            r"no \[key\] \(4 were taken\)",
+        ),
+    ],
+)
+def test_an_answer_counts_only_if_it_says_that_all_spans_were_taken(
+    kind, answer, why, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(protobuf.HEADERS, "x-key=a-secret-key")
+    with (
+        receiving(200, kind, answer) as (to, _),
+        pytest.raises(ModelError, match=f"did not take the spans: .*{why}"),
+    ):
+        exported(tmp_path, "otel", ended(), ended("b"), out=None, to=to)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_gets_neither_key_nor_spans(status, tmp_path, monkeypatch):
+    monkeypatch.setenv(protobuf.HEADERS, "x-key=a-secret-key")
+    with (
+        receiving(200, PROTOBUF, b"") as (other, got),
+        receiving(status, "", b"", f"{other}/v1/traces?a=b") as (to, _),
+        pytest.raises(ModelError, match=f"it redirects to {other}/v1/traces;"),
+    ):
+        exported(tmp_path, "otel", ended(), out=None, to=to)
+    assert not got
+
+
+def test_what_a_server_took_before_it_failed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(protobuf, "_REQUEST_BYTES", 1)
+    answers = iter([(0, ""), (1, "full")])
+    monkeypatch.setattr(protobuf, "_post", lambda url, body: ("", b""))
+    monkeypatch.setattr(protobuf, "_rejected", lambda *answer: next(answers))
+    with pytest.raises(ModelError, match=r"full \(5 were taken\)"):
+        exported(tmp_path, "otel", ended(), ended("b"), out=None, to="http://h")
 
 
 def test_a_server_that_is_not_there_is_the_error_of_a_model(tmp_path):

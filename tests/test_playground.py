@@ -550,6 +550,20 @@ def test_a_test_of_another_user_on_the_same_logs_begins_without_any_rating(tmp_p
     assert len(read_ratings(folder / "ratings.jsonl")) == 18
 
 
+def test_what_two_users_say_alike_is_rated_for_each_of_them(tmp_path):
+    pairs = blind_pairs(responses(), LOGS, 0)[:1]
+    folder = tmp_path / "saved"
+    for user in (RatedUser("a", "1f"), RatedUser("b"), RatedUser("a", "2e")):
+        with playing({"user": Script(["hi"])}, folder, pairs=pairs, rated=user) as page:
+            shown = page.call("pair", {"rater": "ann"})
+            assert (shown["pair"], shown["rated"]) == (1, 0)
+            answer = told(shown, "left", rater="ann")
+            assert page.call("rate", answer)["rated"] == 1
+            assert page.call("rate", answer).startswith("409")
+    rated = [rating.of for rating in read_ratings(folder / "ratings.jsonl")]
+    assert rated == [RatedUser("a", "1f"), RatedUser("b"), RatedUser("a", "2e")]
+
+
 def test_a_page_that_was_open_while_the_sides_changed_rates_nothing(tmp_path):
     """Of the second seed another pair is the first, and some sides are exchanged."""
     folder = tmp_path / "saved"

@@ -163,6 +163,8 @@ def test_where_a_conversation_comes_from_is_written_and_read(tmp_path):
     [
         ({"origin": {"log": "a"}}, "unknown field 'origin.log'"),
         ({"origin": {"repeat": "2"}}, "field 'origin.repeat' must be a int, not str"),
+        ({"origin": {"repeat": -1}}, "origin.repeat is -1; it must be a small number"),
+        ({"origin": {"repeat": 2**63}}, "it must be a small number"),
         ({"origin": {"first_own_turn": -1}}, "first_own_turn is -1; .* from 0 to 0"),
         ({"origin": {"first_own_turn": 1}}, "first_own_turn is 1; .* from 0 to 0"),
         (

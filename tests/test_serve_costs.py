@@ -15,11 +15,19 @@ from fake_server import completion, error
 from flat import flat
 from playing import Page, while_serving
 
-from userlm import InputError, loading
-from userlm.models.budget import GIVE_UP, TRIES, Budget, Caps, max_tokens_in
+from userlm import InputError, ModelError, loading
+from userlm.models.budget import (
+    GIVE_UP,
+    TRIES,
+    Budget,
+    Caps,
+    max_tokens_in,
+    pause,
+    while_wanted,
+)
 from userlm.models.endpoint import EndpointModel
 from userlm.text import INTENT_PREFIX
-from userlm.types import Completion
+from userlm.types import Completion, Sampling
 from userlm.users import user_prompt
 
 command = importlib.import_module("userlm.commands.serve")
@@ -111,6 +119,65 @@ def test_a_server_that_stops_begins_no_draft_and_says_so(monkeypatch):
         assert 2 <= len(requests) <= 4
 
 
+@pytest.mark.parametrize(
+    "fault", [error(429), error(503), error(400, "unknown parameter: seed")]
+)
+def test_a_caller_who_left_is_not_asked_for_again_after_any_fault(fault):
+    """Whether the fault may have been billed, or the next request differs, changes nothing."""
+    there = [True]
+
+    def reply(body, n):
+        there.clear()
+        return fault
+
+    with (
+        fake_server.serving(reply) as model,
+        while_wanted(lambda: bool(there)),
+        pytest.raises(ModelError, match="nobody waits"),
+    ):
+        asked = EndpointModel("m", model.url, None, pause=0.001)
+        asked.chat([{"role": "user", "content": "hi"}], Sampling(seed=1))
+    assert len(model.requests) == 1
+
+
+def test_a_pause_between_two_requests_ends_when_the_caller_leaves():
+    begun = time.monotonic()
+    until = begun + 0.2
+    with (
+        while_wanted(lambda: time.monotonic() < until),
+        pytest.raises(ModelError, match="nobody waits"),
+    ):
+        pause(60)
+    assert time.monotonic() - begun < 10
+
+
+def test_no_call_is_made_for_a_caller_who_left_while_it_waited_for_the_budget():
+    side = Budget(Caps(tokens=30), None).side("user")
+    looks, called, failed = [], [], []
+
+    def is_wanted():
+        looks.append(1)
+        return len(looks) == 1
+
+    def wait():
+        with while_wanted(is_wanted):
+            try:
+                side.call(10, 10, lambda: called.append(1) or Completion("hi"))
+            except ModelError as caught:
+                failed.append(str(caught))
+
+    def fail():
+        waits.start()
+        until(lambda: looks)
+        raise ModelError("no connection")  # it took nothing, so the other is allowed
+
+    waits = threading.Thread(target=wait)
+    with pytest.raises(ModelError, match="no connection"):
+        side.call(10, 10, fail)
+    waits.join()
+    assert not called and failed == ["nobody waits for the answer any more"]
+
+
 def test_a_page_may_not_ask_for_more_drafts_than_usual_or_than_the_server_allows(
     monkeypatch,
 ):
@@ -164,6 +231,21 @@ def test_once_a_limit_is_reached_callers_hear_it_and_nothing_is_called(
         assert "until it is started again" in refused.message
         assert page_says.startswith("429: cap reached")
         assert len(requests) == calls
+
+
+def test_choices_that_were_paid_for_are_given_though_others_failed(monkeypatch):
+    found = []
+
+    def ask(app, page, model):
+        found.append(client(page).chat.completions.create(**BODY, n=4))
+        with pytest.raises(openai.RateLimitError, match="cap reached"):
+            client(page).chat.completions.create(**BODY, n=2)
+
+    with paid(monkeypatch, ask, max_calls=3) as requests:
+        assert len(found[0].choices) == len(requests) == 3
+        assert [choice.index for choice in found[0].choices] == [0, 1, 2]
+        note = "choices that failed are left out: 3 of 4 came"
+        assert note in found[0].userlm["notes"]
 
 
 def test_the_calls_of_all_speakers_of_the_page_are_limited_together(monkeypatch):

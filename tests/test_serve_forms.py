@@ -1,6 +1,8 @@
 """Tools, and answers in the form that a request asks for."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -8,6 +10,7 @@ from test_serve import read, say, serving, streamed
 
 from userlm import Reply
 from userlm.assistants import Script
+from userlm.serving import app, forms
 from userlm.serving.schema import RequestError, ServerConfig
 
 TEXT = {"type": "string"}
@@ -368,3 +371,80 @@ def test_a_user_hears_no_calls_of_tools_and_no_results():
 def test_tools_that_the_user_would_have_to_use_are_refused(options, words):
     error = refused(**options)
     assert words in error.message and error.param == "tools"
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+MANY = {f"a{i}": 0 for i in range(2_000)}
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"x": {**MANY, "anyOf": [0] * 2_000}},
+        {"x": {**MANY, "type": ["string"] * 2_000}},
+        {f"p{i}": {"$ref": "#/properties/x"} for i in range(2_000)} | {"x": MANY},
+    ],
+)
+def test_alternatives_and_references_are_not_copied_without_limit(large, monkeypatch):
+    copied = []
+
+    def counted(self, schema, other):
+        copied.append(len(schema) + len(other))
+        return merged(self, schema, other)
+
+    merged = forms._Root.merged
+    monkeypatch.setattr(forms._Root, "merged", counted)
+    error = refused(response_format=format({**SAY, **large}, required=[]))
+    assert "references and alternatives make it too large" in error.message
+    assert sum(copied) < 2 * forms.MAX_COPIED
+
+
+def test_a_schema_that_is_long_is_not_read():
+    long = {"type": "string", "description": "x" * forms.MAX_SCHEMA}
+    error = refused(response_format=format({**SAY, "x": long}))
+    assert "its schema has more than 100,000 characters" in error.message
+
+
+def test_a_tool_that_is_too_long_is_left_out_as_others_are(server):
+    long = tool({**SAY, "x": {"description": "x" * forms.MAX_SCHEMA}})
+    answer = server.ask([SYSTEM, *say("Hi!")], tools=[long])
+    assert answer.choices[0].message.content == "A tyre."
+    assert "tools were left out (1)" in answer.userlm["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        (
+            {"response_format": format({**SAY, "x": {"default": '"' * 4_000}})},
+            "response_format",
+        ),
+        ({"tools": [tool(SAY, name="n" * 2_000)]}, "tools[0].function.name"),
+        ({"userlm": {"stop_phrase": "s" * 2_000}}, "userlm.stop_phrase"),
+    ],
+)
+def test_what_each_choice_repeats_of_the_request_is_short(options, param):
+    error = refused(n=128, **options)
+    assert error.param == param
+    assert "characters" in error.message and len(error.message) < 400
+
+
+def test_others_are_answered_while_an_answer_is_written(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*given):
+        begun.set()
+        assert go_on.wait(20)
+        return completion(*given)
+
+    completion = app.completion
+    monkeypatch.setattr(app, "completion", slow)
+    with serving(Leaves()) as served, ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(served.ask, [SYSTEM, *say("Hi!")])
+        assert begun.wait(20)
+        try:
+            assert served.client(timeout=5).models.list().data
+        finally:
+            go_on.set()
+        assert asked.result().choices[0].message.content == "A tyre."

@@ -203,6 +203,23 @@ def test_the_price_of_intents_is_for_a_model_that_writes_them():
         command._intent_writer(options, budget, None)
 
 
+def test_no_intent_is_asked_for_again_once_the_server_stops():
+    """Not even for a client that still waits: it hears that the server stops."""
+    side = Budget(Caps(), None).side("intent_by")
+    model = Writer("no", "no")
+    is_open = [True]
+
+    def answer(messages, sampling):
+        is_open.clear()
+        return chat(messages, sampling)
+
+    chat, model.chat = model.chat, answer
+    writer = IntentWriter("w", CountedChat(model, side))
+    with pytest.raises(ModelError, match="nobody waits") as error:
+        writer.write(PERSONA, lambda: bool(is_open))
+    assert error.value.reason == "stopped" and side.used["calls"] == 1
+
+
 def test_an_intent_is_written_though_its_first_client_is_gone():
     """Others may wait for it."""
     side = Budget(Caps(), None).side("intent_by")

@@ -190,3 +190,15 @@ def check_url(url: str, variable: str) -> None:
         raise InputError(
             f"{url} is not the URL of a server; write http://HOST:PORT/v1#NAME"
         )
+
+
+def place(address: str) -> str:
+    """Return scheme, host and path of an address: the rest may hold secrets."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "another address"
+    host = parts.netloc.rpartition("@")[2]
+    return (
+        parts._replace(netloc=host, query="", fragment="").geturl() or "another address"
+    )

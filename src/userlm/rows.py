@@ -128,7 +128,10 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
         for name, kind in _ORIGIN_FIELDS.items()
         if name in record
     }
-    return Origin(**values)
+    origin = Origin(**values)
+    if not 0 <= origin.repeat < 2**31:
+        raise ValueError(f"origin.repeat is {origin.repeat}; it must be a small number")
+    return origin
 
 
 def read_conversations(

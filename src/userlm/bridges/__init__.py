@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from userlm import loading
@@ -30,11 +30,18 @@ from userlm.types import (
     Reply,
     Speaker,
     Turn,
+    encodable,
     messages_of,
 )
 
+if TYPE_CHECKING:
+    from userlm.models.endpoint import EndpointModel
+    from userlm.models.faults import Fault
+
 SERVE_KEY = "USERLM_SERVE_KEY"
 """The environment variable with the key of a served user, if it has one."""
+_SECONDS = 600.0
+"""How long a served user may take for a turn, with those that wait before it."""
 
 
 class NextTurn(NamedTuple):
@@ -167,33 +174,59 @@ class ServedUser:
     url: str
 
     @cached_property
-    def _client(self) -> Any:
-        import openai
+    def _endpoint(self) -> EndpointModel:
+        from userlm.models.endpoint import EndpointModel
 
         key = os.environ.get(SERVE_KEY, "").strip()
-        return openai.OpenAI(base_url=self.url, api_key=key or "none")
+        # A try that takes all of the time of a call is not repeated.
+        return EndpointModel(
+            self.url, self.url, key or None, timeout=_SECONDS, key_variable=SERVE_KEY
+        )
 
     @cached_property
     def _name(self) -> str:
-        return str(self._client.models.list().data[0].id)
+        return self._endpoint.ask(_first_model, [], may_bill=False)
 
     def reply(self, conversation: Conversation, /) -> Reply:
         """Return the next turn; raise `ModelError` for whatever goes wrong."""
-        import openai
-
         turns = messages_of(conversation.turns)
         options = {"intent": conversation.intent or "", "roles": "log"}
         nothing_said = [{"role": "system", "content": conversation.intent or ""}]
-        try:
-            answer = self._client.chat.completions.create(
-                model=self._name,
-                messages=turns or nothing_said,
-                extra_body={"userlm": {**options, "stop_phrase": ""}},
-            )
-        except openai.OpenAIError as error:
-            raise ModelError(f"{self.url}: {error}") from error
-        stop = answer.userlm["stop"]
-        return Reply(answer.choices[0].message.content or "", stop)
+        body = {
+            "model": self._name,
+            "messages": turns or nothing_said,
+            "extra_body": {"userlm": {**options, "stop_phrase": ""}},
+        }
+        return self._endpoint.ask(partial(_next_reply, body), [], may_bill=False)
+
+
+async def _first_model(client: Any) -> str | Fault:
+    from userlm.models.endpoint import receive
+
+    answer = await receive(client.models.with_streaming_response.list())
+    try:
+        return str(answer["data"][0]["id"])
+    except (LookupError, TypeError):
+        return _not_served()
+
+
+async def _next_reply(body: Mapping[str, Any], client: Any) -> Reply | Fault:
+    from userlm.models.endpoint import receive
+
+    create = client.chat.completions.with_streaming_response.create
+    answer = await receive(create(**body))
+    try:
+        text = answer["choices"][0]["message"]["content"]
+        return Reply(encodable(text), answer["userlm"]["stop"])
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return _not_served()
+
+
+def _not_served() -> Fault:
+    from userlm.models.faults import Fault
+
+    message = "this is no answer of `userlm serve`; give the URL of one"
+    return Fault("broken answer", message, permanent=True)
 
 
 @contextmanager

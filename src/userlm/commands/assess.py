@@ -276,7 +276,7 @@ def _rated(path: Path | None, user: RatedUser) -> Results | None:
     if path is None:
         return None
     ratings = blind_test.read_ratings(path)
-    own = [each for each in ratings if not each.user or user.may_be(each.of)]
+    own = [each for each in ratings if user.may_be(each.of)]
     left_out = len(ratings) - len(own)
     if left_out:
         names = {each.user for each in ratings if each not in own}

@@ -27,7 +27,6 @@ LINES = (".jsonl", ".jsonl.gz")
 ENDINGS = {"inspect": (".eval",), "parquet": (".parquet",)}
 LINEAGE = ".lineage.json"
 """Ends the name of the file with the lineage, which stands beside the export."""
-_SENT = 1 << 20  # bytes of spans in a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +214,11 @@ def _write(options: Export, path: Path, selected: _Selected) -> int:
 
 def _sent(options: Export, selected: _Selected) -> Iterator[dict[str, Any]]:
     """Yield the spans of each conversation, and send them if a server is given."""
-    url = protobuf.url_of(options.to) if options.to else ""
-    waiting = bytearray()
+    sender = protobuf.Sender(protobuf.url_of(options.to)) if options.to else None
     for talk in selected:
         exported = spans.export(talk)
         yield exported
-        if url:
-            waiting += protobuf.encode(exported)
-            if len(waiting) >= _SENT:
-                protobuf.send(url, bytes(waiting))
-                waiting.clear()
-    if waiting:
-        protobuf.send(url, bytes(waiting))
+        if sender:
+            sender.add(exported)
+    if sender:
+        sender.send()

@@ -149,11 +149,11 @@ def _show_failed(inputs: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     found = {}
     for name, path in inputs.items():
         # Only this field is needed; what else a row has is checked where it is measured.
-        stops = Counter(line.row.get("stop") for line in read_rows(path))
-        found[name] = (stops["error"], stops.total())
-        if stops["error"]:
+        failed = Counter(line.row.get("stop") == "error" for line in read_rows(path))
+        found[name] = (failed[True], failed.total())
+        if failed[True]:
             console.print(
-                f"{name}: {stops['error']:,} of {stops.total():,} conversations ended in an error",
+                f"{name}: {failed[True]:,} of {failed.total():,} conversations ended in an error",
                 style="yellow",
             )
     return found

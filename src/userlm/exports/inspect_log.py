@@ -7,6 +7,7 @@ Source: github.com/UKGovernmentBEIS/inspect_ai, `EvalLog` and its recorder, vers
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ from userlm.types import messages_of
 
 _CORRECT, _INCORRECT = "C", "I"
 _SHORT = 500  # characters of the input in the list of samples
+_NO_NAME = re.compile(r"(?<![^/\\])\.\.(?=[/\\])|\0")
+"""What leads out of a folder, or ends a name, where somebody unpacks the archive."""
 
 
 def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
@@ -42,7 +45,7 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
         for talk in talks:
             id, epoch = _name(talk)
             if hash((id, epoch)) in names:  # `a` beside `a#0`
-                id, epoch = f"{talk.source.key}:{talk.conversation.id}", 1
+                id, epoch = _safe(f"{talk.source.key}:{talk.conversation.id}"), 1
             summaries.write(b"," if names else b"[")
             names.add(hash((id, epoch)))
             epochs = max(epochs, epoch)
@@ -111,7 +114,12 @@ def _name(talk: Talk) -> tuple[str, int]:
     id, epoch = conversation.id, 1
     if origin and id.endswith(suffix := f"#{origin.repeat}"):
         id, epoch = id.removesuffix(suffix), origin.repeat + 1
-    return f"{talk.source.prefix}{id}", epoch
+    return _safe(f"{talk.source.prefix}{id}"), epoch
+
+
+def _safe(id: str) -> str:
+    """Return an id as the name of an entry of the archive, which readers make from it."""
+    return _NO_NAME.sub("__", id)
 
 
 def _sample(talk: Talk, id: str, epoch: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ folders of the host nor addresses of servers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,11 +98,12 @@ def find(places: Sequence[Path], scores: Path | None = None) -> list[Source]:
         scores: a run of `score` with their grades; by default that in the folder of each.
 
     Raises:
-        InputError: if one of them is no finished run or file, has several files, or is given twice.
+        InputError: if one of them is no finished run or file, has several files, is given twice, or
+            has grades that are of other conversations.
     """
     files = [file for place in places for file in _files(place)]
-    known = _read_grades(scores) if scores else {}
-    sources = [_source(file, known) for file in files]
+    graded = _read_grades(scores) if scores else None
+    sources = [_source(file, graded) for file in files]
     keys = [source.key for source in sources]
     for key in keys:
         if keys.count(key) > 1:
@@ -130,9 +131,21 @@ def _files(place: Path) -> Iterator[Path]:
     yield conversations_file(place)
 
 
-def _source(
-    path: Path, known: Mapping[str, Mapping[str, tuple[bool | None, str]]]
-) -> Source:
+@dataclass(frozen=True, slots=True)
+class _Graded:
+    """The grades of a run of `score`.
+
+    Attributes:
+        hashes: those of the files that it read.
+        runs: whether each conversation was solved, and why, by the names of runs and by ids.
+    """
+
+    folder: Path
+    hashes: Collection[Any]
+    runs: Mapping[str, Mapping[str, tuple[bool | None, str]]]
+
+
+def _source(path: Path, graded: _Graded | None) -> Source:
     folder = path.parent
     name = folder.resolve().name if path.stem == "conversations" else path.name
     sha256 = file_hash(path)
@@ -142,11 +155,18 @@ def _source(
     }
     if (folder / "run.json").is_file():
         lineage |= _of_run(read_json(folder / "run.json"))
-    grades = (
-        known.get(name) or known.get(f"{folder.resolve().parent.name}/{name}") or {}
-    )
-    if not known and (folder / "score" / GRADES).is_file():
-        grades = _read_grades(folder / "score").get(name, {})
+    names = [name, f"{folder.resolve().parent.name}/{name}"]
+    if graded is None and (folder / "score" / GRADES).is_file():
+        graded = _read_grades(folder / "score")
+        names = [name]
+    grades: Mapping[str, tuple[bool | None, str]] = {}
+    if graded:
+        grades = next((graded.runs[one] for one in names if one in graded.runs), {})
+    if graded and grades and sha256 not in graded.hashes:
+        raise InputError(
+            f"the grades of {name} in {graded.folder} are not of {path}, or not as it is now; "
+            "score it again"
+        )
     return Source(
         path,
         f"{name}@{sha256[:_HASH_LENGTH]}",
@@ -156,9 +176,9 @@ def _source(
     )
 
 
-def _read_grades(run: Path) -> dict[str, dict[str, tuple[bool | None, str]]]:
-    """Return the grades of a run of `score`, with their reasons, by run and conversation."""
-    path = Run.read(run).path(GRADES)
+def _read_grades(run: Path) -> _Graded:
+    scored = Run.read(run)
+    path = scored.path(GRADES)
     if not path.is_file():
         raise InputError(f"{run} has no {GRADES}; give a run of `score` with --tasks")
     found: dict[str, dict[str, tuple[bool | None, str]]] = {}
@@ -171,7 +191,7 @@ def _read_grades(run: Path) -> dict[str, dict[str, tuple[bool | None, str]]]:
 
     for _ in read_parsed(path, parse_grade, may_be_empty=True):
         pass
-    return found
+    return _Graded(run, scored.manifest.get("inputs", {}).values(), found)
 
 
 # --- who made them --------------------------------------------------------------------------------

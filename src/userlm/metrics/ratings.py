@@ -32,10 +32,10 @@ class RatedUser:
     version: str = ""
 
     def may_be(self, other: RatedUser) -> bool:
-        """Whether both can be the same user."""
-        is_as_it_was = self.version == other.version
-        may_be_as_it_was = is_as_it_was or not (self.version and other.version)
-        return self.name == other.name and may_be_as_it_was
+        """Whether both can be the same user, as far as names and versions are known."""
+        names = {self.name, other.name} - {""}
+        versions = {self.version, other.version} - {""}
+        return len(names) < 2 and len(versions) < 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,11 @@ class Rating:
     def of(self) -> RatedUser:
         """Whose turns were rated."""
         return RatedUser(self.user, self.version)
+
+    def repeats(self, other: Rating) -> bool:
+        """Whether its rater had rated the same pair of the same user with the other one."""
+        is_same = (self.rater, self.shown) == (other.rater, other.shown)
+        return is_same and self.of.may_be(other.of)
 
 
 def read_ratings(path: Path) -> list[Rating]:

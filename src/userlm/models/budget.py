@@ -7,6 +7,7 @@ together stay below every limit. Every verb that calls models uses this.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -48,6 +49,8 @@ read if there was never one, no other call starts."""
 WORDLESS = 10
 """After this many consecutive answers without words, no other call starts: they are paid for, and
 come from a model that uses up all tokens by thinking."""
+_LOOK = 0.5
+"""Seconds of a pause after which it is asked whether somebody still waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +207,13 @@ class Budget:
             ModelError: if a cap does not allow it, or after `stop`. No other call starts then,
                 unless this one alone would pass a cap. Also if it is not wanted any more.
         """
-        _check_wanted()
         needed = side.amount(worst)
         with self._state:
-            while why := self._stopped or self._passed(needed):
+            while True:
+                _check_wanted()
+                why = self._stopped or self._passed(needed)
+                if not why:
+                    break
                 if not self._stopped and self.caps.passed(needed):
                     raise _not_made(why)
                 if self._stopped or not self._in_flight:
@@ -471,6 +477,15 @@ def _check_wanted() -> None:
         raise _not_made("nobody waits for the answer any more")
 
 
+def pause(seconds: float) -> None:
+    """Wait before another request; raise `ModelError` as soon as it is not wanted any more."""
+    _check_wanted()
+    while seconds > 0:
+        time.sleep(min(seconds, _LOOK))
+        seconds -= _LOOK
+        _check_wanted()
+
+
 def count_request(is_retry: bool = False) -> None:
     """Count a request that may be billed, if it belongs to a counted call. The first request of a
     call was counted with it.
@@ -479,13 +494,11 @@ def count_request(is_retry: bool = False) -> None:
         is_retry: whether it repeats one that may have been billed.
 
     Raises:
-        ModelError: if a cap does not allow another request, or if a retry is not wanted any more.
+        ModelError: if a cap does not allow another request.
     """
     call = _CALL.get()
     if call is None:
         return
-    if is_retry:
-        _check_wanted()
     if call.requests:
         call.side.budget.count_request(call.side)
     call.requests += 1

@@ -7,7 +7,7 @@ call is settled in the budget, so a killed run resumes without repeating an answ
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +50,9 @@ class CallCache:
         self._chat = chat
         self.side = side
         self._lock = threading.Lock()
+        self._asking: defaultdict[tuple[str, int], threading.Lock] = defaultdict(
+            threading.Lock
+        )
         self._last_error = ""
         self._alike = 0
         self._usable = 0
@@ -75,15 +78,22 @@ class CallCache:
     def ask(
         self, id: str, number: int, messages: Sequence[Message], sampling: Sampling
     ) -> Answer:
-        """The answer to call `number` about a conversation, from the journal or from the model.
+        """The answer to call `number` about a conversation, from the journal or from the model. A
+        thread that asks the same meanwhile waits for it, and asks only if there was none.
 
         Raises:
             ModelError: if several consecutive calls failed with the same error, so all others would
                 too.
         """
-        if known := self._answers.get((id, number)):
-            return known
+        with self._lock:
+            asking = self._asking[id, number]
+        with asking:
+            known = self._answers.get((id, number))
+            return known or self._asked(id, number, messages, sampling)
 
+    def _asked(
+        self, id: str, number: int, messages: Sequence[Message], sampling: Sampling
+    ) -> Answer:
         def send() -> Completion:
             try:
                 reply = self._chat.chat(messages, sampling)

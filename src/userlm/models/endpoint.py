@@ -26,7 +26,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from userlm.content import THOUGHT_FIELDS, split_content
-from userlm.models.budget import TRIES, count_request
+from userlm.models.budget import TRIES, count_request, pause
 from userlm.models.event_loops import event_loop
 from userlm.models.faults import (
     CONTEXT_EXCEEDED,
@@ -188,8 +188,8 @@ class EndpointModel:
             may_bill: whether the request may be billed, so that it counts.
 
         Raises:
-            ModelError: if there is no answer after all retries, if retries cannot help, or if a cap
-                does not allow another one.
+            ModelError: if there is no answer after all retries, if retries cannot help, or if
+                another one is not wanted any more or not allowed by a cap.
         """
         retries = 0
         left = max(LONGEST_CALL, self._timeout)
@@ -203,15 +203,15 @@ class EndpointModel:
             faults.append(got.kind)
             left -= time.monotonic() - begun
             if got.adapted:
+                self._before_retry(0, False, faults)
                 continue
             if not got.passing or retries == self._retries or left < SHORTEST_TRY:
                 raise self._error(got, faults)
-            if may_bill and possibly_billed([got.kind]):
-                self._count_retry(faults)
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
-            time.sleep(min(wait, LONGEST_PAUSE) + jitter)
+            counts = may_bill and possibly_billed([got.kind]) > 0
+            self._before_retry(min(wait, LONGEST_PAUSE) + jitter, counts, faults)
             retries += 1
 
     def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
@@ -226,10 +226,15 @@ class EndpointModel:
             reasoning_tokens=fault.reasoning_tokens,
         )
 
-    def _count_retry(self, faults: Sequence[str]) -> None:
-        """Count another request; raise `ModelError` with all faults if a cap does not allow it."""
+    def _before_retry(
+        self, seconds: float, counts: bool, faults: Sequence[str]
+    ) -> None:
+        """Wait, and count another request if it `counts`; raise `ModelError` with all faults if it
+        is not wanted any more, or not allowed by a cap."""
         try:
-            count_request(is_retry=True)
+            pause(seconds)
+            if counts:
+                count_request(is_retry=True)
         except ModelError as error:
             error.faults = tuple(faults)
             error.possibly_billed = possibly_billed(faults)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from math import isfinite
-from urllib.parse import urlsplit
 
 import openai
 
+from userlm.address import place
 from userlm.models.budget import LONG_WAIT
 from userlm.types import TOO_LONG
 
@@ -36,6 +36,8 @@ UNREADABLE = (
     RecursionError,
 )
 """What the reading of an answer may raise: it can be any JSON."""
+SHOULD_RETRY = "x-should-retry"
+"""The header with which OpenAI, and `userlm serve`, say whether another try may help."""
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """The code of OpenAI, and of `userlm serve`, for a prompt that is too long."""
 NOT_OFFERED = ("not found", "bad request")
@@ -115,15 +117,16 @@ def status_fault(
         )
         return Fault("key refused", message, permanent=True)
     if 300 <= status < 400:  # another request, with the prompt, and perhaps elsewhere
-        place = _place(error.response.headers.get("location", ""))
+        where = place(error.response.headers.get("location", ""))
         message = (
-            f"the server redirects to {place} (HTTP {status}); give the right address"
+            f"the server redirects to {where} (HTTP {status}); give the right address"
         )
         return Fault("redirected", message, permanent=True)
     kind, reason = STATUS_FAULTS.get(
         status, SERVER_ERROR if status >= 500 else BAD_REQUEST
     )
-    passing = kind in ("timed out", "rate limited", "server error")
+    may_help = error.response.headers.get(SHOULD_RETRY) != "false"
+    passing = may_help and kind in ("timed out", "rate limited", "server error")
     wait = wait_of(error.response.headers)
     if passing and wait is not None and wait > LONGEST_PAUSE:
         return Fault(
@@ -145,18 +148,6 @@ def _is_flagged(error: openai.APIStatusError) -> bool:
     without access."""
     metadata = error.body.get("metadata") if isinstance(error.body, Mapping) else None
     return isinstance(metadata, Mapping) and "flagged_input" in metadata
-
-
-def _place(address: str) -> str:
-    """Return scheme, host and path of an address: the rest may hold secrets."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "another address"
-    host = parts.netloc.rpartition("@")[2]
-    return (
-        parts._replace(netloc=host, query="", fragment="").geturl() or "another address"
-    )
 
 
 def error_message(error: openai.APIStatusError) -> str:

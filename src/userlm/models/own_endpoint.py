@@ -168,6 +168,11 @@ def _read(path: str) -> dict[str, Any]:
         check_url(described["url"], "an environment variable, and name it in [headers]")
     except InputError as error:
         raise InputError(f"{path}: 'url': {error}") from None
+    if set(PLACE.findall(described["url"])) - {"session"}:
+        # What somebody says could lead to any path of the server, with the headers.
+        raise InputError(
+            f"{path}: 'url' may only have {{session}}; put the others into [body]"
+        )
     body = dumps(described.get("body", MESSAGES_BODY))
     if "{text}" not in body and "{messages}" not in body:
         raise InputError(

@@ -59,9 +59,14 @@ def reply_of(speaker: Speaker, conversation: Conversation) -> Reply:
 def completion(
     replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
 ) -> ChatCompletion:
-    """Return the response of `/v1/chat/completions`, with the replies as choices."""
+    """Return the response of `/v1/chat/completions`, with the replies as choices: there may be
+    fewer than were asked for."""
     choices = []
     notes = list(turn.notes)
+    if len(replies) < (turn.request.n or 1):
+        notes.append(
+            f"choices that failed are left out: {len(replies)} of {turn.request.n} came"
+        )
     for i, reply in enumerate(replies):
         choices.append(_choice(i, reply, turn))
         if turn.stop_phrase and turn.stop_phrase in reply.text:

@@ -80,7 +80,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         )
         writer = config.intent_writer
         if writer and turn.description is not None:
-            write = partial(writer.write, turn.description)
+            write = partial(writer.write, turn.description, pool.is_open)
             intents = await pool.results([write], request, config.key)
             if not intents:
                 return Response()  # the client is gone
@@ -90,7 +90,10 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         replies = await pool.results(jobs, request, config.key)
         if not replies:
             return Response()  # the client is gone
-        return shown(completion(replies, turn, config), turn.request)
+        # So does the writing of one with many choices.
+        return await asyncio.to_thread(
+            lambda: shown(completion(replies, turn, config), turn.request)
+        )
 
     async def chat_completions(request: Request) -> Response:
         return await answered(request, lambda body: body, _chat_completion)
@@ -237,8 +240,9 @@ class Pool:
     async def results(
         self, jobs: Sequence[Callable[[], Done]], request: Request, key: str | None
     ) -> list[Done]:
-        """Return what the jobs return; nothing if the client disconnected before. Raise
-        `RequestError`, with the key masked, for errors that are not bugs."""
+        """Return what the jobs return, without those that failed; nothing if the client
+        disconnected before. If all failed for reasons that are not bugs, raise the `RequestError`
+        of the first, with the key masked."""
         gone = threading.Event()
         futures = self.submit(jobs, gone)
         try:
@@ -246,7 +250,16 @@ class Pool:
                 return []
         finally:
             gone.set()
-        return [_result(future, key) for future in futures]
+        done: list[Done] = []
+        failed: list[RequestError] = []
+        for future in futures:
+            try:
+                done.append(_result(future, key))
+            except RequestError as error:
+                failed.append(error)
+        if not done:
+            raise failed[0]
+        return done  # each may have been paid for
 
     def submit(
         self, jobs: Sequence[Callable[[], Done]], gone: threading.Event
@@ -267,6 +280,10 @@ class Pool:
             future.add_done_callback(self._finished)
         return futures
 
+    def is_open(self) -> bool:
+        """Whether jobs are accepted."""
+        return not self._closed
+
     def close(self) -> None:
         """Accept no more jobs and start no waiting ones; running jobs continue until they would
         begin another model call, such as for another draft."""
@@ -283,7 +300,7 @@ class Pool:
     def _timed(self, job: Callable[[], Done], gone: threading.Event) -> Done:
         begun = time.monotonic()
         try:
-            with while_wanted(lambda: not (gone.is_set() or self._closed)):
+            with while_wanted(lambda: self.is_open() and not gone.is_set()):
                 return job()
         finally:
             seconds = time.monotonic() - begun

@@ -8,8 +8,9 @@ open. Nothing is made up to satisfy a schema.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,16 @@ _COMBINED = {
     *("patternProperties", "dependentRequired", "dependentSchemas", "dependencies"),
 }
 _MAX_REFERENCES = 8
+_MAX_DEPTH = 32
+"""Names in a reference."""
+
+MAX_SCHEMA = 100_000
+"""Characters of a schema as JSON; OpenAI allows 120,000 of names and values."""
+MAX_COPIED = 20_000
+"""Fields that are copied while a schema is read: references and alternatives multiply what it has,
+and each other."""
+MAX_ADDED = 4_000
+"""Characters that a form adds to the words, in each choice of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +198,21 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
         )
         return RequestError(400, message, param)
 
-    root = _followed(schema, schema)
-    fields = root.get("properties")
-    if not isinstance(fields, dict) or _COMBINED & root.keys():
+    if _length(schema) > MAX_SCHEMA:
+        raise refused(f"its schema has more than {MAX_SCHEMA:,} characters")
+    root = _Root(schema, refused)
+    whole = _followed(schema, root)
+    fields = whole.get("properties")
+    if not isinstance(fields, dict) or _COMBINED & whole.keys():
         raise refused("it is no plain object with properties")
-    options = {name: _options(each, schema) for name, each in fields.items()}
-    words = _words_field(options, schema)
+    options = {name: _options(each, root) for name, each in fields.items()}
+    words = _words_field(options, root)
     if words is None:
         raise refused("it has no field that is clearly for the user's words")
     ends = [name for name in options if _is_end(name, options[name])]
     others: dict[str, Any] = {}
     missing: list[str] = []
-    for name in _items(root, "required"):
+    for name in _items(whole, "required"):
         if name == words or name in ends[:1]:
             continue
         values: list[Any] = []
@@ -215,19 +229,24 @@ def _form(schema: Schema, where: str, param: str, tool: str | None = None) -> Fo
         wordless = END_SAYS
     if any(each.get("type") == "null" for each in options[words]):
         wordless = None
-    item = _list_item(options[words], schema)
-    return Form(
+    item = _list_item(options[words], root)
+    form = Form(
         words,
         wordless,
         item is not None,
-        _block(item, schema) if item else None,
+        _block(item, root) if item else None,
         next(iter(ends), None),
         others,
         tool,
     )
+    if len(form.filled("", True)) > MAX_ADDED:
+        raise refused(
+            f"what it requires beside the words has more than {MAX_ADDED:,} characters"
+        )
+    return form
 
 
-def _words_field(options: Mapping[str, Sequence[Schema]], root: Schema) -> str | None:
+def _words_field(options: Mapping[str, Sequence[Schema]], root: _Root) -> str | None:
     """Return the name of the field for the words: the likeliest by its name, or the only text."""
     texts = []
     for name, each in options.items():
@@ -246,7 +265,7 @@ def _words_field(options: Mapping[str, Sequence[Schema]], root: Schema) -> str |
     return None
 
 
-def _list_item(options: Sequence[Schema], root: Schema) -> Schema | None:
+def _list_item(options: Sequence[Schema], root: _Root) -> Schema | None:
     """Return the schema of the item of a list that takes the words; `None` if the field is none, or
     takes a text.
 
@@ -268,7 +287,7 @@ def _list_item(options: Sequence[Schema], root: Schema) -> Schema | None:
     return None
 
 
-def _block(item: Schema, root: Schema) -> Mapping[str, str] | None:
+def _block(item: Schema, root: _Root) -> Mapping[str, str] | None:
     """Return the fields that a content block needs beside its `text`; `None` if it is none."""
     fields = item.get("properties")
     if not isinstance(fields, dict) or not _is_text(_options(fields.get("text"), root)):
@@ -340,19 +359,47 @@ def _snake(name: str) -> str:
     return re.sub("(?<=[a-z])(?=[A-Z])|-", "_", name[:100]).lower()
 
 
-def _options(schema: Any, root: Schema) -> list[Schema]:
+@dataclass(slots=True)
+class _Root:
+    """A schema, to which the references within it refer.
+
+    Attributes:
+        left: how many fields may still be copied.
+    """
+
+    schema: Schema
+    refused: Callable[[str], RequestError]
+    left: int = MAX_COPIED
+
+    def merged(self, schema: Schema, other: Schema) -> dict[str, Any]:
+        """Return a schema with the fields of both; those of the other win."""
+        self.left -= 1 + len(schema) + len(other)
+        if self.left < 0:
+            raise self.refused("its references and alternatives make it too large")
+        return {**schema, **other}
+
+
+def _length(schema: Schema) -> float:
+    """Return the length of a schema as JSON; infinite if it is nested too deep for that."""
+    try:
+        return len(json.dumps(schema))
+    except RecursionError:
+        return math.inf
+
+
+def _options(schema: Any, root: _Root) -> list[Schema]:
     """Return the alternatives of a field's schema, each with one type."""
     schema = _followed(schema, root)
     several = schema.get("anyOf") or schema.get("oneOf")
     if isinstance(several, list):
         rest = {name: schema[name] for name in schema if name not in ("anyOf", "oneOf")}
-        return [{**rest, **_followed(each, root)} for each in several]
+        return [root.merged(rest, _followed(each, root)) for each in several]
     if isinstance(schema.get("type"), list):
-        return [{**schema, "type": kind} for kind in schema["type"]]
+        return [root.merged(schema, {"type": kind}) for kind in schema["type"]]
     return [schema]
 
 
-def _followed(schema: Any, root: Schema) -> dict[str, Any]:
+def _followed(schema: Any, root: _Root) -> dict[str, Any]:
     """Return a schema with its reference replaced by what it refers to; empty if that is none."""
     for _ in range(_MAX_REFERENCES):
         if not isinstance(schema, dict):
@@ -360,12 +407,12 @@ def _followed(schema: Any, root: Schema) -> dict[str, Any]:
         reference = schema.get("$ref")
         if not isinstance(reference, str):
             return schema
-        found: Any = root
-        for name in reference.removeprefix("#").split("/")[1:]:
+        found: Any = root.schema
+        for name in reference.removeprefix("#").split("/", _MAX_DEPTH)[1:]:
             name = name.replace("~1", "/").replace("~0", "~")
             found = found.get(name) if isinstance(found, dict) else None
         if not isinstance(found, dict):
             return {}
         rest = {name: schema[name] for name in schema if name != "$ref"}
-        schema = {**found, **rest}
+        schema = root.merged(found, rest)
     return {}

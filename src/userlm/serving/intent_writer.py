@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from hashlib import sha256
 
@@ -40,12 +40,17 @@ class IntentWriter:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Future[str]] = OrderedDict()
 
-    def write(self, description: str) -> str:
+    def write(
+        self, description: str, is_open: Callable[[], bool] = lambda: True
+    ) -> str:
         """Return the intent. Threads with the same description wait for the first of them.
+
+        Args:
+            is_open: whether the server is not shutting down.
 
         Raises:
             RequestError: 503 if the model fails, 502 if it writes no intent. Neither is kept.
-            ModelError: if a cap does not allow the call.
+            ModelError: if a cap does not allow the call, or if the server is shutting down.
         """
         key = sha256(description.encode(errors="surrogatepass")).hexdigest()
         with self._lock:
@@ -58,7 +63,7 @@ class IntentWriter:
                 self._kept.popitem(last=False)
         if is_first:
             try:
-                with while_wanted(lambda: True):  # others may wait for it
+                with while_wanted(is_open):  # others may wait for it
                     intent.set_result(self._written(description))
             except BaseException as error:
                 with self._lock:
@@ -79,7 +84,7 @@ class IntentWriter:
                 description_request(description), nothing_said, ask, TRIES
             )
         except ModelError as error:
-            if error.reason == "cap":
+            if error.reason in ("cap", "stopped"):
                 raise
             raise self._failed(503, f"failed: {error}") from error
         if intent is None:

@@ -356,7 +356,8 @@ def _ratings_of(play: Playground, rater: str) -> dict[str, str]:
     """Return what a rater chose, by the ids of the pairs of this test."""
     found: dict[str, str] = {}
     for rating in play.saved.ratings():
-        if rating.rater == rater and rating.shown in play.numbered:
+        is_here = rating.shown in play.numbered and play.rated.may_be(rating.of)
+        if rating.rater == rater and is_here:
             found[rating.shown] = rating.chosen
     return found
 

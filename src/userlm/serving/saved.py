@@ -65,7 +65,7 @@ class Saved:
         """Append a rating; return whether its rater has not rated the pair before."""
         with self._lock:
             run = self._opened()
-            if _rated(rating) in map(_rated, self.ratings()):
+            if any(map(rating.repeats, self.ratings())):
                 return False
             journal = Journal(run.path(RATINGS))
             journal.add(asdict(rating))
@@ -84,7 +84,3 @@ class Saved:
         stops = Counter(talk.stop or "saved" for talk in talks)
         counts = {"conversations": len(talks), "ratings": len(self.ratings())}
         run.finish({**counts, "stops": dict(stops)})
-
-
-def _rated(rating: Rating) -> tuple[str, str]:
-    return rating.rater, rating.shown

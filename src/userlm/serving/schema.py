@@ -37,6 +37,8 @@ NO_RETRY = {"x-should-retry": "false"}
 """The header with which the `openai` client sends a request that failed only once."""
 MAX_STOPS = 16
 """Texts; each is searched in each choice."""
+MAX_REPEATED = 1_000
+"""Characters of a name or a phrase that each choice of an answer repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def _refuse_many(stop: object) -> object:
 
 
 Text = Annotated[str, Field(min_length=1)]
+Repeated = Annotated[str, Field(max_length=MAX_REPEATED)]
 TokenLimit = Annotated[int, Field(ge=1, le=2**31)]
 TopP = Annotated[
     float,
@@ -134,7 +137,7 @@ class Message(BaseModel):
 
 class Named(BaseModel):
     model_config = STRICT
-    name: str
+    name: Repeated
 
 
 class NamedTool(BaseModel):
@@ -187,7 +190,7 @@ class UserOptions(BaseModel):
     intent: str | None = None
     roles: Roles | None = None
     id: str | None = None
-    stop_phrase: str | None = None
+    stop_phrase: Repeated | None = None
 
     @model_validator(mode="after")
     def _refuse_extra(self) -> Self:
