@@ -13,10 +13,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+from hypothesis import settings
 
 from userlm import assets
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, Turn
+
+# A machine that is busy with something else makes no test wrong.
+settings.register_profile("userlm", deadline=None)
+settings.load_profile("userlm")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import processes
 import pytest
 from fake_server import Said, error, serving
@@ -303,6 +304,13 @@ def test_what_a_bot_does_not_know_of_its_answer_is_left_out():
         "score": None,
         "1": "one",
     }
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"p_end": np.float32(0.5), "tokens_out": np.int64(3), "sure": True}
+    meta = reply(lambda text: Reply("hi", meta=given)).meta
+    assert meta == {"p_end": 0.5, "tokens_out": 3, "sure": True}
+    assert meta["sure"] is True
 
 
 def test_an_awaited_bot_that_leaves_the_program_ends_its_conversation_and_no_other():

@@ -103,6 +103,20 @@ def log(id: str, text: str, user: str | None = None, **meta: object) -> Conversa
     )
 
 
+def test_a_quote_that_costs_all_lines_after_it_is_said_on_the_terminal(
+    userlm, tmp_path
+):
+    rows = ["who\tsays\tid", "user\thi\t1", 'user\t"so\t2', *["user\thi\t3"] * 9]
+    Path("logs.tsv").write_text("\n".join(rows))
+    shown = userlm(
+        *("import", "logs.tsv", "--map", "role=who,text=says,id=id", "--out", "out")
+    )
+    assert "10 lines set aside as not CSV" in shown
+    first, *others = rows_of(tmp_path / "out/dropped.jsonl")
+    assert first["line"] == 3
+    assert all("a quote that line 3 opens" in each["error"] for each in others)
+
+
 # --- logs from elsewhere --------------------------------------------------------------------------
 
 

@@ -339,7 +339,7 @@ turns = st.lists(st.text(max_size=30), min_size=1, max_size=9)
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     texts=turns,
     greeting=st.booleans(),
@@ -470,7 +470,7 @@ def test_a_document_is_a_line_for_the_intent_and_for_each_turn_between_the_token
     assert row.mask() == [False] + [True] * (len(row.ids) - 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     texts=turns,
     greeting=st.booleans(),

@@ -224,7 +224,7 @@ def test_what_is_no_part_of_a_guard_is_named(text: str):
         Guard.parse(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.text(max_size=60), min_size=1, max_size=6),
     st.integers(1, 6),

@@ -107,7 +107,7 @@ TEXTS = st.lists(
 
 
 @given(TEXTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_diversity_and_its_interval_are_those_of_all_pairs_one_by_one(
     items: list[tuple[str, str]],
 ) -> None:
@@ -456,7 +456,7 @@ PREDICTIONS = st.lists(
 
 
 @given(PREDICTIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_interval_of_the_auroc_comes_from_leaving_each_person_out(
     items: list[tuple[int, bool, str]],
 ) -> None:

@@ -297,7 +297,7 @@ random_rows = st.tuples(st.sampled_from("123 "), people, cells, st.just("c"))
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.lists(random_rows, max_size=12), min_size=1, max_size=3))
 def test_every_row_of_any_tables_is_written_or_set_aside_or_merged(files):
     texts = []

@@ -45,7 +45,7 @@ TURNS = st.lists(st.text("abc ", max_size=14), max_size=6)
 
 
 @given(TURNS, TURNS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_longest_runs_are_those_of_a_search_one_by_one(
     texts: list[str], known: list[str]
 ) -> None:

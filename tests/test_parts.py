@@ -363,6 +363,13 @@ def test_the_merged_run_goes_on_with_what_failed(tmp_path, monkeypatch):
     assert again["stops"] == went_on["stops"]
 
 
+def test_a_complete_run_of_something_else_is_not_taken_for_the_merged_one(tmp_path):
+    options = Respond(User(SCRIPTED), logs(tmp_path))
+    run(replace(options, limit=2), tmp_path / "merged")
+    with pytest.raises(InputError, match="merged are of runs with other options"):
+        merge(Merge(parts(options, tmp_path), tmp_path / "merged"))
+
+
 def test_without_ray_it_is_said_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     options = Respond(User(SCRIPTED), logs(tmp_path))

@@ -623,7 +623,7 @@ PIECES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_what_was_scrubbed_stays_as_it_is(text):
     clean, _ = scrub_text(text)

@@ -306,7 +306,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(plain)
 def test_plain_data_crosses_unchanged(value):
     crossed = decode(encode(value, None), None)

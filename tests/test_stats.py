@@ -39,7 +39,7 @@ def sums_of(some: list[MeasureRow]) -> np.ndarray:
 
 
 @given(VALUES, st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_value_is_the_statistic_of_the_pooled_rows_however_they_cluster(
     values: list[float], n: int
 ) -> None:
@@ -177,7 +177,7 @@ def test_equal_values_without_a_largest_limit_nothing() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=5, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_interval_holds_its_value_and_stays_within_the_range(
     counts: list[int],
 ) -> None:

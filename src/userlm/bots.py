@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, get_origin
 from uuid import NAMESPACE_OID, uuid5
 
@@ -419,7 +420,7 @@ def _checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `meta` of a reply as it will be read again, without what is not known."""
     if not isinstance(given, Mapping):
         raise ModelError(f"the meta of its answer is {named_type(given)}; give a dict")
-    written = dump(dict(given))
+    written = dump({name: _plain(value) for name, value in given.items()})
     if len(written) > LONGEST_ANSWER:
         raise ModelError(
             f"the meta of its answer has {len(written):,} bytes; at most {LONGEST_ANSWER:,} are "
@@ -436,6 +437,15 @@ def _checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"the meta of its answer has {name} {shown}; give {wanted}, or leave it out"
             )
     return meta
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of another library, such as numpy's, as one of Python."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _is_count(value: Any) -> bool:

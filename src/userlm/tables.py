@@ -27,6 +27,8 @@ from userlm.types import InputError
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 DELIMITERS = ",;\t"
 """What may separate the values of a `.csv` file: Excel writes semicolons in many countries."""
+NOT_CSV = "not CSV"
+"""Why a line is set aside that is no row, or of which nobody knows whether it is one."""
 _LINE = 64  # bytes that a line in memory takes beside its text
 _ESCAPED = (re.compile(r'\\"'), re.compile(r'(?<!\\)(?:\\\\)*\\"'))
 """A quote after a backslash, which some exports write for a quote in a text, where CSV doubles it;
@@ -239,7 +241,7 @@ class _Table:
         raw = line.text.rstrip("\r\n").encode()
         if line.length:
             return long_line(number, raw, line.length, self._longest)
-        return bad_line(number, raw, "not CSV", error)
+        return bad_line(number, raw, NOT_CSV, error)
 
     def _is_whole(self, is_read: bool, columns: int) -> bool:
         """Return whether the lines taken are a row, if a bad one."""

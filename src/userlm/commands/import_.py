@@ -36,7 +36,9 @@ from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, MOST_VALUES, Line
 from userlm.rows import READABLE, from_record, read_rows, to_record
 from userlm.runs import FinishedRun, Outputs, Run
+from userlm.show.formats import plural
 from userlm.show.terminal import console, track
+from userlm.tables import NOT_CSV
 from userlm.types import Conversation, InputError
 
 COMMIT_EVERY = 5000  # conversations between two commits
@@ -381,6 +383,12 @@ class _Import:
             console.print(
                 f"{grew} grew while they were read: the new lines are missing; import again into "
                 f"another --out"
+            )
+        if aside := self.counts[f"dropped: {NOT_CSV}"]:
+            console.print(
+                f"{plural(aside, 'line')} set aside as {NOT_CSV}: dropped.jsonl says why; if most "
+                "may be within a quote that one line opens, mend that line and import again",
+                style="yellow",
             )
         results: Results = {"counts": in_order(self.counts)}
         if self._is_part:

@@ -12,7 +12,7 @@ from userlm.commands.costs import Limits
 from userlm.commands.import_ import Import, import_
 from userlm.commands.intents import Intents, intents
 from userlm.commands.options import Output, argument, option, rebuilt
-from userlm.commands.parts import read_parts, sum_of
+from userlm.commands.parts import check_alike, read_parts, sum_of
 from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
@@ -48,11 +48,13 @@ class Merge:
 def merge(options: Merge) -> Results:
     """Merge the parts into a run of their verb. A complete one stays: its verb may have asked again
     for what failed."""
-    if (options.out / "results.json").is_file() and not options.output.force:
-        console.print(f"{options.out} is complete already; --force merges anew")
-        return dict(Run.read(options.out).results)
     parts = read_parts(options.parts)
     first = parts[0]
+    if (options.out / "results.json").is_file() and not options.output.force:
+        merged = Run.read(options.out)
+        check_alike(first, merged)
+        console.print(f"{options.out} is complete already; --force merges anew")
+        return dict(merged.results)
     if first.verb not in IN_PARTS or GIVEN not in first.manifest:
         raise InputError(
             f"{first.folder} was not run with --part by this version; run it again"

@@ -72,7 +72,7 @@ def read_parts(folders: Iterable[Path]) -> list[FinishedRun]:
         found = Run.read(folder)
         part = _part_of(found)
         first = first or found
-        _check_alike(first, found)
+        check_alike(first, found)
         _check_whole(found)
         if part.of != _part_of(first).of:
             raise InputError(
@@ -102,9 +102,9 @@ def _part_of(run: FinishedRun) -> Part:
     return Part.parse(given)
 
 
-def _check_alike(first: FinishedRun, other: FinishedRun) -> None:
-    """Raise `InputError` if two parts are not of one run."""
-    both = f"{first.folder} and {other.folder} are parts of runs with other"
+def check_alike(first: FinishedRun, other: FinishedRun) -> None:
+    """Raise `InputError` if two parts, or a part and the whole, are not of one run."""
+    both = f"{first.folder} and {other.folder} are of runs with other"
     again = "run one of them again, as the others were"
     pairs = (
         ("verb", first.verb, other.verb),
