@@ -309,7 +309,7 @@ def test_a_text_that_ends_in_a_backslash_is_set_aside_if_it_has_quotes(folder):
     )
     assert says(found) == ["C:\\", *["fine"] * 5]
     assert [line.number for line in found if line.error] == [3, 4, 5]
-    assert "backslashes before quotes" in found[1].error
+    assert "if a text ends in a backslash, as JSON lines" in found[1].error
 
 
 # --- what is too long -----------------------------------------------------------------------------

@@ -36,7 +36,7 @@ and one where a backslash is written twice, too."""
 _NOT_DOUBLED = (
     "backslashes before quotes, which then may be a part of the text or close it; export it again "
     "with quotes doubled: FIELDS ESCAPED BY '\"' in MySQL, .option('escape', '\"') in Spark, no "
-    "`escapechar` in Python"
+    "`escapechar` in Python; or, if a text ends in a backslash, as JSON lines"
 )
 
 _PLAIN_QUOTES = (
