@@ -36,7 +36,7 @@ and one where a backslash is written twice, too."""
 _NOT_DOUBLED = (
     "backslashes before quotes, which then may be a part of the text or close it; export it again "
     "with quotes doubled: FIELDS ESCAPED BY '\"' in MySQL, .option('escape', '\"') in Spark, no "
-    "`escapechar` in Python"
+    "`escapechar` in Python; or, if a text ends in a backslash, as JSON lines"
 )
 
 _PLAIN_QUOTES = (
@@ -334,10 +334,11 @@ class _Unread(io.RawIOBase):
 
 
 def _lines(path: Path, file: Readable, longest: int) -> Iterator[_Text]:
-    """Yield the lines. They end as the header does: with LF, perhaps after CR, or with CR alone, as
-    in old files of Excel for Mac. The other one may stand in a text, so it ends no line."""
+    """Yield the lines. They end as the header does: with LF, perhaps after CR (two of them, if
+    Python wrote it on Windows without `newline=""`), or with CR alone, as in old files of Excel for
+    Mac. The other one may stand in a text, so it ends no line."""
     begun = file.readline(BUFFER)
-    is_mac = re.match(rb"[^\r\n]*\r(?!\n)", begun)
+    is_mac = re.match(rb"[^\r\n]*\r(?!\r*\n)", begun)
     swap = _SWAP if is_mac else None
     content = io.BufferedReader(_Unread(begun, file, swap), BUFFER)
     number = 0
