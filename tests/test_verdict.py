@@ -283,9 +283,9 @@ def test_the_answer_counts_and_says_what_chance_alone_gives():
     assert whole.answer == (
         "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 is undecided."
     )
-    assert "Fewer than 1 of these 4 intervals" in whole.chance
+    assert "By chance alone, fewer than 1 of these 4 intervals" in whole.chance
     many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
-    assert "About 2 of these 40 intervals" in found(*many).chance
+    assert "about 2 of these 40 intervals" in found(*many).chance
 
 
 @pytest.mark.parametrize(

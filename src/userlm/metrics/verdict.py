@@ -97,7 +97,7 @@ PLAIN = {
     "out of vocabulary": "words that people do not use",
     "MATTR": "different words in a row",
     "HD-D": "richness of vocabulary",
-    "two-sample AUROC": "being told from people",
+    "two-sample AUROC": "how easily it is told from people",
     "user-role adherence": "keeping its role",
     "intent adherence": "keeping its intent",
     "naturalness": "what a detector says",
@@ -355,10 +355,11 @@ def _chance(intervals: int) -> str:
     if not intervals:
         return "There is no interval, so nothing can be told from chance."
     expected = CHANCE * intervals
-    some = f"About {expected:.0f}" if expected >= 1 else "Fewer than 1"
+    some = f"about {expected:.0f}" if expected >= 1 else "fewer than 1"
     return (
         "In brackets: the difference from people, and its 95 % interval, where the true one most "
-        f"likely lies. {some} of these {intervals} intervals would show one by chance alone."
+        f"likely lies. By chance alone, {some} of these {intervals} intervals would show a "
+        "difference."
     )
 
 
@@ -368,18 +369,20 @@ def _talks(results: Record) -> str:
     if RESPOND not in stages:
         return ""
     sizes = {}
+    count = 0
     for one in stages.get(SIMULATE, ()):
         user, human, distance = one["user"], one["human"], one["user"].get("distance")
         if user["name"] not in CLAIMS or user["name"] == "turns per conversation":
             continue
         if human and human["value"] is not None and distance:
             points = in_points(user, human["value"], distance)
+            count += points is not None
             if points and judge(points, user["better"]) == "bad":
                 sizes[user["name"]] = abs(points.size)
     if not sizes:
         return ""
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
-    differ = f"{len(sizes)} measures differ, most of all "
+    differ = f"{len(sizes)} of {count} measures differ, most of all "
     if len(sizes) <= len(largest):
         differ = "it differs from people in "
     where = "In whole conversations, which the assistant shapes too"

@@ -129,7 +129,7 @@ def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
     for mend, mended in claims.items():
         line = (
             f"To mend that {' and that '.join(mended)}: ",
-            "add " if mend.startswith("--") else "",
+            "run it with " if mend.startswith("--") else "",
             Quote(mend, 300, "mend"),
         )
         yield Text((*line, "."), "finding")
@@ -153,8 +153,9 @@ def _needed(findings: Sequence[Finding]) -> str:
     if not needed:
         return ""
     least, most = min(needed), max(needed)
-    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" At least {some} people are needed."
+    if least == most:
+        return f" To decide this takes about {most:,} people."
+    return f" To decide these takes about {least:,} people for the first, {most:,} for all."
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
