@@ -357,9 +357,8 @@ def _chance(intervals: int) -> str:
     expected = CHANCE * intervals
     some = f"about {expected:.0f}" if expected >= 1 else "fewer than 1"
     return (
-        "In brackets: the difference from people, and its 95 % interval, where the true one most "
-        f"likely lies. By chance alone, {some} of these {intervals} intervals would show a "
-        "difference."
+        "In brackets: the difference from people, with its 95 % interval. By chance alone, "
+        f"{some} of these {intervals} intervals would show a difference."
     )
 
 

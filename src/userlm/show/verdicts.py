@@ -153,9 +153,8 @@ def _needed(findings: Sequence[Finding]) -> str:
     if not needed:
         return ""
     least, most = min(needed), max(needed)
-    if least == most:
-        return f" To decide this takes about {most:,} people."
-    return f" To decide these takes about {least:,} people for the first, {most:,} for all."
+    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f" To know takes about {some} people."
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
