@@ -154,7 +154,7 @@ def _needed(findings: Sequence[Finding]) -> str:
         return ""
     least, most = min(needed), max(needed)
     some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" To know takes about {some} people."
+    return f" Deciding it takes about {some} people."
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
