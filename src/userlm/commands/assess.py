@@ -42,6 +42,7 @@ from userlm.commands.options import (
     max_answer_tokens_option,
     option,
     out_folder,
+    rated_user,
     recorded,
     seed_option,
     workers_option,
@@ -234,7 +235,7 @@ def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
         files += inputs.files(detector)
         stamped.append(detector)
     run = open_run("assess", options, files, inputs.stamps(*stamped), parts=parts)
-    rated = {"ratings": _rated(options.ratings, User.of_run(run.manifest))}
+    rated = {"ratings": _rated(options.ratings, rated_user(run.manifest))}
 
     def is_unfinished(results: Results) -> bool:
         same = rated["ratings"] in (None, results.get("ratings"))

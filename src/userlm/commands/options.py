@@ -564,22 +564,22 @@ class User:
         """The parts of its address."""
         return address.parse(self.user)
 
-    @classmethod
-    def of_run(cls, manifest: Mapping[str, Any]) -> RatedUser:
-        """Return the user of a run by its run.json: address, options, and a hash of the files that
-        it rests on."""
-        try:
-            user = rebuilt(cls, manifest["options"])
-            names = [*map(str, user.files), *inputs.stamps(user.parsed)]
-        except KeyError:  # the run has no user
-            return RatedUser()
-        except InputError:  # the model is not here
-            names = [""]
-        given = [str(user.parsed)]
-        for name, value in recorded(user.settings).items():
-            if value is not None:
-                given.append(f"--{name.replace('_', '-')} {value}")
-        contents = [manifest["inputs"].get(name) for name in names]
-        is_known = bool(contents) and None not in contents
-        version = f"{stable_hash(*contents):016x}" if is_known else ""
-        return RatedUser(" ".join(given), version)
+
+def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
+    """Return the user of a run by its run.json: address, options, and a hash of the files that it
+    rests on."""
+    try:
+        user = rebuilt(User, manifest["options"])
+        names = [*map(str, user.files), *inputs.stamps(user.parsed)]
+    except KeyError:  # the run has no user
+        return RatedUser()
+    except InputError:  # the model is not here
+        names = [""]
+    given = [str(user.parsed)]
+    for name, value in recorded(user.settings).items():
+        if value is not None:
+            given.append(f"--{name.replace('_', '-')} {value}")
+    contents = [manifest["inputs"].get(name) for name in names]
+    is_known = bool(contents) and None not in contents
+    version = f"{stable_hash(*contents):016x}" if is_known else ""
+    return RatedUser(" ".join(given), version)

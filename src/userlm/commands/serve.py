@@ -33,6 +33,7 @@ from userlm.commands.options import (
     User,
     check,
     option,
+    rated_user,
 )
 from userlm.commands.show import describe
 from userlm.json_files import read_json
@@ -358,7 +359,7 @@ def _rated_user(path: Path) -> RatedUser:
     manifest = path.parent / "run.json"
     if path.name != "conversations.jsonl" or not manifest.is_file():
         return RatedUser()
-    return User.of_run(read_json(manifest))
+    return rated_user(read_json(manifest))
 
 
 def _show_nameless(saved: Saved, rated: RatedUser) -> None:
