@@ -1,6 +1,6 @@
 """Print first turns of three kinds of user, shuffled, for readers who do not know which is which.
 
-    python recipes/small/sheet.py OUT FOLDER
+    python recipes/small/sheet.py OUT FOLDER [SEED]
 
 OUT is the folder of recipes/small/run.sh. FOLDER gets sheet.md, to be read; key.json, with who said
 what, to be opened afterwards; and, once readers have written a file each (a line `NUMBER yes|no
@@ -9,7 +9,8 @@ yes|no` for: on the subject? a person's?), counts are printed by the same comman
 30 held-out intents: iKAT topics that people wrote, and extractive intents of WildChat and Chatbot
 Arena that name at least a third of the content words of the first turn, since others name no
 subject. For each one first turn of userlm-small, of the person, and of the prompted assistant, with
-their default sampling and one seed. Turns are cut to 200 characters.
+their default sampling. SEED, by default 11, chooses the intents and seeds the users. Turns are cut
+to 200 characters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from userlm.rows import read_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation
 
-SEED = 11
 SHOWN = 200  # characters
 GROUPS = (("goals", "", 10), ("wildchat", "", 10), ("people", "chatbot_arena", 10))
 NAMED = 1 / 3
@@ -36,26 +36,26 @@ USERS = {"userlm-small": "trained:userlm-small", "prompted": "prompted:assistant
 PEOPLE = "people"
 
 
-def main(out: Path, folder: Path) -> None:
+def main(out: Path, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "key.json"
     if not key.exists():
-        write_sheet(out, folder)
+        write_sheet(out, folder, seed)
     said = json.loads(key.read_text(encoding="utf-8"))
     for path in sorted(folder.glob("reader-*.txt")):
         print_counts(path, said)
 
 
-def write_sheet(out: Path, folder: Path) -> None:
-    logs = chosen(out)
+def write_sheet(out: Path, folder: Path, seed: int) -> None:
+    logs = chosen(out, seed)
     talks = [Conversation(log.id, intent=log.intent) for log in logs]
     turns = {PEOPLE: [log.user_turns[0] for log in logs]}
     for name, address in USERS.items():
-        user = loading.user(address, seed=SEED)
+        user = loading.user(address, seed=seed)
         with ThreadPoolExecutor(len(talks)) as pool:
             turns[name] = [reply.text for reply in pool.map(user.reply, talks)]
     places = [(name, i) for name in turns for i in range(len(logs))]
-    random.Random(SEED).shuffle(places)
+    random.Random(seed).shuffle(places)
     lines = ["# First turns", ""]
     said = {}
     for number, (name, i) in enumerate(places, 1):
@@ -73,7 +73,7 @@ def write_sheet(out: Path, folder: Path) -> None:
     )
 
 
-def chosen(out: Path) -> list[Conversation]:
+def chosen(out: Path, seed: int) -> list[Conversation]:
     found: list[Conversation] = []
     for name, source, count in GROUPS:
         logs = [
@@ -87,7 +87,7 @@ def chosen(out: Path) -> list[Conversation]:
             if name == "goals" or (leakage(log.intent or "", log) or 0) >= NAMED
         ]
         by_intent = {log.intent: log for log in named}  # topics occur several times
-        found += random.Random(SEED).sample(list(by_intent.values()), count)
+        found += random.Random(seed).sample(list(by_intent.values()), count)
     return found
 
 
@@ -122,10 +122,10 @@ def print_counts(path: Path, said: dict[str, dict[str, str]]) -> None:
         )
 
 
-def arguments(given: Sequence[str]) -> tuple[Path, Path]:
-    if len(given) != 3:
+def arguments(given: Sequence[str]) -> tuple[Path, Path, int]:
+    if len(given) not in (3, 4):
         sys.exit(__doc__)
-    return Path(given[1]), Path(given[2])
+    return Path(given[1]), Path(given[2]), int(given[3]) if len(given) == 4 else 11
 
 
 if __name__ == "__main__":
