@@ -81,7 +81,7 @@ class Intents:
     """Give each conversation an intent: one generic sentence on what the user wants.
 
     An existing intent is kept. Otherwise it comes from --join, from the goal in the log, or from
-    the writer. The default writer, extractive, uses key phrases of the user's turns. It is a
+    the writer. The default writer, extractive, uses words of the user's request. It is a
     baseline without a model, and its intents are marked as such.
 
     $ userlm intents runs/clean
