@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 
 from userlm.data.intents import check
 from userlm.data.language import LANGUAGES, language
@@ -93,7 +93,7 @@ _FORMS = [
             r"(?:know |think |mean by |call )?(?:about |of )?",
             "learn about {}",
         ),
-        (rf"({_QUESTION})\s+", "learn {1} {0}"),
+        (r"(what|who|whose|which|why|how)\s+", "learn {1} {0}"),
         (r"is it (\w+) (to|for|that|if)\s+", "learn whether it is {1} {2} {0}"),
         (r"(?:tell|give)\s+(?:me |us )?(?=(?:an?|some|another|the)\b)", "hear {}"),
         (r"(?:suggest|recommend)(?: me| us)?\s+", "get suggestions for {}"),
@@ -240,6 +240,8 @@ def _goals(conversation: Conversation, said: list[str]) -> Iterator[str]:
             subject = _subject(requests[0], _ENDS, SUBJECT)
             if subject and len(words(turn)) <= SUBJECT:
                 yield f"get help with {_in_sentence(subject)}"
+        if any(" " in phrase for phrase in phrases):
+            phrases = [phrase for phrase in phrases if " " in phrase]
         for count in range(len(phrases) if found[place] else 0, 0, -1):
             # "a, b and c"
             both = " and ".join(", ".join(phrases[:count]).rsplit(", ", 1))
@@ -274,7 +276,8 @@ def _subject(text: str, ends: re.Pattern[str], most: int) -> str | None:
     they say nothing."""
     end = ends.search(text := _ADVERBS.sub("", text))
     clause = text[: end.start() if end else len(text)].split()
-    taken = list(islice(takewhile(lambda word: not _DETAIL.search(word), clause), most))
+    clause = [word for word in clause if not _DETAIL.search(word)]
+    taken = clause[:most]
     subject = " ".join(map(_third_person, taken)).strip(" '\"”.,!?#")
     if len(taken) < len(clause):
         subject = _UNFINISHED.sub("", subject)
