@@ -160,6 +160,8 @@ def test_a_hostile_first_turn_takes_no_time():
     begun = time.process_time()
     extractive(log("hello how are you " + "aing" * 25 + "z"))
     extractive(log("hello " * 60 + "z"))
+    for run in (" ", "\t ", "!", " !", "( "):
+        extractive(log("how to make x" + run * 4_900 + "x, please tell me"))
     assert time.process_time() - begun < 2  # it was years
 
 

@@ -152,10 +152,12 @@ _CLAUSE = (
     r"such|based|i|you|we|they|he|she|"
     rf"and (?=(?:i|you|we|it|then|{_QUESTION}|{_SHOW}|{_MAKE}|{_DO}|{_CHANGE})\b)"
 )
-_MARK = r"\s*[^\w\s'#+&%$-]+(?=\s|\Z)|\s+[\"“(\[<-]"
-_ENDS = re.compile(rf"\s+(?:{_CLAUSE})\b|{_MARK}", re.IGNORECASE)
+# `(?<!\s)` and `++`: a long run of spaces or marks is tried once, not from each of its places.
+_MARK = r"(?<![^\w\s'#+&%$-])[^\w\s'#+&%$-]++(?=\s|\Z)|(?<!\s)\s++[\"“(\[<-]"
+_ENDS = re.compile(rf"(?<!\s)\s++(?:{_CLAUSE})\b|{_MARK}", re.IGNORECASE)
 _ENDS_OR_VERB = re.compile(
-    rf"\s+(?:{_CLAUSE}|which|{_AUXILIARY}|be|means?|called|come)\b|\s+work(?=\W*\Z|\s+(?:in|on)\b)|{_MARK}",
+    rf"(?<!\s)\s++(?:(?:{_CLAUSE}|which|{_AUXILIARY}|be|means?|called|come)\b|work(?=\W*\Z|\s+(?:in|on)\b))"
+    rf"|{_MARK}",
     re.IGNORECASE,
 )
 """Where a subject ends; in a question its verb comes after it."""
@@ -229,7 +231,7 @@ def _goals(conversation: Conversation, said: list[str]) -> Iterator[str]:
         if _GREETING.fullmatch(turn):
             continue
         requests = [_request(sentence) for sentence in _sentences(turn)]
-        phrases = _key_phrases(conversation, found[place:])
+        phrases = _key_phrases(conversation, found[place:]) if found[place] else []
         for goal in chain.from_iterable(map(_asked, requests)):
             others = (p for p in found[place] if not _stems(p) & _stems(goal))
             topics = [phrase for phrase in others if " " in phrase]
@@ -242,7 +244,7 @@ def _goals(conversation: Conversation, said: list[str]) -> Iterator[str]:
                 yield f"get help with {_in_sentence(subject)}"
         if any(" " in phrase for phrase in phrases):
             phrases = [phrase for phrase in phrases if " " in phrase]
-        for count in range(len(phrases) if found[place] else 0, 0, -1):
+        for count in range(len(phrases), 0, -1):
             # "a, b and c"
             both = " and ".join(", ".join(phrases[:count]).rsplit(", ", 1))
             yield f"get help with {both}"
