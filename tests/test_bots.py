@@ -560,6 +560,19 @@ def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
     assert found == Reply("your key is [key]")
 
 
+def test_a_key_of_digits_that_a_server_repeats_as_a_number_is_masked(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BOT_KEY_XYZ", "12345678")
+    said = {
+        "data": [{"text": "ok", "calls": [{**CALL, "arguments": {"of": 12345678}}]}]
+    }
+    with serving([Said(body=said)]) as server:
+        found = loading.assistant(describe(tmp_path, server.url)).reply(SAID)
+    assert found.text == "ok"
+    assert found.meta["tool_calls"][0]["arguments"] == {"of": "[key]"}
+
+
 def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
     text = (
         'url = "{url}"\n[headers]\nAuthorization = "Bearer 0123-abcd-key"\n'

@@ -363,6 +363,16 @@ def test_the_merged_run_goes_on_with_what_failed(tmp_path, monkeypatch):
     assert again["stops"] == went_on["stops"]
 
 
+def test_merging_again_tries_what_failed_again(tmp_path, monkeypatch):
+    options = Merge(
+        parts(Respond(User(SCRIPTED), logs(tmp_path)), tmp_path), tmp_path / "merged"
+    )
+    assert merge(options)["stops"]["error"] == 3
+    assert merge(options)["stops"]["error"] == 3
+    monkeypatch.setattr(f"{__name__}.says", lambda conversation: Reply("once more"))
+    assert "error" not in merge(options)["stops"]
+
+
 def test_a_complete_run_of_something_else_is_not_taken_for_the_merged_one(tmp_path):
     options = Respond(User(SCRIPTED), logs(tmp_path))
     run(replace(options, limit=2), tmp_path / "merged")

@@ -390,6 +390,17 @@ def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
     assert len((folder / "ratings.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_rating_that_a_crash_cut_off_stops_no_test(tmp_path):
+    folder = tmp_path / "saved"
+    pairs = blind_pairs(responses(), LOGS, 0)
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+        page.call("rate", told(page.call("pair"), "left", rater="ann"))
+    with (folder / "ratings.jsonl").open("a") as file:
+        file.write('{"rater": "a')
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+        assert page.call("pair")["rated"] == 0
+
+
 def test_no_id_and_no_call_leads_out_of_the_folder(page, tmp_path):
     for id in ("../../evil", "/etc/passwd", "a/b.jsonl"):
         given = page.call("save", {"conversation": {**ASKED, "id": id}})

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -694,6 +695,31 @@ def test_a_torn_line_of_a_journal_is_cut_off_and_the_whole_ones_kept(tmp_path):
     journal.add({"n": 0})
     journal.close(order=lambda row: row["n"])
     assert path.read_text() == '{"n":0}\n{"n":1}\n{"n":2}\n'
+
+
+def test_a_last_line_without_a_newline_is_kept_if_it_is_whole(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    path.write_text('{"n":1}\n{"n":2}')
+    journal = Journal(path)
+    assert list(journal.read(dict)) == [{"n": 1}, {"n": 2}]
+    journal.add({"n": 3})
+    assert path.read_text() == '{"n":1}\n{"n":2}\n{"n":3}\n'
+
+
+def test_a_line_that_the_full_disk_cuts_off_is_none(tmp_path):
+    path = tmp_path / "turns.jsonl"
+    journal = Journal(path)
+    journal.add({"n": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"turns\.jsonl"):
+            journal.add({"text": "a" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == '{"n":1}\n'
+    journal.add({"n": 2})
+    assert list(Journal(path).read(dict)) == [{"n": 1}, {"n": 2}]
 
 
 def test_an_answer_of_any_number_of_commas_is_no_damage(tmp_path):

@@ -24,9 +24,11 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         path.touch()
-        self._whole_bytes = _whole_lines(path)
+        self._whole_bytes, is_ended = _whole_lines(path)
         os.truncate(path, self._whole_bytes)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        if not is_ended:
+            self._whole_bytes += self._file.write(b"\n")
 
     def read(self, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
         """Yield the parsed lines of an earlier attempt; see `lines`."""
@@ -59,7 +61,7 @@ class Journal:
             return parse_line(0, file.readline()).row
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line and flush it to the operating system.
+        """Append a line and hand it to the operating system.
 
         Raises:
             ModelError: if the line could not be read again; nothing is written.
@@ -68,8 +70,16 @@ class Journal:
         if problem := parse_line(0, line).error:
             raise ModelError(f"{self.path.name}: it cannot be kept: the line {problem}")
         with self._lock, naming(self.path):
-            self._file.write(line + b"\n")
-            self._file.flush()
+            begun = os.fstat(self._file.fileno()).st_size
+            left = line + b"\n"
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+            except (
+                OSError
+            ):  # the disk is full: half a line is none, to whoever reads it next
+                os.truncate(self.path, begun)
+                raise
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
         """Close it. With an `order` its lines are sorted by it, so that the file does not depend on
@@ -89,17 +99,18 @@ class Journal:
                 ordered.write(file.read(size))
 
 
-def _whole_lines(path: Path) -> int:
-    """The number of bytes up to the end of the last whole line."""
-    size = 0
+def _whole_lines(path: Path) -> tuple[int, bool]:
+    """The number of bytes up to the end of the last whole line, and whether a newline ends it: an
+    editor may have left it out."""
+    size, is_ended = 0, True
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            if not raw.endswith(b"\n") or parse_line(0, raw).error:
+            if parse_line(0, raw).error:
                 if file.read(1):  # a crash damages only the last line
                     raise _damaged(path, number)
                 break
-            size += len(raw)
-    return size
+            size, is_ended = size + len(raw), raw.endswith(b"\n")
+    return size, is_ended
 
 
 def _damaged(path: Path, number: int, why: str = "") -> InputError:

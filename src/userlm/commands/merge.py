@@ -18,7 +18,6 @@ from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import GIVEN, Results
 from userlm.runs import Run
-from userlm.show.terminal import console
 from userlm.types import InputError
 
 IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
@@ -46,15 +45,13 @@ class Merge:
 
 
 def merge(options: Merge) -> Results:
-    """Merge the parts into a run of their verb. A complete one stays: its verb may have asked again
-    for what failed."""
+    """Merge the parts into a run of their verb. A complete one stays, and what failed in it is
+    tried again, as by its verb."""
     parts = read_parts(options.parts)
     first = parts[0]
-    if (options.out / "results.json").is_file() and not options.output.force:
-        merged = Run.read(options.out)
-        check_alike(first, merged)
-        console.print(f"{options.out} is complete already; --force merges anew")
-        return dict(merged.results)
+    is_merged = (options.out / "results.json").is_file() and not options.output.force
+    if is_merged:
+        check_alike(first, Run.read(options.out))
     if first.verb not in IN_PARTS or GIVEN not in first.manifest:
         raise InputError(
             f"{first.folder} was not run with --part by this version; run it again"
@@ -73,4 +70,5 @@ def merge(options: Merge) -> Results:
         "details": options.output.details,
         "force": options.output.force,
     }
-    return verb(rebuilt(kind, {**given[0], **limits, **own}), parts)
+    whole: Any = rebuilt(kind, {**given[0], **limits, **own})
+    return verb(whole, () if is_merged else parts)

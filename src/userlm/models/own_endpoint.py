@@ -33,7 +33,7 @@ from typing import Any
 import openai
 
 from userlm.address import check_url
-from userlm.json_files import at_path, dump, dumps, loads
+from userlm.json_files import at_path, dump, dumps
 from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
@@ -125,7 +125,7 @@ class OwnEndpoint:
             said = await client.post(url, body=body, cast_to=object)
         except openai.APIStatusError as error:
             return self._fault(error)
-        said = loads(self._masked(dumps(said)).encode())
+        said = self._without_secrets(said)
         answer = at_path(said, self._answer) if self._answer else said
         # Most answers call no tool.
         calls = at_path(said, self._calls, None) if self._calls else None
@@ -141,6 +141,17 @@ class OwnEndpoint:
             return status_fault(error, has_key=False, key_variable="")
         message = f"the server {why} (HTTP {error.status_code})"
         return Fault("not allowed", message, permanent=True)
+
+    def _without_secrets(self, said: Any) -> Any:
+        """Return a value of JSON without the secrets of the headers, which may be numbers in it."""
+        if isinstance(said, dict):
+            values = map(self._without_secrets, said.values())
+            return dict(zip(map(self._masked, said), values, strict=True))
+        if isinstance(said, list):
+            return [self._without_secrets(value) for value in said]
+        shown = str(said)
+        masked = self._masked(shown)
+        return said if masked == shown else masked
 
     def _masked(self, text: str) -> str:
         """Return a text without the secrets of the headers."""

@@ -28,6 +28,8 @@ class Saved:
         self.folder = folder
         self._lock = threading.Lock()
         self._run: Run | None = None
+        if (ratings := folder / RATINGS).is_file():
+            Journal(ratings).close()  # half a last line, as after a crash, is removed
 
     def conversations(self) -> list[Conversation]:
         """Return what was saved, the oldest first."""
