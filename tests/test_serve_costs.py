@@ -140,6 +140,18 @@ def test_a_caller_who_left_is_not_asked_for_again_after_any_fault(fault):
     assert len(model.requests) == 1
 
 
+def test_no_request_is_made_for_a_caller_who_left_before_the_first():
+    """As one that waited while another thread tested the server."""
+    with (
+        fake_server.serving(lambda body, n: error(400)) as model,
+        while_wanted(lambda: False),
+        pytest.raises(ModelError, match="nobody waits"),
+    ):
+        asked = EndpointModel("m", model.url, None, pause=0.001)
+        asked.chat([{"role": "user", "content": "hi"}], Sampling(seed=1))
+    assert not model.requests
+
+
 def test_a_pause_between_two_requests_ends_when_the_caller_leaves():
     begun = time.monotonic()
     until = begun + 0.2

@@ -2,6 +2,7 @@
 
 import html as html_library
 import re
+from dataclasses import replace
 
 import pytest
 from flat import flat
@@ -9,10 +10,11 @@ from flat import flat
 from userlm import commands, loading
 from userlm.commands.show import describe
 from userlm.flip import render, samples
+from userlm.models.budget import while_wanted
 from userlm.rows import write_conversations
 from userlm.show.blocks import Group, Tokens
 from userlm.text import INTENT_PREFIX
-from userlm.types import Conversation, InputError, Turn
+from userlm.types import Conversation, InputError, ModelError, Turn
 
 LOG = Conversation(
     "tea",
@@ -64,6 +66,26 @@ def test_p_end_is_what_the_user_reports_when_it_is_asked_there(user):
     for row, sample in zip(table.rows, samples(LOG), strict=True):
         asked = user.reply(sample.prefix).meta["p_end"]
         assert row[2].value == pytest.approx(asked, abs=1e-5)
+
+
+def test_a_row_is_read_twice_however_many_turns_it_has(user, monkeypatch):
+    read = []
+    score = user.model.score
+
+    def counted(rows, **options):
+        read.extend(len(ids) for ids, _ in rows)
+        return score(rows, **options)
+
+    monkeypatch.setattr(user.model, "score", counted)
+    long = replace(LOG, turns=LOG.turns[:2] * 40)
+    groups(long, user, 2048)
+    [row] = render(long, user.template).rows
+    assert sum(read) == 2 * len(row.ids)
+
+
+def test_nothing_is_scored_for_a_caller_who_left(user):
+    with while_wanted(lambda: False), pytest.raises(ModelError, match="nobody waits"):
+        groups(LOG, user, 2048)
 
 
 def test_what_does_not_fit_is_said(user):

@@ -60,8 +60,8 @@ class Journal:
             file.seek(offset)
             return parse_line(0, file.readline()).row
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line and hand it to the operating system.
+    def add(self, row: Mapping[str, Any]) -> int:
+        """Append a line, hand it to the operating system, and return its offset in bytes.
 
         Raises:
             ModelError: if the line could not be read again; nothing is written.
@@ -80,6 +80,7 @@ class Journal:
             ):  # the disk is full: half a line is none, to whoever reads it next
                 os.truncate(self.path, begun)
                 raise
+        return begun
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
         """Close it. With an `order` its lines are sorted by it, so that the file does not depend on

@@ -21,7 +21,7 @@ from userlm.commands.options import (
     option,
 )
 from userlm.commands.steps import check_page, write_page
-from userlm.flip import Row, TargetSpan, Template, render
+from userlm.flip import Row, Template, render
 from userlm.rows import read_conversations
 from userlm.runs import split_files
 from userlm.show.blocks import (
@@ -187,13 +187,10 @@ def _samples(
 
 def _p_end(row: Row, model: LocalModel, template: Template) -> list[float]:
     """Return the probability of the end token in place of each target's content."""
-
-    def ended(span: TargetSpan) -> tuple[list[int], list[bool]]:
-        ids = [*row.ids[: span.first], template.end]
-        return ids, [False] * span.first + [True]
-
-    scored = model.score([ended(span) for span in row.spans])
-    return [exp(logprob) for [logprob] in scored]
+    begins = {span.first for span in row.spans}
+    mask = [at in begins for at in range(len(row.ids))]
+    [logprobs] = model.score([(row.ids, mask)], instead=template.end)
+    return list(map(exp, logprobs))
 
 
 def _name(conversation: Conversation, k: int) -> str:

@@ -210,7 +210,7 @@ class Budget:
         needed = side.amount(worst)
         with self._state:
             while True:
-                _check_wanted()
+                check_wanted()
                 why = self._stopped or self._passed(needed)
                 if not why:
                     break
@@ -472,18 +472,19 @@ def while_wanted(is_wanted: Callable[[], bool]) -> Iterator[None]:
         _IS_WANTED.reset(token)
 
 
-def _check_wanted() -> None:
+def check_wanted() -> None:
+    """Raise `ModelError` if nobody waits for what this thread does."""
     if not _IS_WANTED.get()():
         raise _not_made("nobody waits for the answer any more")
 
 
 def pause(seconds: float) -> None:
     """Wait before another request; raise `ModelError` as soon as it is not wanted any more."""
-    _check_wanted()
+    check_wanted()
     while seconds > 0:
         time.sleep(min(seconds, _LOOK))
         seconds -= _LOOK
-        _check_wanted()
+        check_wanted()
 
 
 def count_request(is_retry: bool = False) -> None:

@@ -26,7 +26,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from userlm.content import THOUGHT_FIELDS, split_content
-from userlm.models.budget import TRIES, count_request, pause
+from userlm.models.budget import TRIES, check_wanted, count_request, pause
 from userlm.models.event_loops import event_loop
 from userlm.models.faults import (
     CONTEXT_EXCEEDED,
@@ -193,6 +193,7 @@ class EndpointModel:
         """
         retries = 0
         left = max(LONGEST_CALL, self._timeout)
+        check_wanted()  # the caller may have left while this one waited for another thread
         if may_bill:
             count_request()
         while True:

@@ -31,6 +31,7 @@ from userlm.models.attention import (
     document_masking,
     target_logits,
 )
+from userlm.models.budget import check_wanted
 from userlm.models.engine import Engine, check_length, first_line
 from userlm.models.templates import (
     control_ids,
@@ -288,8 +289,11 @@ class LocalModel:
         return f"{self.name} does not look like a user model: {why}; was it trained as one?"
 
     @torch.inference_mode()
-    def score(self, rows: Sequence[MaskedIds]) -> list[list[float]]:
-        """Return the log-probability of each masked token, in nats, given all before it in its row.
+    def score(
+        self, rows: Sequence[MaskedIds], instead: int | None = None
+    ) -> list[list[float]]:
+        """Return the log-probability of each masked token, or of the token `instead` of it, in
+        nats, given all before it in its row.
 
         Rows are packed, and logits are computed only for masked tokens.
         """
@@ -299,8 +303,9 @@ class LocalModel:
         counts = [sum(mask) for _, mask in rows]
         scored: list[list[float]] = [[] for _ in rows]
         for bin in self._score_bins(rows, counts):
+            check_wanted()
             with self.engine.lock:
-                logprobs = iter(self._logprobs([rows[i] for i in bin]))
+                logprobs = iter(self._logprobs([rows[i] for i in bin], instead))
             for i in bin:
                 scored[i] = list(islice(logprobs, counts[i]))
         return scored
@@ -334,11 +339,14 @@ class LocalModel:
                     self._packs_rows = False
             return self._packs_rows
 
-    def _logprobs(self, rows: Sequence[MaskedIds]) -> list[float]:
-        """The log-probabilities of the masked tokens of packed rows, or of a single row."""
+    def _logprobs(self, rows: Sequence[MaskedIds], instead: int | None) -> list[float]:
+        """The log-probabilities of the masked tokens, or of the token `instead` of them, of packed
+        rows, or of a single row."""
         packed = bool(self._packs_rows)
         with document_masking(self.model) if packed else nullcontext():
             logits, tokens = target_logits(self.model, rows, packed)
+        if instead is not None:
+            tokens = torch.full_like(tokens, instead)
         size = max(1, SOFTMAX_LOGITS // logits.shape[1])
         parts = zip(torch.split(logits, size), torch.split(tokens, size), strict=True)
         losses = []

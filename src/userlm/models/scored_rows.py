@@ -20,7 +20,7 @@ class ScoredRows:
     """The log-probabilities of rows, one line of a journal each. It is thread-safe.
 
     Args:
-        path: the journal. Only the offsets of an earlier attempt's lines are kept in memory.
+        path: the journal. Only the offsets of its lines are kept in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,7 +29,7 @@ class ScoredRows:
         self._offsets = {key: offset for offset, key in self._journal.lines(_parse)}
 
     def find(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float] | None:
-        """What an earlier attempt found for the masked tokens, or `None`."""
+        """What was found for the masked tokens, or `None`."""
         offset = self._offsets.get(_key(ids, mask))
         return None if offset is None else self._journal.line(offset)["logprobs"]
 
@@ -37,7 +37,8 @@ class ScoredRows:
         self, ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float]
     ) -> None:
         """Record a row."""
-        self._journal.add({"row": _key(ids, mask), "logprobs": list(logprobs)})
+        key = _key(ids, mask)
+        self._offsets[key] = self._journal.add({"row": key, "logprobs": list(logprobs)})
 
     def close(self, is_needed: bool) -> None:
         """Close the journal, and delete it if no later attempt needs it."""
