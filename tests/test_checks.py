@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -304,6 +305,13 @@ def test_the_last_block_with_a_complete_function_is_the_code() -> None:
 )
 def test_a_sketch_is_no_complete_function(code: str) -> None:
     assert function_code(f"```python\n{code}\n```") is None
+
+
+def test_code_that_would_take_minutes_to_read_is_none():
+    inside = "{1}" * 100_000
+    begun = time.process_time()
+    assert function_code(f"""```python\nf'{{f"{inside}"}}'\n```""") is None
+    assert time.process_time() - begun < 2  # it was 15 s with Python 3.11
 
 
 def test_a_block_may_end_with_the_answer() -> None:

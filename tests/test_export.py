@@ -293,6 +293,16 @@ def test_no_id_of_a_log_leads_out_of_the_folder_into_which_a_log_of_inspect_is_u
     assert [sample["metadata"]["conversation"] for sample in samples] == ids
 
 
+def test_ids_that_become_one_name_are_conversations_of_their_own(tmp_path):
+    ids = ["../../x", "../__/x", "__/../x", "__/__/x"]
+    out, _ = exported(tmp_path, "inspect", *(ended(id) for id in ids))
+    with ZipFile(out) as archive:
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        samples = [json.loads(archive.read(name)) for name in names]
+    assert len(set(names)) == 4
+    assert [sample["metadata"]["conversation"] for sample in samples] == ids
+
+
 def test_the_viewer_of_inspect_is_told_when_a_log_was_made_and_its_repeats(tmp_path):
     out, _ = exported(
         tmp_path, "inspect", about("t#1", "x", "4", stop="end"), ended("plain")

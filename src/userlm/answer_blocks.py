@@ -18,6 +18,9 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 _HELPERS = (*_FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom)
 _DEFINITIONS = (*_HELPERS, *_ASSIGNMENTS)
+MOST_CODE = 50_000
+"""Characters of a block. Python 3.11 reads an f-string in a time that grows with the square of its
+length, and nothing else runs meanwhile."""
 
 
 def function_code(text: str, entry_point: str | None = None) -> str | None:
@@ -110,7 +113,9 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _definitions(block: str) -> list[ast.stmt]:
-    """Return what a block defines; nothing if it is no Python."""
+    """Return what a block defines; nothing if it is no Python, or too long."""
+    if len(block) > MOST_CODE:
+        return []
     try:
         body = ast.parse(block).body
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,7 @@ def read_table(
     Raises:
         InputError: if it is damaged or not UTF-8, or its header is not CSV or has a name twice.
     """
-    csv.field_size_limit(longest)
+    csv.field_size_limit(min(longest, sys.maxsize))
     number = 0
     try:
         with opened(path, size) as file:

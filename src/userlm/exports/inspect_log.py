@@ -46,6 +46,8 @@ def write(path: Path, talks: Iterable[Talk], sources: Iterable[Source]) -> int:
             id, epoch = _name(talk)
             if hash((id, epoch)) in names:  # `a` beside `a#0`
                 id, epoch = _safe(f"{talk.source.key}:{talk.conversation.id}"), 1
+            while hash((id, epoch)) in names:  # other ids became this name
+                id += "_"
             summaries.write(b"," if names else b"[")
             names.add(hash((id, epoch)))
             epochs = max(epochs, epoch)
