@@ -183,7 +183,7 @@ def _load() -> None:
     import transformers.models.llama.modeling_llama
     import uvicorn
 
-    from userlm import cli
+    from userlm import cli, manifest
     from userlm.data import language, pii
     from userlm.models import endpoint, local
     from userlm.serving import app
@@ -192,6 +192,7 @@ def _load() -> None:
     from userlm.types import Conversation
 
     language.language(Conversation().say("bonjour"))  # its model takes half a second
+    manifest.environment()  # it asks git
     assert all(
         (
             accelerate,
