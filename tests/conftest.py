@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # of xdist inherits the variables.
 SMALL = Path(os.environ.setdefault("USERLM_SMALL", str(assets.small())))
 os.environ["USERLM_CACHE"] = str(ROOT / "no-cache")
+# Nor does one need to trust a server: to load all certificates takes each client 20 ms.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(ROOT / "no-certificates")
 NO_SANDBOX = "no sandbox"
 
 
