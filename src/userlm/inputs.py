@@ -184,12 +184,15 @@ def _imported(file: Path, folder: Path) -> Iterator[Path]:
             yield place / name
 
 
+_Import = tuple[int, tuple[str, ...], tuple[str, ...]]
+
+
 # Several options of a command, and several commands of one run, ask about the same files.
 @lru_cache(maxsize=256)
-def _imports(code: bytes) -> tuple[tuple[int, tuple[str, ...], tuple[str, ...]], ...]:
+def _imports(code: bytes) -> tuple[_Import, ...]:
     """Return what code imports, each once: how many dots there are, the parts of the module, and
     the names that are taken from it."""
-    found = []
+    found: list[_Import] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found += [(0, tuple(name.name.split(".")), ()) for name in node.names]
