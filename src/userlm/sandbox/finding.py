@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from userlm.sandbox import seccomp
@@ -84,6 +85,7 @@ def _pythons() -> Iterator[tuple[Path, Path | None]]:
             yield python, None
 
 
+@cache  # a verb that simulates and grades asks twice
 def _problem(start: Bubblewrap) -> str:
     """Why this does not work; empty if it does."""
     with tempfile.TemporaryFile() as errors:
