@@ -64,6 +64,11 @@ def _bubblewrap() -> Bubblewrap:
             "bubblewrap is not installed",
             "get it with `apt-get install bubblewrap`, `dnf install bubblewrap` or the like",
         )
+    return _working(program)
+
+
+@cache  # a verb that simulates and grades asks twice; that there is none is not kept
+def _working(program: str) -> Bubblewrap:
     problem = "no Python that every user can read"
     for python, prefix in _pythons():
         found = Bubblewrap(program, python, prefix)
@@ -85,7 +90,6 @@ def _pythons() -> Iterator[tuple[Path, Path | None]]:
             yield python, None
 
 
-@cache  # a verb that simulates and grades asks twice
 def _problem(start: Bubblewrap) -> str:
     """Why this does not work; empty if it does."""
     with tempfile.TemporaryFile() as errors:
