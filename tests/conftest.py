@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # In a shell's background Ctrl-C is ignored, by all processes that are begun from there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# While all is loaded nothing is given up, and later nothing of it: see `pytest_collection_finish`.
+gc.disable()
 
 import pytest
 from hypothesis import settings
@@ -29,6 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # of xdist inherits the variables.
 SMALL = Path(os.environ.setdefault("USERLM_SMALL", str(assets.small())))
 os.environ["USERLM_CACHE"] = str(ROOT / "no-cache")
+# Nor does one need to trust a server: to load all certificates takes each client 20 ms.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(ROOT / "no-certificates")
 NO_SANDBOX = "no sandbox"
 
 
@@ -53,6 +60,11 @@ def sandbox() -> Any:
         if os.environ.get("USERLM_REQUIRE_SANDBOX") == "1":
             pytest.fail(f"USERLM_REQUIRE_SANDBOX=1, and {error}")
         pytest.skip(f"{NO_SANDBOX}: {error}")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

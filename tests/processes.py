@@ -86,8 +86,8 @@ def on_path(folder: Path) -> dict[str, str]:
 
 
 class Process:
-    """As much of `subprocess.Popen` as the tests use, in text. `run` is `-m module` or the path of
-    a script."""
+    """As much of `subprocess.Popen` as the tests use, in text. `run` is `-m module`, `-c code` or
+    the path of a script."""
 
     def __init__(
         self, run: list[str], *arguments: object, cwd: Path | None = None, **env: str
@@ -158,6 +158,16 @@ def userlm(*arguments: object, cwd: Path | None = None, **env: str) -> Process:
     return Process(["-m", "userlm"], *arguments, cwd=cwd, **env)
 
 
+def completed(
+    run: list[str], *arguments: object, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A process, after its end."""
+    process = Process(run, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    code = process.wait()
+    return subprocess.CompletedProcess(run, code, out, err)
+
+
 def fresh(*arguments: object, cwd: Path, **env: str) -> Any:
     """The same by a Python of its own, which hashes with another seed."""
     command, pipe = (
@@ -183,7 +193,7 @@ def _load() -> None:
     import transformers.models.llama.modeling_llama
     import uvicorn
 
-    from userlm import cli
+    from userlm import cli, manifest
     from userlm.data import language, pii
     from userlm.models import endpoint, local
     from userlm.serving import app
@@ -192,6 +202,7 @@ def _load() -> None:
     from userlm.types import Conversation
 
     language.language(Conversation().say("bonjour"))  # its model takes half a second
+    manifest.environment()  # it asks git
     assert all(
         (
             accelerate,
@@ -259,8 +270,11 @@ def _run(run: list[str]) -> int:
     try:
         if run[0] == "-m":
             runpy.run_module(run[1], run_name="__main__", alter_sys=True)
+        elif run[0] == "-c":
+            exec(run[1], {"__name__": "__main__"})
         else:
             sys.argv[0] = run[0]
+            sys.path.insert(0, str(Path(run[0]).parent))
             runpy.run_path(run[0], run_name="__main__")
     except SystemExit as over:
         if over.code is None or isinstance(over.code, int):

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -324,20 +323,8 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         assert (counts["in"], counts["note: merged lines"]) == (4, 1)
     options = ["--limit", str(limit)] if limit else []
     for when in ("the second file", "what was gathered"):
-        command = [
-            sys.executable,
-            "-c",
-            KILLED,
-            "import",
-            *logs,
-            "--out",
-            str(killed),
-            *options,
-            when,
-        ]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
+        command = ["import", *logs, "--out", str(killed), *options, when]
+        done = processes.completed(["-c", KILLED], *command, cwd=tmp_path)
         assert done.returncode == -signal.SIGKILL, done.stderr
         progress = json.loads((killed / "progress.json").read_text())["state"]
         assert (progress["file"], progress["items"]) == (

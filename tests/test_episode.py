@@ -23,6 +23,7 @@ from userlm.types import (
     Task,
     ToolCalled,
 )
+from userlm.users import with_sampling
 
 FACTS = (Fact("There are 4 boxes."), Fact("Each holds 3 eggs."))
 TASK = Task("eggs", "You are a user ...", FACTS, NumberCheck("12"))
@@ -153,7 +154,7 @@ def test_a_reward_of_ones_own_sees_the_whole_conversation():
 
 @pytest.mark.slow
 def test_episodes_share_a_user_and_a_seed_gives_the_same_turns():
-    user = userlm.user("trained:userlm-tiny", seed=1)
+    user = with_sampling(userlm.user("trained:userlm-tiny", seed=1), max_tokens=16)
     one, two = Episode(user, TASK), Episode(user, TASK)
 
     def said(episode, seed):

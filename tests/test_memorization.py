@@ -1,9 +1,8 @@
 """What a user says word by word as in the logs that it was trained on."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,12 +116,9 @@ def test_the_recipe_prints_the_user_beside_the_person(tmp_path: Path) -> None:
     write_conversations(tmp_path / "run" / "conversations.jsonl", [response])
     write_conversations(tmp_path / "train.jsonl", TRAINING)
     script = Path(__file__).parent.parent / "recipes" / "small" / "memorized.py"
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "train.jsonl", tmp_path / "run"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    arguments = (tmp_path / "train.jsonl", tmp_path / "run")
+    done = processes.completed([str(script)], *arguments)
+    assert done.returncode == 0, done.stderr
     assert "the user    mean 3.00" in done.stdout
     assert "the person  mean 1.00" in done.stdout
     assert "3 words: 'and a pie'" in done.stdout

@@ -125,6 +125,15 @@ def script(folder: Path) -> str:
     return f"script:{path}"
 
 
+def tiny(folder: Path) -> User:
+    """The embedded user, whose turns have at most 60 tokens: a quarter of what it can read."""
+    place = folder / "tiny"
+    shutil.copytree(assets.model("userlm-tiny"), place, dirs_exist_ok=True)
+    config = read_json(place / "config.json")
+    write_json(place / "config.json", config | {"max_position_embeddings": 240})
+    return User(f"trained:{place}", TINY.settings)
+
+
 VERBS = {
     "import": lambda here: Import(shards(here)),
     "intents": lambda here: Intents(logs(here), overwrite=True, join=joins(here)),
@@ -132,12 +141,12 @@ VERBS = {
         logs(here), overwrite=True, writer=script(here), workers=1
     ),
     "respond, scripted": lambda here: Respond(User(SCRIPTED), logs(here), limit=8),
-    "respond, tiny": lambda here: Respond(TINY, logs(here, 5), models=LOCAL),
+    "respond, tiny": lambda here: Respond(tiny(here), logs(here, 5), models=LOCAL),
     "simulate, scripted": lambda here: Simulate(
         User(SCRIPTED), "clarifier", logs(here), repeats=2
     ),
     "simulate, tiny": lambda here: Simulate(
-        TINY, "clarifier", logs(here, 4), models=LOCAL, max_turns=2
+        tiny(here), "clarifier", logs(here, 4), models=LOCAL, max_turns=2
     ),
     "simulate tasks": lambda here: Simulate(
         User("py:scripted_speakers:forgetful"),

@@ -45,8 +45,9 @@ def place(tmp_path_factory) -> Path:
     # with as many conversations and steps as README has it would take a minute
     for text, less in (
         ("--quick", "--quick --limit 6"),
-        ("--limit 10", "--limit 4"),
-        ("--steps 20", "--steps 3"),
+        ("--limit 10", "--limit 2"),
+        ("--steps 20 --batch 32", "--steps 3 --batch 8"),
+        ("--model runs/train", "--model runs/train --limit 10"),
     ):
         assert text in tour
         tour = tour.replace(text, less)

@@ -500,8 +500,7 @@ def said(pairs):
 
 
 def mix(run, out):
-    command = [sys.executable, RECIPES / "tiny/mix.py", run, out]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return processes.completed([str(RECIPES / "tiny/mix.py")], run, out)
 
 
 @pytest.mark.slow
@@ -548,8 +547,7 @@ def test_the_small_models_learn_what_licences_allow_and_nothing_toxic(tmp_path):
 
 
 def small_mix(run, out, held_out):
-    command = [sys.executable, RECIPES / "small/mix.py", run, out, held_out]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return processes.completed([str(RECIPES / "small/mix.py")], run, out, held_out)
 
 
 @pytest.mark.slow
@@ -630,8 +628,8 @@ def test_the_scaling_curve_has_a_point_for_each_model_that_was_measured(tmp_path
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(json.dumps(content))
     drawing = tmp_path / "curve.svg"
-    command = [sys.executable, RECIPES / "small/curve.py", tmp_path, drawing]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    script = str(RECIPES / "small/curve.py")
+    done = processes.completed([script], tmp_path, drawing)
     assert done.stdout.splitlines()[2:] == [
         "| model-a | 2,928,960 | 1.74 |",
         "| model-b | 134,515,008 | 1.04 |",

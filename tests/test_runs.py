@@ -5,14 +5,13 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 
 import polars as pl
+import processes
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -346,17 +345,10 @@ def test_inputs_in_another_order_are_another_run(tmp_path):
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
     run = Run.open(tmp_path / "run", "import", {})
     code = f"from userlm.runs import Run; Run.open({str(tmp_path / 'run')!r}, 'import', {{}})"
-    other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
-    )
+    other = processes.completed(["-c", code])
     assert "another process is working" in other.stderr
     del run
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, timeout=300
-        ).returncode
-        == 0
-    )
+    assert processes.completed(["-c", code]).returncode == 0
 
 
 def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there(
@@ -368,23 +360,20 @@ def test_who_comes_while_another_process_works_in_a_folder_changes_nothing_there
         f"run = Run.open({str(folder)!r}, 'import', {{'seed': 0}})\n"
         "print('open', flush=True); sys.stdin.readline()"
     )
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True
-    ) as working:
-        assert working.stdout.readline() == "open\n"
-        for begun in (
-            False,
-            True,
-        ):
-            # with its options alone the folder may be begun anew, but not by others
-            if begun:
-                (folder / "conversations.jsonl").touch()
-            before = (folder / "run.json").read_bytes()
-            with pytest.raises(InputError, match="another process is working in"):
-                Run.open(folder, "import", {"seed": 1})
-            assert (folder / "run.json").read_bytes() == before
-        working.communicate("\n", timeout=300)
+    working = processes.Process(["-c", code])
+    assert working.stdout.readline() == "open\n"
+    for begun in (
+        False,
+        True,
+    ):
+        # with its options alone the folder may be begun anew, but not by others
+        if begun:
+            (folder / "conversations.jsonl").touch()
+        before = (folder / "run.json").read_bytes()
+        with pytest.raises(InputError, match="another process is working in"):
+            Run.open(folder, "import", {"seed": 1})
+        assert (folder / "run.json").read_bytes() == before
+    working.communicate("\n", timeout=300)
 
 
 def test_a_run_is_taken_up_again_only_as_the_same_run(tmp_path):

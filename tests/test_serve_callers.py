@@ -3,16 +3,14 @@
 import http.client
 import importlib
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import processes
 import pytest
 from playing import while_serving
 from test_serve import Gated, Served, say, serving, until
@@ -438,13 +436,7 @@ def test_idle_connections_beyond_the_open_files_lock_nobody_out(tmp_path):
         "from userlm.cli import main; main()"
     )
     options = ["serve", "--user", "script:lines.txt", "--port", "0"]
-    run = subprocess.Popen(
-        [sys.executable, "-c", code, *options],
-        cwd=tmp_path,
-        env={**os.environ, "USERLM_SERVE_KEY": ""},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = processes.Process(["-c", code], *options, cwd=tmp_path, USERLM_SERVE_KEY="")
     try:
         port = int(re.search(r":(\d+)/v1", run.stderr.readline())[1])
 

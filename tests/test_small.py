@@ -24,6 +24,7 @@ from userlm.models.tokenization import load_tokenizer
 from userlm.text import INTENT_PREFIX
 from userlm.training.base import from_base
 from userlm.types import Conversation, InputError, ModelError, ModelWarning, Sampling
+from userlm.users import with_sampling
 
 WORD = len(CONTROLS) + len(LETTERS)
 """The first id of a merge: `ĠĠ`, then `ĊĊ`, then `Ġ1`."""
@@ -314,6 +315,7 @@ def test_it_speaks_of_its_intent_and_sees_what_is_over(userlm_small):
     named = zip(firsts, ("bread", "rome", "python"), strict=True)
     assert sum(word in first for first, word in named) >= 2, firsts
     assert all(2 < len(first.split()) < 60 for first in firsts), firsts
+    user = with_sampling(user, max_tokens=1)  # P(end) is that before the first one
     talk = Conversation("c", intent=f"{INTENT_PREFIX}book a table in a restaurant.")
     talk = talk.say("i need a table for two tonight").say("Which restaurant?")
     asked = user.reply(talk).meta["p_end"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import shlex
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from sysconfig import get_path
@@ -149,8 +150,12 @@ def _with_imports(files: list[Path], folder: Path) -> list[Path]:
         return files  # it has all that is installed, which a version describes better
     found = dict.fromkeys(files)
     waiting = [path for path in files if path.suffix == ".py"]
+    seen: set[Path] = set()
     while waiting:
         for place in _imported(waiting.pop(), folder):
+            if place in seen:
+                continue
+            seen.add(place)
             packages = (each / "__init__.py" for each in (place, *place.parents))
             inside = (path for path in packages if path.is_relative_to(folder))
             for path in (place.parent / f"{place.name}.py", *inside):
@@ -168,16 +173,30 @@ def _installed() -> set[Path]:
 def _imported(file: Path, folder: Path) -> Iterator[Path]:
     """Yield where the modules that a file imports would be, without an ending."""
     try:
-        tree = ast.parse(file.read_bytes())
+        imports = _imports(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return  # loading it says what is wrong
-    for node in ast.walk(tree):
+    parents = [folder, *file.parents]
+    for level, module, names in imports:
+        place = parents[min(level, len(file.parents))].joinpath(*module)
+        yield place
+        for name in names:
+            yield place / name
+
+
+_Import = tuple[int, tuple[str, ...], tuple[str, ...]]
+
+
+# Several options of a command, and several commands of one run, ask about the same files.
+@lru_cache(maxsize=256)
+def _imports(code: bytes) -> tuple[_Import, ...]:
+    """Return what code imports, each once: how many dots there are, the parts of the module, and
+    the names that are taken from it."""
+    found: list[_Import] = []
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            for name in node.names:
-                yield folder.joinpath(*name.name.split("."))
+            found += [(0, tuple(name.name.split(".")), ()) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
-            home = [folder, *file.parents][min(node.level, len(file.parents))]
-            place = home.joinpath(*(node.module or "").split("."))
-            yield place
-            for name in node.names:
-                yield place / name.name
+            module = tuple((node.module or "").split("."))
+            found.append((node.level, module, tuple(name.name for name in node.names)))
+    return tuple(dict.fromkeys(found))

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,20 +111,27 @@ def file_hash(*paths: Path, size: int | None = None) -> str:
 
 def environment() -> dict[str, Any]:
     """Return what the results may depend on besides options and inputs."""
-    versions = {"python": platform.python_version()}
-    for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
-        "versions": versions,
+        "versions": {**_versions()},
         "git": _commit(),
         "host": f"{platform.machine()}, {os.cpu_count()} cores",
         "prompts": prompts.hashes(),
     }
 
 
+# What runs was loaded once: later changes of the packages or of the checkout are not in it.
+@cache
+def _versions() -> Mapping[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("userlm", "torch", "transformers", "tokenizers", "numpy", "openai"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+@cache
 def _commit() -> str | None:
     """The commit of the package, if it runs from a checkout."""
     here = Path(__file__).resolve().parent

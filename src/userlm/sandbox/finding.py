@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from userlm.sandbox import seccomp
@@ -63,6 +64,11 @@ def _bubblewrap() -> Bubblewrap:
             "bubblewrap is not installed",
             "get it with `apt-get install bubblewrap`, `dnf install bubblewrap` or the like",
         )
+    return _working(program)
+
+
+@cache  # a verb that simulates and grades asks twice; that there is none is not kept
+def _working(program: str) -> Bubblewrap:
     problem = "no Python that every user can read"
     for python, prefix in _pythons():
         found = Bubblewrap(program, python, prefix)

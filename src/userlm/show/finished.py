@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any
@@ -295,12 +295,17 @@ def _checked(
     """The values of a file as the type `kind` of `show.results`; an error names the key that is
     damaged."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return _validator(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         where = f"{run.folder / file}: {key!r} is damaged ({first['msg']})"
         raise InputError(f"{where}; {advice}") from None
+
+
+@cache  # making one takes as long as reading a small run
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 # --- import, clean, intents, train ----------------------------------------------------------------
