@@ -36,6 +36,10 @@ TIMEOUT = 120.0
 """Seconds for one answer of a bot."""
 LONGEST_ANSWER = 1 << 20
 """Characters of an answer. A longer one would be sent again with every later turn."""
+ROUNDING = 1e-3
+"""How far a probability may be outside of 0 and 1, as sums of rounded numbers are."""
+LEFT_OUT = "left_out"
+"""The key of `meta` with what was left out of it, and why."""
 LONGEST_ERROR = 300
 """Characters that are kept of what a bot says when it fails."""
 TEXT_FIELDS = ("content", "text", "answer", "output", "response", "reply", "message")
@@ -410,33 +414,39 @@ def _checked(reply: Reply) -> Reply:
         raise ModelError(
             f"it stopped for {reply.stop!r}; give one of {', '.join(STOPS)}"
         )
-    meta = _checked_meta(reply.meta)
+    meta = _kept_meta(reply.meta)
     if reply.stop == "error":
         raise ModelError(str(meta.get("error") or "it stopped for an error"))
     return Reply(str(reply.text), reply.stop, meta)
 
 
-def _checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `meta` of a reply as it will be read again, without what is not known."""
+def _kept_meta(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `meta` of a reply as it will be read again, without what is not known. A value
+    that could not be read, or under a name of ours that means something else, is left out, with
+    why in `left_out`."""
     if not isinstance(given, Mapping):
-        raise ModelError(f"the meta of its answer is {named_type(given)}; give a dict")
-    written = dump({name: _plain(value) for name, value in given.items()})
-    if len(written) > LONGEST_ANSWER:
-        raise ModelError(
-            f"the meta of its answer has {len(written):,} bytes; at most {LONGEST_ANSWER:,} are "
-            "taken"
-        )
-    meta: dict[str, Any] = loads(written)
-    check_depth(meta)
-    for name, (is_right, wanted) in READ_FIELDS.items():
-        if meta.get(name) is None:
-            meta.pop(name, None)
-        elif not is_right(meta[name]):
-            shown = dumps(meta[name])[:100]
-            raise ModelError(
-                f"the meta of its answer has {name} {shown}; give {wanted}, or leave it out"
-            )
-    return meta
+        return {LEFT_OUT: {"meta": f"it is {named_type(given)}, and no dict"}}
+    meta: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    room = LONGEST_ANSWER
+    for name, value in given.items():
+        try:
+            written = dump({name: _plain(value)})
+            if len(written) > room:
+                raise ValueError(f"at most {LONGEST_ANSWER:,} bytes are kept")
+            [(key, kept)] = loads(written).items()
+            check_depth({key: kept})
+            if key in OURS and kept is not None:
+                kept = OURS[key](kept)
+        except (TypeError, ValueError, RecursionError, ModelError) as error:
+            if name == "tool_calls":  # checks of tasks rest on all of them
+                raise ModelError(f"its tool calls cannot be kept: {error}") from error
+            left_out[str(name)[:100]] = str(error)
+            continue
+        room -= len(written)
+        if kept is not None or key not in OURS:
+            meta[key] = kept
+    return {**meta, LEFT_OUT: left_out} if left_out else meta
 
 
 def _plain(value: Any) -> Any:
@@ -448,20 +458,28 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+def _count(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _is(type(value) is int and 0 <= value < 2**31, value, "a number of tokens")
 
 
-def _is_probability(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
+def _probability(value: Any) -> Any:
+    is_one = type(value) in (int, float) and -ROUNDING <= value <= 1 + ROUNDING
+    return min(max(_is(is_one, value, "a number from 0 to 1"), 0), 1)
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+def _flag(value: Any) -> Any:
+    return _is(isinstance(value, bool), value, "true or false")
 
 
-def _are_drafts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_draft, value))
+def _texts(value: Any) -> Any:
+    return _is(_are_texts(value), value, "a list of texts")
+
+
+def _drafts(value: Any) -> Any:
+    are_drafts = isinstance(value, list) and all(map(_is_draft, value))
+    return _is(are_drafts, value, "a list of drafts, each with `text` and `why`")
 
 
 def _is_draft(value: Any) -> bool:
@@ -470,12 +488,26 @@ def _is_draft(value: Any) -> bool:
     return isinstance(value.get("text"), str) and _are_texts(value.get("why"))
 
 
-READ_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "tokens_in": (_is_count, "a number of tokens"),
-    "tokens_out": (_is_count, "a number of tokens"),
-    "truncated_tokens": (_is_count, "a number of tokens"),
-    "p_end": (_is_probability, "a number from 0 to 1"),
-    "violates": (_are_texts, "a list of texts"),
-    "rejected": (_are_drafts, "a list of drafts, each with `text` and `why`"),
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is(is_right: bool, value: Any, wanted: str) -> Any:
+    """Return the value; raise `ValueError` if it is not what is wanted."""
+    if not is_right:
+        raise ValueError(f"{dumps(value)[:100]} is not {wanted}")
+    return value
+
+
+OURS: Mapping[str, Callable[[Any], Any]] = {
+    "tokens_in": _count,
+    "tokens_out": _count,
+    "truncated_tokens": _count,
+    "p_end": _probability,
+    "cut": _flag,
+    "exhausted": _flag,
+    "violates": _texts,
+    "rejected": _drafts,
 }
-"""The fields of `meta` that this package computes with: whether a value is right, and what is."""
+"""The fields of `meta` that this package computes with: each returns the value as it is meant, or
+raises `ValueError`."""
