@@ -192,6 +192,11 @@ def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
             detected = _checked(run, Detections, run.results)
             return replace(run, results=detected, missing=_missing(run))
         case "assess":
+            if part := run.options.get("part"):
+                raise InputError(
+                    f"{folder} is part {part}, in which nothing is compared; merge the parts "
+                    f"first: userlm merge {folder} ... --out FOLDER"
+                )
             run = replace(
                 _with_stage(run), results=_checked(run, Assessed, run.results)
             )
