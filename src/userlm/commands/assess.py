@@ -23,7 +23,6 @@ from userlm.commands.assess_measures import (
 from userlm.commands.assess_stages import (
     ANSWERED,
     DETECT,
-    JUDGE_PRICE,
     REFERENCE,
     STAGES,
     Stage,
@@ -31,13 +30,14 @@ from userlm.commands.assess_stages import (
     has_failures,
     is_complete,
     is_counted,
-    is_model,
-    judge_price,
     run_stages,
     stages_of,
 )
 from userlm.commands.costs import (
+    JUDGE_PRICE,
     Limits,
+    check_caps,
+    check_judge,
     check_price,
     estimate_tokens,
     price_option,
@@ -65,7 +65,6 @@ from userlm.commands.steps import Results, finish, finished, in_order, open_run,
 from userlm.items import Kind
 from userlm.json_files import read_json
 from userlm.metrics.verdict import conclude
-from userlm.models.budget import Caps
 from userlm.rows import read_conversations, write_conversations
 from userlm.runs import FinishedRun, Run, conversations_file
 from userlm.show.terminal import console
@@ -231,27 +230,20 @@ def _check_before_paying(
     options: Assess, user: Address, assistant: Address | None
 ) -> None:
     """Raise `InputError` for what would only be found once turns were paid for."""
-    limits = options.limits
+    caps = options.limits.caps
     if assistant:
         speaker = loading.assistant(
             assistant, seed=options.seed, local=options.models.settings
         )
         if isinstance(speaker, ModelAssistant):
             price = read_price("assistant", options.price)
-            check_price(limits.caps, "assistant", assistant, price)
+            check_price(caps, "assistant", assistant, price)
     elif options.price:
         raise InputError("--price is for the assistant; give one, or leave it out")
-    if options.judge:
-        judging = address.parse(options.judge)
-        loading.chat_model(judging, options.models.settings)
-        check_price(limits.caps, "judge", judging, judge_price(options), JUDGE_PRICE)
-    elif options.judge_price:
-        raise InputError(
-            "--judge-price is for the judge; give one with --judge, or leave it out"
-        )
+    check_judge(caps, options.judge, options.judge_price, options.models.settings)
     if options.detector:
         detector = address.parse(options.detector)
-        read_detector_price(options.detector_price, detector, limits.caps)
+        read_detector_price(options.detector_price, detector, caps)
         loading.detector(
             detector,
             human_label=options.human_label,
@@ -262,12 +254,9 @@ def _check_before_paying(
             "--detector-price and --human-label are for a detector; give one with --detector, or "
             "leave them out"
         )
-    is_called = is_model(user) or is_model(assistant)
+    is_called = user.is_model or (assistant is not None and assistant.is_model)
     is_called = is_called or bool(options.judge) or is_counted(options.detector)
-    if limits.caps != Caps() and not is_called:
-        raise InputError(
-            "--max-calls, --max-tokens-total and --budget are for models; none is called here"
-        )
+    check_caps(caps, is_called)
 
 
 def _write_reference(run: Run, options: Assess, path: Path) -> dict[str, int]:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from userlm import address
-from userlm.address import ASSISTANTS, SCORED, Address
+from userlm.address import SCORED, Address
 from userlm.commands.conversing import has_errors
-from userlm.commands.costs import Limits, read_price
+from userlm.commands.costs import JUDGE_PRICE, Limits, read_price
 from userlm.commands.detect import SIDE, Detect, detect, read_detector_price
 from userlm.commands.judge import Judge, judge
 from userlm.commands.options import Parts
@@ -34,7 +34,6 @@ DETECT = "detect"
 """The verbs, and the names of their folders."""
 JUDGED: Mapping[Kind, str] = {kind: f"judge-{kind}" for kind in KINDS}
 """The folders of the verdicts on replies to test items."""
-JUDGE_PRICE = "--judge-price"
 PROMPTS: Mapping[Kind, str] = {"role": "user-role", "intent": "intent-adherence"}
 """By which prompts they are judged."""
 STAGES = (RESPOND, SIMULATE, PPL, *KINDS, *JUDGED.values(), DETECT, SCORE)
@@ -74,12 +73,12 @@ def stages_of(
 ) -> dict[str, Stage]:
     """Return the stages by the names of their folders."""
     user_price = read_price("user", options.user_price)
-    own = {"user": user_price} if is_model(user) else {}
+    own = {"user": user_price} if user.is_model else {}
     replies = partial(_respond, run, options)
     stages = {RESPOND: Stage(partial(replies, REFERENCE, RESPOND), own)}
     if assistant:
         both = dict(own)
-        if is_model(assistant):
+        if assistant.is_model:
             both["assistant"] = read_price("assistant", options.price)
         stages[SIMULATE] = Stage(partial(_simulate, run, options), both)
     if user.form in SCORED:
@@ -89,7 +88,8 @@ def stages_of(
         for kind in KINDS:
             stages[kind] = Stage(partial(replies, f"{kind}.jsonl", kind), own)
         if options.judge:
-            judging = {"judge": judge_price(options)}
+            price = read_price("judge", options.judge_price, JUDGE_PRICE)
+            judging = {"judge": price}
             for kind, name in JUDGED.items():
                 stages[name] = Stage(partial(_judge, run, options, kind), judging)
     if options.detector:
@@ -308,18 +308,6 @@ def has_answers(run: Run, name: str) -> bool:
         return False
     stops = read_json(run.path(f"{name}/results.json"))["stops"]
     return any(stop != "error" for stop in stops)
-
-
-def is_model(address: Address | None) -> bool:
-    """Whether it is a user or an assistant whose calls are counted."""
-    if address is None:
-        return False
-    return bool(address.form) or address.kind not in ASSISTANTS
-
-
-def judge_price(options: Assess) -> Price | None:
-    text = options.judge_price
-    return Price.parse(text, JUDGE_PRICE) if text else None
 
 
 def is_counted(detector: str | None) -> bool:

@@ -178,7 +178,7 @@ def serve(options: Serve) -> None:
         }
         writer = _intent_writer(options, budget, prices["intent_by"])
         config = replace(config, intent_writer=writer)
-        check_caps(budget)
+        check_caps(budget.caps, bool(budget.sides))
         app = create_app(speakers["user"], config)
         if has_page:
             from userlm.serving.playground import add_pages
