@@ -312,6 +312,12 @@ def test_meta_that_cannot_be_kept_is_left_out_and_says_why(meta, name, why):
     assert why in kept["left_out"][name]
 
 
+def test_of_much_that_is_left_out_some_is_named():
+    meta = {f"a{i}": "x" * 2**10 for i in range(2000)}
+    kept = reply(lambda text: Reply("hi", meta=meta)).meta
+    assert 1000 < len(kept) < 1024 and len(kept["left_out"]) == 20
+
+
 def test_what_is_left_out_leaves_the_rest_of_the_meta():
     meta = reply(lambda text: Reply("hi", meta={"rejected": False, "a": 1})).meta
     assert meta["a"] == 1 and meta["left_out"].keys() == {"rejected"}
