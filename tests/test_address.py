@@ -316,6 +316,21 @@ def test_a_folder_may_have_the_name_of_a_user_that_needs_none():
     assert address.parse("oracle").scheme == "oracle"
 
 
+@pytest.mark.parametrize(
+    ("address", "is_model"),
+    [
+        ("trained:a", True),
+        ("prompted:script:a", True),
+        ("openai:a", True),
+        ("a/b", True),
+        *((f"{kind}:a", False) for kind in ("replay", "script", "py", "cmd", "bot")),
+        *((kind, False) for kind in ("human", "single", "oracle", "clarifier")),
+    ],
+)
+def test_calls_of_users_and_assistants_that_are_models_are_counted(address, is_model):
+    assert parse(address).is_model is is_model
+
+
 def test_a_model_folder_may_be_called_oracle(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "oracle").mkdir()

@@ -277,16 +277,6 @@ def deep_call(levels):
         (Reply(7), "the text of its answer is an int"),
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
-        (Reply("hi", meta={(1, 2): 3}), "keys must be str"),
-        (Reply("hi", meta=7), "the meta of its answer is an int"),
-        (Reply("hi", meta={"a": "x" * 2**20}), "at most 1,048,576 are taken"),
-        (Reply("hi", meta=nested(101)), "nested more than 100 levels deep"),
-        (Reply("hi", meta={"tokens_in": "12"}), 'has tokens_in "12"; give a number of'),
-        (Reply("hi", meta={"tokens_out": -1}), "has tokens_out -1; give a number of"),
-        (Reply("hi", meta={"tokens_out": True}), "has tokens_out true; give a number"),
-        (Reply("hi", meta={"p_end": 2}), "has p_end 2; give a number from 0 to 1"),
-        (Reply("hi", meta={"violates": 7}), "has violates 7; give a list of texts"),
-        (Reply("hi", meta={"rejected": [{}]}), "has rejected [{}]; give a list of"),
         (Reply("hi", "error"), "it stopped for an error"),
         (Reply("", "error", {"error": "no stock"}), "no stock"),
         ({"text": "hi", "tool_calls": [deep_call(101)]}, "nested more than 100 levels"),
@@ -296,6 +286,49 @@ def test_an_answer_that_is_none_ends_its_conversation_and_says_why(answer, probl
     with pytest.raises(ModelError, match=re.escape(problem)) as caught:
         reply(lambda text: answer)
     assert str(caught.value).startswith("py:m:x: ")
+
+
+@pytest.mark.parametrize(
+    ("meta", "name", "why"),
+    [
+        (7, "meta", "it is an int, and no dict"),
+        ({(1, 2): 3}, "(1, 2)", "keys must be str"),
+        ({"a": "x" * 2**20}, "a", "at most 1,048,576 bytes are kept"),
+        (nested(101), "a", "nested more than 100 levels deep"),
+        ({"tokens_in": "12"}, "tokens_in", '"12" is not a number of tokens'),
+        ({"tokens_in": 1.5}, "tokens_in", "1.5 is not a number of tokens"),
+        ({"tokens_out": -1}, "tokens_out", "-1 is not a number of tokens"),
+        ({"tokens_out": True}, "tokens_out", "true is not a number of tokens"),
+        ({"p_end": 2}, "p_end", "2 is not a number from 0 to 1"),
+        ({"violates": 7}, "violates", "7 is not a list of texts"),
+        ({"rejected": False}, "rejected", "false is not a list of drafts"),
+        ({"rejected": [{}]}, "rejected", "[{}] is not a list of drafts"),
+        ({"exhausted": "me"}, "exhausted", '"me" is not true or false'),
+    ],
+)
+def test_meta_that_cannot_be_kept_is_left_out_and_says_why(meta, name, why):
+    kept = reply(lambda text: Reply("hi", meta=meta)).meta
+    assert kept.keys() == {"left_out"} and kept["left_out"].keys() == {name}
+    assert why in kept["left_out"][name]
+
+
+def test_of_much_that_is_left_out_some_is_named():
+    meta = {f"a{i}": "x" * 2**10 for i in range(2000)}
+    kept = reply(lambda text: Reply("hi", meta=meta)).meta
+    assert 1000 < len(kept) < 1024 and len(kept["left_out"]) == 20
+
+
+def test_what_is_left_out_leaves_the_rest_of_the_meta():
+    meta = reply(lambda text: Reply("hi", meta={"rejected": False, "a": 1})).meta
+    assert meta["a"] == 1 and meta["left_out"].keys() == {"rejected"}
+
+
+def test_counts_may_be_whole_floats_and_probabilities_rounded():
+    given = {"tokens_in": 12.0, "tokens_out": np.float64(3), "p_end": 1.0000001}
+    meta = reply(lambda text: Reply("hi", meta=given)).meta
+    assert meta == {"tokens_in": 12, "tokens_out": 3, "p_end": 1}
+    assert type(meta["tokens_in"]) is type(meta["tokens_out"]) is int
+    assert reply(lambda text: Reply("hi", meta={"p_end": -1e-9})).meta == {"p_end": 0}
 
 
 def test_what_a_bot_does_not_know_of_its_answer_is_left_out():
@@ -672,9 +705,14 @@ def test_a_bot_that_raises_ends_one_conversation_and_the_others_are_held(here, c
 
 
 @pytest.mark.parametrize(
-    "odd", ["meta={'tokens_in': '12'}", "meta=deep", 'stop="error"']
+    ("odd", "stop"),
+    [
+        ("meta={'tokens_in': '12', 'rejected': False}", "max_turns"),
+        ("meta=deep", "max_turns"),
+        ('stop="error"', "error"),
+    ],
 )
-def test_an_odd_answer_ends_one_conversation_of_a_run_that_can_be_resumed(odd, here):
+def test_a_run_with_an_odd_answer_can_be_resumed(odd, stop, here):
     (here / "bot_of_a_run.py").write_text(
         "import userlm\n"
         "deep = {}\n"
@@ -691,8 +729,11 @@ def test_an_odd_answer_ends_one_conversation_of_a_run_that_can_be_resumed(odd, h
     (here / "lines.txt").write_text("line 1\nline 2\n")
     for _ in range(2):
         found = simulate("py:bot_of_a_run:reply", **given)
-        assert [one.stop for one in found] == ["max_turns", "error"]
-        assert "py:bot_of_a_run:reply" in found[1].meta["error"]
+        assert [one.stop for one in found] == ["max_turns", stop]
+        if stop == "error":
+            assert "py:bot_of_a_run:reply" in found[1].meta["error"]
+        else:
+            assert found[1].turns[1].meta["left_out"]
 
 
 def test_one_worker_calls_a_bot_from_the_main_thread(here):

@@ -1,15 +1,19 @@
 """Answers that are paid for once, and a budget that is never passed."""
 
+import gc
 import random
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from decimal import Decimal
 
 import pytest
 
 from userlm.models.budget import PER_MESSAGE, WORDLESS, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
+from userlm.models.shared_calls import SharedCalls
 from userlm.types import Completion, InputError, ModelError, Sampling
 
 ASK = [{"role": "user", "content": "hello"}]  # 5 bytes, so at most 5 + 500 tokens
@@ -112,6 +116,26 @@ def test_what_is_asked_by_many_at_once_is_paid_once(fails, tmp_path):
     assert said.count("ok") == 4 - fails
     assert model.asked == usage.used["calls"] == 1 + fails
     cache.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_question_is_forgotten_once_it_is_answered(fails):
+    class Question:
+        pass
+
+    def call():
+        if fails:
+            raise ModelError("busy")
+        return "yes"
+
+    question = Question()
+    remembered = weakref.ref(question)
+    shared = SharedCalls()
+    with pytest.raises(ModelError) if fails else nullcontext():
+        assert shared.result(question, call) == ("yes", True)
+    del question
+    gc.collect()
+    assert remembered() is None
 
 
 def test_a_refusal_is_an_answer_and_a_failure_is_none(tmp_path):

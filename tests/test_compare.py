@@ -463,7 +463,7 @@ def test_conversations_that_changed_since_they_were_scored_are_refused(
     scored = score(tmp_path, *runs)
     with (runs[0] / "conversations.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(InputError, match="has changed since it was scored"):
+    with pytest.raises(InputError, match="is about other conversations than those in"):
         commands.compare(Compare([scored], out=tmp_path / "out"))
 
 

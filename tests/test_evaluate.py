@@ -286,6 +286,11 @@ def test_a_limit_without_a_model_and_a_price_that_is_needed_are_mistakes(
         evaluate(grid("asks", limits=Limits(max_calls=1)))
     with pytest.raises(InputError, match="--judge-price is for the judge"):
         evaluate(grid("asks", grading=Grading(judge_price="1/1")))
+    judged = Grading(judge="http://localhost:1/v1#m")
+    with pytest.raises(InputError, match="--judge-price x: give US dollars"):
+        evaluate(grid("asks", grading=replace(judged, judge_price="x")))
+    with pytest.raises(InputError, match="give --judge-price IN/OUT"):
+        evaluate(grid("asks", grading=judged, limits=Limits(budget=1.0)))
     with pytest.raises(InputError, match="--budget needs the price of the tokens"):
         evaluate(
             Evaluate(

@@ -208,7 +208,9 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     scored.rename(run / "score")
     for scores in (run / "score", None):
         options = {"runs": [run], "as_": "parquet", "out": tmp_path / "out.parquet"}
-        with pytest.raises(InputError, match="or not as it is now; score it again"):
+        with pytest.raises(
+            InputError, match="is about other conversations than those in"
+        ):
             commands.export(flat(commands.Export, **options, scores=scores))
 
 

@@ -19,7 +19,6 @@ from userlm.metrics.intrinsic import (
     first_turn_diversity,
     goal_consistency,
     intent_decomposition,
-    intent_decomposition_variants,
     termination,
     termination_auroc,
     turns_per_conversation,
@@ -258,22 +257,6 @@ def test_goal_consistency_of_two_thousand_conversations_takes_seconds() -> None:
     start = time.process_time()
     assert goal_consistency(talks).n == 4000
     assert time.process_time() - start < 10
-
-
-def test_the_variants_by_hand() -> None:
-    # I has 4 words. Turn 1: U = {chocolate, cake, user, assistant}, tokens chocolate cake cake user
-    # assistant. Turn 2: U = {thanks}.
-    conversation = talk(
-        "c", "chocolate cake, cake for a user assistant", "x", "thanks", intent=INTENT
-    )
-    of_intent, jaccard, types, tokens, later = intent_decomposition_variants(
-        iter([conversation])
-    )
-    assert of_intent.value == pytest.approx(100 * (2 / 4 + 0) / 2)
-    assert jaccard.value == pytest.approx(100 * (2 / 6 + 0) / 2)
-    assert types.value == pytest.approx((2 + 0) / 2)
-    assert tokens.value == pytest.approx((3 + 0) / 2)
-    assert (later.value, later.n) == (0, 1)  # turn 2 alone
 
 
 def test_what_has_no_words_to_compare_is_missing_with_the_reason() -> None:

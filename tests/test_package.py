@@ -42,6 +42,7 @@ ROOMS = [
     "task_layouts",
     "tasks",
     "assistants",
+    "kept_meta",
     "bots",
     "judges",
     "sandbox",

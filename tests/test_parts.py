@@ -29,6 +29,7 @@ from userlm.commands.options import Output, Parts
 from userlm.json_files import read_json, write_json
 from userlm.parts import Part
 from userlm.rows import read_conversations, write_conversations
+from userlm.show.finished import read_run
 from userlm.text import INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Reply, Turn
 
@@ -265,6 +266,15 @@ def refused(folders: list[Path], said: str) -> None:
 def test_a_missing_part_is_named(three):
     _, (first, _, third) = three
     refused([first, third], "missing: part 2/3")
+
+
+def test_a_report_of_a_part_of_assess_says_how_to_merge(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, *_ = parts(VERBS["assess"](tmp_path), tmp_path)
+    with pytest.raises(
+        InputError, match=f"merge the parts first: userlm merge {first}"
+    ):
+        read_run(first)
 
 
 def test_a_part_that_is_given_twice_is_named(three, tmp_path):

@@ -6,16 +6,19 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flat import flat
 from playing import Page, playing, while_serving
 
-from userlm import Conversation, InputError, ModelError, Reply, Turn
+from userlm import Conversation, InputError, ModelError, Reply, Turn, inputs
 from userlm.assistants import Clarifier, ModelAssistant, Script
+from userlm.commands.options import User, UserSettings, rated_user, recorded
 from userlm.commands.respond import Respond
 from userlm.commands.respond import respond as respond_command
 from userlm.commands.show import describe
+from userlm.manifest import request
 from userlm.metrics.ratings import RatedUser, Rating, read_ratings, taken_for_person
 from userlm.metrics.verdict import finding
 from userlm.rows import read_conversations, write_conversations
@@ -614,6 +617,38 @@ def test_whose_turns_are_rated_is_known_of_a_run_and_not_of_a_file(tmp_path):
     assert found.name == user and found.version
     assert found.may_be(RatedUser(user)) and not found.may_be(RatedUser(user, "2e"))
     assert command._rated_user(tmp_path / "people.jsonl") == RatedUser()
+
+
+def test_a_user_is_known_by_what_it_is_and_not_by_how_it_is_spelled(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("said.txt").write_text("hi\n")
+    Path("same").mkdir()
+    Path("same/as.txt").write_text("hi\n")
+    Path("other.txt").write_text("hello\n")
+
+    def of(user, **settings):
+        whose = User(user, UserSettings(**settings))
+        return rated_user(request("respond", recorded(whose), whose.files, {}))
+
+    one = of("script:said.txt", guard="no-end,no-echo")
+    assert one.may_be(of("script:./same/as.txt", guard="no-echo,no-end"))
+    assert not one.may_be(of("script:said.txt"))
+    assert not one.may_be(of("script:other.txt", guard="no-end,no-echo"))
+    assert not of("script:said.txt", top_p=0.5).may_be(of("script:said.txt", top_p=1))
+    assert not of("human").may_be(of("single"))
+
+
+def test_a_user_on_the_hub_is_known_by_its_name_too(monkeypatch):
+    """The hashes of the prompts of both are the same."""
+
+    def of(user):
+        stamps = inputs.stamps(user)
+        return rated_user(request("respond", recorded(User(user)), (), stamps))
+
+    assert of("prompted:some/model").version
+    assert not of("prompted:some/model").may_be(of("prompted:another/model"))
 
 
 def test_a_server_without_a_blind_test_says_how_to_have_one(page):

@@ -127,6 +127,15 @@ def test_a_score_of_what_a_run_was_before_is_not_shown_beside_it(
                 read_runs([sim, score])
 
 
+def about(score: Path, *runs: Path) -> Path:
+    """A run of `score`, of what these runs have."""
+    manifest = read_json(score / "run.json")
+    files = [run / "conversations.jsonl" for run in runs]
+    inputs = {str(path): file_hash(path) for path in files}
+    write_json(score / "run.json", {**manifest, "inputs": inputs})
+    return score
+
+
 def test_each_cell_of_a_grid_has_a_sentence_and_a_row_in_two_figures(
     tmp_path: Path,
 ) -> None:
@@ -260,7 +269,7 @@ def test_of_a_score_only_the_lines_that_are_shown_one_by_one_are_parsed(
         name: [measured(1.0, None, None, name="questions")]
         for name in ("sim", "respond")
     }
-    runs.append(write(tmp_path, "score", "score", columns))
+    runs.append(about(write(tmp_path, "score", "score", columns), *runs))
     found = MeasureRow("a#0/0", "p", (1.0, 1.0))
     lines = [score_line("sim", "questions", found)] * 50
     lines += [score_line("respond", "questions", found)] * 50
@@ -290,7 +299,8 @@ def test_the_rows_of_two_users_that_can_be_compared_are_read(tmp_path: Path) -> 
     columns = {name: [measured(1.0, None, None, name="questions")] for name in names}
     found = MeasureRow("a", "p", (1.0, 1.0))
     lines = [score_line(name, "questions", found) for name in names]
-    runs.append(write(tmp_path, "score", "score", columns, scores=lines))
+    score = write(tmp_path, "score", "score", columns, scores=lines)
+    runs.append(about(score, *runs))
     *_, score = read_runs(runs)
     assert set(score.rows) == {("one", "questions"), ("two", "questions")}
 

@@ -260,6 +260,35 @@ def test_choices_that_were_paid_for_are_given_though_others_failed(monkeypatch):
         assert note in found[0].userlm["notes"]
 
 
+def test_a_choice_behind_one_that_failed_stays_the_sample_that_it_is(monkeypatch):
+    """The client of OpenAI joins the chunks of a stream by `index`, which has no gaps."""
+    asked = {**BODY, "seed": 7, "n": 3}
+    failing = []
+    found = []
+
+    def reply(body, n):
+        seed = body["seed"]
+        return error(400) if seed in failing else completion(f"to Rome {seed}")
+
+    def ask(app, page, model):
+        chat = client(page).chat.completions
+        whole = chat.create(**asked)
+        second = whole.choices[1].message.content
+        failing.append(int(second.split()[-1]))
+        with chat.stream(**asked) as stream:
+            streamed = stream.get_final_completion()
+        found.extend((whole, chat.create(**asked), streamed))
+
+    with paid(monkeypatch, ask, reply):
+        whole, *others = found
+        samples = [whole.choices[0], whole.choices[2]]
+        for answer in others:
+            assert [choice.index for choice in answer.choices] == [0, 1]
+            said = [choice.message.content for choice in answer.choices]
+            assert said == [choice.message.content for choice in samples]
+        assert [choice.userlm["sample"] for choice in others[0].choices] == [0, 2]
+
+
 def test_the_calls_of_all_speakers_of_the_page_are_limited_together(monkeypatch):
     found = []
 

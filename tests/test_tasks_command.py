@@ -12,6 +12,7 @@ from fake_server import Said, completion, error, serving
 
 from userlm.commands import (
     Evaluate,
+    Limits,
     Respond,
     Score,
     Simulate,
@@ -280,6 +281,18 @@ def test_a_conversation_stops_where_its_check_holds_and_goes_on_where_a_judge_is
     assert grades["other"]["reason"] == "3, not 4"
     assert grades["rubric"]["reason"] == "not graded: needs a judge"
     assert grades["none"]["reason"] == "not graded: the task has no check"
+
+
+def test_a_score_names_the_option_of_the_price_of_its_judge(here: Path) -> None:
+    write_lines(here / "t.jsonl", [row("a", check={"rubric": "It is polite."})])
+    graded = Score(
+        [run(here)],
+        tasks="t.jsonl",
+        grading=Grading(judge="http://localhost:1/v1#m"),
+        limits=Limits(budget=1.0),
+    )
+    with pytest.raises(InputError, match="give --judge-price IN/OUT"):
+        score(graded)
 
 
 def test_a_run_whose_tasks_need_calls_of_tools_and_has_none_says_so_and_where_to_look(

@@ -89,6 +89,11 @@ class Address:
         return self.scheme in ("openai", "http", "https", "pangram", *BOTS)
 
     @property
+    def is_model(self) -> bool:
+        """Whether a user or an assistant is a model, whose calls are counted."""
+        return bool(self.form) or self.kind not in (*ASSISTANTS, "single")
+
+    @property
     def is_prompted(self) -> bool:
         """Whether it is a user that needs an intent."""
         return self.form in ("prompted", "swapped")

@@ -12,14 +12,13 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, get_origin
 from uuid import NAMESPACE_OID, uuid5
 
 from userlm.content import split_content
 from userlm.imports import RAISED, describe_error
-from userlm.journal import check_depth
-from userlm.json_files import dump, dumps, loads
+from userlm.json_files import dumps
+from userlm.kept_meta import kept_meta
 from userlm.models.event_loops import event_loop, late
 from userlm.text import named_type
 from userlm.types import (
@@ -410,72 +409,7 @@ def _checked(reply: Reply) -> Reply:
         raise ModelError(
             f"it stopped for {reply.stop!r}; give one of {', '.join(STOPS)}"
         )
-    meta = _checked_meta(reply.meta)
+    meta = kept_meta(reply.meta)
     if reply.stop == "error":
         raise ModelError(str(meta.get("error") or "it stopped for an error"))
     return Reply(str(reply.text), reply.stop, meta)
-
-
-def _checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `meta` of a reply as it will be read again, without what is not known."""
-    if not isinstance(given, Mapping):
-        raise ModelError(f"the meta of its answer is {named_type(given)}; give a dict")
-    written = dump({name: _plain(value) for name, value in given.items()})
-    if len(written) > LONGEST_ANSWER:
-        raise ModelError(
-            f"the meta of its answer has {len(written):,} bytes; at most {LONGEST_ANSWER:,} are "
-            "taken"
-        )
-    meta: dict[str, Any] = loads(written)
-    check_depth(meta)
-    for name, (is_right, wanted) in READ_FIELDS.items():
-        if meta.get(name) is None:
-            meta.pop(name, None)
-        elif not is_right(meta[name]):
-            shown = dumps(meta[name])[:100]
-            raise ModelError(
-                f"the meta of its answer has {name} {shown}; give {wanted}, or leave it out"
-            )
-    return meta
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of another library, such as numpy's, as one of Python."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    return float(value) if isinstance(value, Real) else value
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _is_probability(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _are_drafts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_draft, value))
-
-
-def _is_draft(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return isinstance(value.get("text"), str) and _are_texts(value.get("why"))
-
-
-READ_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "tokens_in": (_is_count, "a number of tokens"),
-    "tokens_out": (_is_count, "a number of tokens"),
-    "truncated_tokens": (_is_count, "a number of tokens"),
-    "p_end": (_is_probability, "a number from 0 to 1"),
-    "violates": (_are_texts, "a list of texts"),
-    "rejected": (_are_drafts, "a list of drafts, each with `text` and `why`"),
-}
-"""The fields of `meta` that this package computes with: whether a value is right, and what is."""

@@ -149,7 +149,7 @@ def _speakers(options: Demo, people: Path) -> tuple[dict[str, User], str]:
     if assistant == SMALL_ASSISTANT:
         assistant = loading.small_or_tiny("assistant")
     users = {"user": User(options.user).with_embedded_defaults()}
-    if address.parse(assistant).kind not in address.ASSISTANTS:
+    if address.parse(assistant).is_model:
         users["prompted"] = User(f"prompted:{assistant}")
     users["people"] = User(f"replay:{people}")
     return users, assistant

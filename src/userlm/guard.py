@@ -156,11 +156,11 @@ def rates(metas: Iterable[Any]) -> dict[str, Any] | None:
     why: Counter[str] = Counter()
     for meta in metas:
         rejected = meta.get("rejected", ())
-        stopped = "exhausted" in meta
+        stopped = bool(meta.get("exhausted"))
         counts["turns"] += 1
         counts["drafts"] += len(rejected) + int(not stopped)
         counts["resampled"] += len(rejected) > int(stopped)
-        counts["kept"] += "violates" in meta
+        counts["kept"] += bool(meta.get("violates"))
         counts["stopped"] += stopped
         for draft in rejected:
             why.update(draft["why"])

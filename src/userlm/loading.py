@@ -682,19 +682,27 @@ def _endpoint(
 ) -> EndpointModel:
     from userlm.models.endpoint import EndpointModel
 
-    key = os.environ.get(variable, "").strip()
-    if not key and url is None:
+    key = key_in(variable)
+    if key is None and url is None:
         raise InputError(
             f"openai:{name} needs a key; set the environment variable {variable}"
         )
+    return EndpointModel(name, url, key, key_variable=variable, key_header=key_header)
+
+
+def key_in(variable: str) -> str | None:
+    """Return the key in an environment variable; `None` if there is none.
+
+    Raises:
+        InputError: if it can be no key.
+    """
+    key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
         raise InputError(
             f"the environment variable {variable} has characters that are not allowed in a key; "
             f"set it again"
         )
-    return EndpointModel(
-        name, url, key or None, key_variable=variable, key_header=key_header
-    )
+    return key or None
 
 
 def _unknown(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -215,14 +215,30 @@ def lasting_name(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.name}"
 
 
-def scored_runs(manifest: Mapping[str, Any]) -> dict[Path, str]:
-    """Return the hashes of the conversations that a run of `score` is about, by the folders of
-    their runs, from its run.json."""
-    return {
-        Path(path).resolve().parent: hash
-        for path, hash in manifest["inputs"].items()
-        if Path(path).name == "conversations.jsonl"
-    }
+def scored_column(
+    path: Path, columns: Collection[str], score: Path, inputs: Mapping[str, Any]
+) -> str | None:
+    """Return the column that a file of conversations has in a run of `score`: the name of its run,
+    or of the file, with that of the folder around it where two have the same; `None` if it has
+    none.
+
+    Args:
+        columns: those of the run of `score`, and `inputs` those of its run.json.
+
+    Raises:
+        InputError: if the column is about other conversations.
+    """
+    place = path.resolve()
+    if place.name == "conversations.jsonl":
+        place = place.parent
+    names = (place.name, f"{place.parent.name}/{place.name}")
+    column = next((name for name in names if name in columns), None)
+    if column and file_hash(path) not in inputs.values():
+        raise InputError(
+            f"{score} is about other conversations than those in {path} now; score these (its "
+            "command, with --force), or leave one of them out"
+        )
+    return column
 
 
 def is_stale(folder: Path, path: Path) -> bool:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
-from userlm.manifest import file_hash
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_parsed
-from userlm.runs import FinishedRun, Run
+from userlm.runs import FinishedRun, Run, scored_column
 from userlm.types import Conversation, InputError, MeasureRow
 
 ASSISTANT_SCORE = "assistant score"
@@ -116,7 +115,8 @@ def _scored(folder: Path) -> Iterator[FinishedRun]:
 
 def _columns(scored: FinishedRun) -> Iterator[tuple[str, FinishedRun]]:
     """Yield the runs of `simulate` that were scored, by the names of their columns."""
-    for path, was in scored.manifest["inputs"].items():
+    inputs = scored.manifest["inputs"]
+    for path in inputs:
         file = Path(path)
         if file.name != "conversations.jsonl":
             continue
@@ -129,17 +129,9 @@ def _columns(scored: FinishedRun) -> Iterator[tuple[str, FinishedRun]]:
                 "where `score` was run"
             )
         run = Run.read(file.parent)
-        if run.verb != "simulate":
-            continue
-        if file_hash(file) != was:
-            raise InputError(
-                f"{file} has changed since it was scored; run the command of {scored.folder} again "
-                "with --force"
-            )
-        name = file.parent.resolve().name
-        if name not in scored.results:
-            name = f"{file.parent.resolve().parent.name}/{name}"
-        yield name, run
+        if run.verb == "simulate":
+            name = scored_column(file, scored.results, scored.folder, inputs)
+            yield name or run.folder.name, run
 
 
 def _names(options: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> list[str]:

@@ -13,7 +13,8 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from userlm.address import Address
+from userlm import loading
+from userlm.address import Address, LocalSettings, parse
 from userlm.assistants import ModelAssistant
 from userlm.commands.options import COSTS, option
 from userlm.models.budget import (
@@ -82,6 +83,8 @@ def price_option(flag: str, of: str) -> Any:
     )
 
 
+JUDGE_PRICE = "--judge-price"
+"""The option where a run has other models than a judge."""
 PRICE_OPTIONS = {
     "user": "--user-price",
     "against": "--against-price",
@@ -101,24 +104,30 @@ TOKENS_PER_TURN = {"user": 50, "assistant": 300}
 REQUESTS = 3
 
 
-def read_price(side: str, text: str | None) -> Price | None:
+def read_price(side: str, text: str | None, option: str = "") -> Price | None:
     """Return the price of one side's tokens; raise an `InputError` that names the option."""
-    return None if text is None else Price.parse(text, PRICE_OPTIONS[side])
+    return None if text is None else Price.parse(text, option or PRICE_OPTIONS[side])
 
 
 def add_side(
-    budget: Budget, name: str, address: Address, price: Price | None, requests: int = 1
+    budget: Budget,
+    name: str,
+    address: Address,
+    price: Price | None,
+    requests: int = 1,
+    option: str = "",
 ) -> Side:
     """Add a model to the budget, which counts and limits its calls.
 
     Args:
         requests: how many requests a call to a server takes at most.
+        option: see `check_price`.
 
     Raises:
         InputError: for a budget in dollars without the price of a model on a server.
     """
     is_remote = address.is_remote
-    check_price(budget.caps, name, address, price)
+    check_price(budget.caps, name, address, price, option)
     tries = requests * TRIES if is_remote else 1
     return budget.side(name, str(address), price, tries, is_remote or price is not None)
 
@@ -127,7 +136,7 @@ def check_price(
     caps: Caps, name: str, address: Address, price: Price | None, option: str = ""
 ) -> None:
     """Raise `InputError` for a budget in dollars without the price of a model on a server, which
-    `option` gives."""
+    `option` gives (by default, that of its name in `PRICE_OPTIONS`)."""
     if caps.dollars is not None and address.is_remote and price is None:
         option = option or PRICE_OPTIONS[name]
         raise InputError(
@@ -162,9 +171,25 @@ def counted(
     return speaker
 
 
-def check_caps(budget: Budget) -> None:
+def check_judge(
+    caps: Caps, judge: str | None, price: str | None, local: LocalSettings
+) -> None:
+    """Raise `InputError` for a judge that cannot be loaded, or the price of one without it."""
+    if judge is None:
+        if price:
+            raise InputError(
+                "--judge-price is for the judge; give one with --judge, or leave it out"
+            )
+        return
+    parts = parse(judge)
+    loading.chat_model(parts, local)
+    its_price = read_price("judge", price, JUDGE_PRICE)
+    check_price(caps, "judge", parts, its_price, JUDGE_PRICE)
+
+
+def check_caps(caps: Caps, is_called: bool) -> None:
     """Raise `InputError` for limits on calls that are not counted."""
-    if budget.caps != Caps() and not budget.sides:
+    if caps != Caps() and not is_called:
         raise InputError(
             "--max-calls, --max-tokens-total and --budget are for models; none is called here"
         )

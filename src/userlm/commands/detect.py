@@ -153,7 +153,7 @@ def detect(options: Detect) -> Results:
     texts = _texts(simulated, people)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     asked = _load(options, detector, budget)
-    check_caps(budget)
+    check_caps(budget.caps, bool(budget.sides))
     found, errors = _ask(run, options, asked, budget, texts)
     results = {
         "read": read,

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from userlm import address, inputs, loading
-from userlm.address import ASSISTANTS
 from userlm.bots import TIMEOUT
 from userlm.commands.conversing import has_errors
 from userlm.commands.costs import (
+    JUDGE_PRICE,
     Limits,
+    check_caps,
+    check_judge,
     check_price,
     read_price,
 )
@@ -59,7 +61,7 @@ from userlm.json_files import read_json, write_lines
 from userlm.metrics import catalog
 from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
-from userlm.models.budget import Amount, Caps, spent
+from userlm.models.budget import Amount, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
 from userlm.runs import Run, is_stale, rename_input, take_over
 from userlm.show.formats import plural
@@ -196,7 +198,7 @@ class Cell:
     @property
     def calls_models(self) -> bool:
         """Whether there are calls of models, which are counted."""
-        return _is_model_user(self.user.user) or _is_model(self.assistant)
+        return self.user.parsed.is_model or address.parse(self.assistant).is_model
 
 
 def evaluate(options: Evaluate) -> Results:
@@ -286,9 +288,9 @@ def _cells(options: Evaluate) -> Iterator[Cell]:
     folders = Path(options.out, CELLS)
     assistant_names = slugs(assistants)
     user_names = slugs([user.user for user in users])
-    models = list(filter(_is_model, assistants))
+    models = [each for each in assistants if address.parse(each).is_model]
     prices = _prices(options.price, models, "--price")
-    models = [user.user for user in users if _is_model_user(user.user)]
+    models = [user.user for user in users if user.parsed.is_model]
     user_prices = _prices(options.user_price, models, "--user-price")
     for assistant, first in zip(assistants, assistant_names, strict=True):
         for user, second in zip(users, user_names, strict=True):
@@ -315,14 +317,6 @@ def _prices(
         )
     each = given if len(given) > 1 else list(given) * len(models)
     return dict(zip(models, each, strict=True))
-
-
-def _is_model(assistant: str) -> bool:
-    return address.parse(assistant).kind not in ASSISTANTS
-
-
-def _is_model_user(user: str) -> bool:
-    return bool(address.parse(user).form)
 
 
 LONGEST_NAME = 60
@@ -352,28 +346,18 @@ def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
         if cell.replayed:
             continue
         cell.user.load(options.seed, options.models)
-        if _is_model_user(cell.user.user):
+        if cell.user.parsed.is_model:
             price = read_price("user", cell.user_price)
             check_price(caps, "user", cell.user.parsed, price)
         parts = address.parse(cell.assistant)
         if cell.assistant != "oracle":
             _load(options, parts)
-        if _is_model(cell.assistant):
+        if parts.is_model:
             check_price(caps, "assistant", parts, read_price("assistant", cell.price))
-    if options.grading.judge:
-        judge = address.parse(options.grading.judge)
-        loading.chat_model(judge, options.models.settings)
-        price = read_price("judge", options.grading.judge_price)
-        check_price(caps, "judge", judge, price, "--judge-price")
-    elif options.grading.judge_price:
-        raise InputError(
-            "--judge-price is for the judge; give one with --judge, or leave it out"
-        )
-    is_called = options.grading.judge or any(cell.calls_models for cell in cells)
-    if caps != Caps() and not is_called:
-        raise InputError(
-            "--max-calls, --max-tokens-total and --budget are for models; none is called here"
-        )
+    given = options.grading
+    check_judge(caps, given.judge, given.judge_price, options.models.settings)
+    is_called = bool(given.judge) or any(cell.calls_models for cell in cells)
+    check_caps(caps, is_called)
 
 
 def _load(options: Evaluate, parts: address.Address) -> None:
@@ -486,7 +470,7 @@ def _spent(options: Evaluate, cells: Sequence[Cell], but: Path | None = None) ->
         prices = {
             "user": read_price("user", cell.user_price),
             "assistant": read_price("assistant", cell.price),
-            "judge": read_price("judge", options.grading.judge_price),
+            "judge": read_price("judge", options.grading.judge_price, JUDGE_PRICE),
         }
         for folder in (cell.folder, cell.folder / SCORE):
             if folder != but:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from userlm import address, inputs, judges, loading
 from userlm.commands.costs import (
+    JUDGE_PRICE,
     Limits,
     add_side,
     estimate_tokens,
@@ -86,7 +87,7 @@ class Grading:
         "openai:NAME, http://HOST:PORT/v1#NAME, a folder or hub id.",
         panel=GRADING,
     )
-    judge_price: str | None = price_option("--judge-price", "the judge")
+    judge_price: str | None = price_option(JUDGE_PRICE, "the judge")
     unsafe_local: bool = unsafe_local_option()
     upstream_grading: bool = option(
         False,
@@ -401,9 +402,9 @@ def _grader(
             raise InputError("--judge-price and limits are for a --judge; give one")
         yield Grader(None, code, given.upstream_grading)
         return
-    price = read_price("judge", given.judge_price)
-    expected = _expected(about)
-    with open_judge(run, options, given.judge, price, expected) as (judge, budget):
+    price = read_price("judge", given.judge_price, JUDGE_PRICE)
+    opened = open_judge(run, options, given.judge, price, _expected(about), JUDGE_PRICE)
+    with opened as (judge, budget):
         yield Grader(judge, code, given.upstream_grading)
         spent = budget.spent
         cost = f", ${spent.dollars:,.2f}" if price else ""
@@ -417,6 +418,7 @@ def open_judge(
     judge: str,
     price: Price | None,
     expected: Counter[str],
+    priced_by: str = "",
 ) -> Iterator[tuple[GradingJudge, Budget]]:
     """Yield a judge whose calls are kept in the folder of the run, so that none is repeated, and
     the budget that counts them; no more calls are made afterwards.
@@ -424,13 +426,14 @@ def open_judge(
     Args:
         judge: its address.
         expected: the usage to show as an estimate.
+        priced_by: the option that gives its price, if not --price.
     """
     parts = address.parse(judge)
     chat = loading.chat_model(parts, options.models.settings)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     with ExitStack() as at_end:
         at_end.callback(stop, budget)
-        side = add_side(budget, "judge", parts, price)
+        side = add_side(budget, "judge", parts, price, option=priced_by)
         cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
         show_estimate(budget, {"judge": expected})

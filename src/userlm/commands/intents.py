@@ -165,7 +165,7 @@ def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
         return _merge(run, options, paths, tally, parts)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     model = None if is_extractive else _model_writer(options, run, budget, price)
-    check_caps(budget)
+    check_caps(budget.caps, bool(budget.sides))
     return _write(run, options, paths, existing, tally, model, budget)
 
 

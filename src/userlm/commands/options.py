@@ -30,6 +30,7 @@ import typer
 
 from userlm import address, inputs, loading
 from userlm.assistants import MAX_ANSWER_TOKENS
+from userlm.guard import Guard
 from userlm.metrics.ratings import RatedUser
 from userlm.parts import Part
 from userlm.text import has_words, stable_hash
@@ -566,8 +567,8 @@ class User:
 
 
 def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
-    """Return the user of a run by its run.json: address, options, and a hash of the files that it
-    rests on."""
+    """Return the user of a run by its run.json: address and options, and a hash of what they mean
+    if the files that it rests on are known: these by their contents, wherever they are."""
     try:
         user = rebuilt(User, manifest["options"])
         names = [*map(str, user.files), *inputs.stamps(user.parsed)]
@@ -575,11 +576,23 @@ def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
         return RatedUser()
     except InputError:  # the model is not here
         names = [""]
-    given = [str(user.parsed)]
-    for name, value in recorded(user.settings).items():
-        if value is not None:
-            given.append(f"--{name.replace('_', '-')} {value}")
+    given = recorded(user.settings)
+    given = {name: value for name, value in given.items() if value is not None}
+    options = [f"--{name.replace('_', '-')} {given[name]}" for name in given]
+    shown = " ".join((str(user.parsed), *options))
     contents = [manifest["inputs"].get(name) for name in names]
-    is_known = bool(contents) and None not in contents
-    version = f"{stable_hash(*contents):016x}" if is_known else ""
-    return RatedUser(" ".join(given), version)
+    if not contents or None in contents:
+        return RatedUser(shown)
+    meant: dict[str, Any] = {"user": _called(user.parsed)}
+    for name, value in given.items():
+        if name == "guard":
+            meant[name] = Guard.parse(value)
+        elif str(Path(str(value))) not in names:  # else its contents are there
+            meant[name] = value
+    return RatedUser(shown, f"{stable_hash(meant, *contents):016x}")
+
+
+def _called(user: address.Address) -> str:
+    """Return what an address says of a user besides the contents of its files."""
+    is_only_files = user.scheme in ("", "replay", "script") and inputs.files(user)
+    return f"{user.form}:{user.scheme}" if is_only_files else str(user)

@@ -97,7 +97,7 @@ def respond(options: Respond, parts: Sequence[FinishedRun] = ()) -> Results:
     speaker = options.user.load(options.seed, options.models)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     speaker = counted(budget, "user", user, speaker, price)
-    check_caps(budget)
+    check_caps(budget.caps, bool(budget.sides))
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -163,7 +162,7 @@ def serve(options: Serve) -> None:
     from userlm.serving.app import create_app, running
 
     name = options.model_name or served.parsed.short_name
-    key = _key()
+    key = loading.key_in(KEY)
     config = _config(options, name, key)
     # Fail before loading a model, which takes minutes.
     has_page = _has_page(options)
@@ -178,7 +177,7 @@ def serve(options: Serve) -> None:
         }
         writer = _intent_writer(options, budget, prices["intent_by"])
         config = replace(config, intent_writer=writer)
-        check_caps(budget)
+        check_caps(budget.caps, bool(budget.sides))
         app = create_app(speakers["user"], config)
         if has_page:
             from userlm.serving.playground import add_pages
@@ -452,13 +451,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _key() -> str | None:
-    key = os.environ.get(KEY, "").strip()
-    if not (key.isascii() and key.isprintable()):
-        raise InputError(
-            f"the environment variable {KEY} has characters that are not allowed in a key; set it "
-            f"again"
-        )
-    return key or None

@@ -167,7 +167,7 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         _show_unsolvable(tasks)
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     speakers = _speakers(options, run, budget, tasks, system, prices)
-    check_caps(budget)
+    check_caps(budget.caps, bool(budget.sides))
     turns = Journal(run.path("turns.jsonl"))
     answers = Answers(turns)
     turns_expected = 1 if user.kind == "single" else options.max_turns

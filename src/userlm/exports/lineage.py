@@ -10,7 +10,7 @@ folders of the host nor addresses of servers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from userlm.lines import Line
 from userlm.loading import model_folder
 from userlm.manifest import file_hash
 from userlm.rows import read_parsed
-from userlm.runs import Run, conversations_file, split_files
+from userlm.runs import Run, conversations_file, scored_column, split_files
 from userlm.types import Conversation, InputError
 
 GRADES = "grades.jsonl"
@@ -136,12 +136,12 @@ class _Graded:
     """The grades of a run of `score`.
 
     Attributes:
-        hashes: those of the files that it read.
+        inputs: those of its run.json.
         runs: whether each conversation was solved, and why, by the names of runs and by ids.
     """
 
     folder: Path
-    hashes: Collection[Any]
+    inputs: Mapping[str, Any]
     runs: Mapping[str, Mapping[str, tuple[bool | None, str]]]
 
 
@@ -155,18 +155,12 @@ def _source(path: Path, graded: _Graded | None) -> Source:
     }
     if (folder / "run.json").is_file():
         lineage |= _of_run(read_json(folder / "run.json"))
-    names = [name, f"{folder.resolve().parent.name}/{name}"]
     if graded is None and (folder / "score" / GRADES).is_file():
         graded = _read_grades(folder / "score")
-        names = [name]
     grades: Mapping[str, tuple[bool | None, str]] = {}
     if graded:
-        grades = next((graded.runs[one] for one in names if one in graded.runs), {})
-    if graded and grades and sha256 not in graded.hashes:
-        raise InputError(
-            f"the grades of {name} in {graded.folder} are not of {path}, or not as it is now; "
-            "score it again"
-        )
+        column = scored_column(path, graded.runs, graded.folder, graded.inputs)
+        grades = graded.runs.get(column or "", {})
     return Source(
         path,
         f"{name}@{sha256[:_HASH_LENGTH]}",
@@ -191,7 +185,7 @@ def _read_grades(run: Path) -> _Graded:
 
     for _ in read_parsed(path, parse_grade, may_be_empty=True):
         pass
-    return _Graded(run, scored.manifest.get("inputs", {}).values(), found)
+    return _Graded(run, scored.manifest.get("inputs", {}), found)
 
 
 # --- who made them --------------------------------------------------------------------------------

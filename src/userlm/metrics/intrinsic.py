@@ -159,9 +159,6 @@ def _common_words(word_sets: Sequence[set[str]]) -> Iterator[tuple[int, Array]]:
 
 # --- the intent in the turns ----------------------------------------------------------------------
 
-Overlap = Callable[[list[str], list[str]], float]
-"""Computes a number from the content words of an intent and of a turn."""
-
 
 def intent_decomposition(conversations: Conversations) -> Measure:
     """Return the share of a user's words that are also in the intent: 100 x the mean of
@@ -172,7 +169,7 @@ def intent_decomposition(conversations: Conversations) -> Measure:
     is better, but nonsense has 0; what counts is the distance from people, and `goal_consistency`.
     Turns without content words cannot be measured.
     """
-    return measure(_overlaps(conversations, _share_of_turn), PERCENT)
+    return measure(turn_rows(conversations, _share_in_intent), PERCENT)
 
 
 def goal_consistency(conversations: Conversations) -> Measure:
@@ -202,7 +199,7 @@ def goal_consistency(conversations: Conversations) -> Measure:
     intents_in_all = sum(map(bool, content.values()))
 
     def stats(turn: OwnTurn) -> Found:
-        own = _overlap_stats(turn, _share_of_turn)
+        own = _share_in_intent(turn)
         cluster = cluster_name(turn.conversation)
         others = intents_in_all - len(own_intents[cluster])
         if isinstance(own, str):
@@ -216,62 +213,20 @@ def goal_consistency(conversations: Conversations) -> Measure:
     return measure(turn_rows(kept, stats), SIGNED_PERCENT)
 
 
-def intent_decomposition_variants(conversations: Conversations) -> list[Measure]:
-    """Return the other variants of that definition (section 5.2, b to f), to find the paper's by
-    comparing the human reference.
-
-    In order: the share of the intent |I & U| / |I|, Jaccard |I & U| / |I | U|, the number of common
-    words, the number of the turn's words (repeats count) that are in the intent, and variant a on
-    second and later turns only.
-    """
-    kept = list(conversations)
-
-    def share_of_intent(intent: list[str], turn: list[str]) -> float:
-        return _common(intent, turn) / len(set(intent))
-
-    def jaccard(intent: list[str], turn: list[str]) -> float:
-        return _common(intent, turn) / len({*intent, *turn})
-
-    def tokens(intent: list[str], turn: list[str]) -> float:
-        return sum(word in intent for word in turn)
-
-    turns = _overlaps(kept, _share_of_turn)
-    later = [row for row in turns if not row.key.endswith("/0")]
-    return [
-        measure(_overlaps(kept, share_of_intent), PERCENT, "share of intent, %"),
-        measure(_overlaps(kept, jaccard), PERCENT, "Jaccard, %"),
-        measure(_overlaps(kept, _common), MEAN, "types, words"),
-        measure(_overlaps(kept, tokens), MEAN, "tokens, words"),
-        measure(later, PERCENT, "later turns, %"),
-    ]
-
-
-def _overlaps(conversations: Conversations, overlap: Overlap) -> list[MeasureRow]:
-    return turn_rows(conversations, lambda turn: _overlap_stats(turn, overlap))
-
-
-def _overlap_stats(turn: OwnTurn, overlap: Overlap) -> Found:
-    """Return the overlap of a turn with the intent of its conversation.
+def _share_in_intent(turn: OwnTurn) -> Found:
+    """Return the share of the content words of a turn that are in the intent of its conversation.
 
     A user may say the intent with its fixed opening, which counts on neither side.
     """
     if turn.conversation.intent is None:
         return "no intent"
-    intent = content_words(intent_goal(turn.conversation.intent))
-    said = content_words(intent_goal(turn.text))
+    intent = set(content_words(intent_goal(turn.conversation.intent)))
+    said = set(content_words(intent_goal(turn.text)))
     if not intent:
         return "no content words in the intent"
     if not said:
         return "no content words in the turn"
-    return overlap(intent, said), 1.0
-
-
-def _common(intent: list[str], turn: list[str]) -> float:
-    return float(len(set(intent) & set(turn)))
-
-
-def _share_of_turn(intent: list[str], turn: list[str]) -> float:
-    return _common(intent, turn) / len(set(turn))
+    return len(intent & said) / len(said), 1.0
 
 
 # --- the end --------------------------------------------------------------------------------------

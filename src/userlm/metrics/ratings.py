@@ -25,17 +25,20 @@ class RatedUser:
 
     Attributes:
         name: the address, and the options of the user; empty if it is not known.
-        version: of the files behind it; empty if there are none, or it is not known.
+        version: names what the address and the options mean, with the contents of its files;
+            empty if these are not known.
     """
 
     name: str = ""
     version: str = ""
 
     def may_be(self, other: RatedUser) -> bool:
-        """Whether both can be the same user, as far as names and versions are known."""
+        """Whether both can be the same user: by their versions, else by their names, as far as
+        these are known."""
+        if self.version and other.version:
+            return self.version == other.version
         names = {self.name, other.name} - {""}
-        versions = {self.version, other.version} - {""}
-        return len(names) < 2 and len(versions) < 2
+        return len(names) < 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ call is settled in the budget, so a killed run resumes without repeating an answ
 from __future__ import annotations
 
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from userlm.journal import Journal
 from userlm.json_files import dumps, take
 from userlm.models.budget import GIVE_UP, Side, max_tokens_in
+from userlm.models.shared_calls import SharedCalls
 from userlm.text import has_words, stable_hash
 from userlm.types import Chat, Completion, Message, ModelError, Sampling
 
@@ -50,9 +51,7 @@ class CallCache:
         self._chat = chat
         self.side = side
         self._lock = threading.Lock()
-        self._asking: defaultdict[tuple[str, int], threading.Lock] = defaultdict(
-            threading.Lock
-        )
+        self._asking = SharedCalls[Answer]()
         self._last_error = ""
         self._alike = 0
         self._usable = 0
@@ -85,11 +84,15 @@ class CallCache:
             ModelError: if several consecutive calls failed with the same error, so all others would
                 too.
         """
-        with self._lock:
-            asking = self._asking[id, number]
-        with asking:
+
+        def ask() -> Answer:
             known = self._answers.get((id, number))
             return known or self._asked(id, number, messages, sampling)
+
+        answer, is_own = self._asking.result((id, number), ask)
+        if answer.error and not is_own:
+            return self.ask(id, number, messages, sampling)
+        return answer
 
     def _asked(
         self, id: str, number: int, messages: Sequence[Message], sampling: Sampling

@@ -23,8 +23,9 @@ from userlm.types import Conversation, ModelError, Reply, Speaker
 from userlm.users import with_sampling
 
 
-def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
-    """Return the reply for one choice. The first choice does not depend on `n`.
+def sample(user: Speaker, turn: TurnRequest, number: int) -> tuple[int, Reply]:
+    """Return the number, and the reply for one of `n` choices, whose seed comes from it. The first
+    choice does not depend on `n`.
 
     Raises:
         ModelError: if there is no reply.
@@ -32,12 +33,12 @@ def sample(user: Speaker, turn: TurnRequest, index: int) -> Reply:
     """
     speaker = with_sampling(
         user,
-        seed=stable_hash(turn.seed, index) if index else turn.seed,
+        seed=stable_hash(turn.seed, number) if number else turn.seed,
         temperature=turn.request.temperature,
         top_p=turn.request.top_p,
         max_tokens=turn.max_tokens,
     )
-    return reply_of(speaker, turn.conversation)
+    return number, reply_of(speaker, turn.conversation)
 
 
 def reply_of(speaker: Speaker, conversation: Conversation) -> Reply:
@@ -57,18 +58,19 @@ def reply_of(speaker: Speaker, conversation: Conversation) -> Reply:
 
 
 def completion(
-    replies: Sequence[Reply], turn: TurnRequest, config: ServerConfig
+    samples: Sequence[tuple[int, Reply]], turn: TurnRequest, config: ServerConfig
 ) -> ChatCompletion:
     """Return the response of `/v1/chat/completions`, with the replies as choices: there may be
-    fewer than were asked for."""
+    fewer than were asked for. Their `index` is their place in the list, as OpenAI has it: with a
+    gap, its own client fails to put the chunks of a stream together."""
     choices = []
     notes = list(turn.notes)
-    if len(replies) < (turn.request.n or 1):
+    if len(samples) < (turn.request.n or 1):
         notes.append(
-            f"choices that failed are left out: {len(replies)} of {turn.request.n} came"
+            f"choices that failed are left out: {len(samples)} of {turn.request.n} came"
         )
-    for i, reply in enumerate(replies):
-        choices.append(_choice(i, reply, turn))
+    for i, (number, reply) in enumerate(samples):
+        choices.append(_choice(i, number, reply, turn))
         if turn.stop_phrase and turn.stop_phrase in reply.text:
             notes.append(
                 f"choices[{i}] contains the stop phrase in its own text; userlm.ended says whether "
@@ -91,12 +93,12 @@ def completion(
         created=int(time.time()),
         model=config.model_name,
         choices=choices,
-        usage=_usage(replies),
+        usage=_usage([reply for _, reply in samples]),
         userlm=choices[0].userlm.model_dump() | known,
     )
 
 
-def _choice(index: int, reply: Reply, turn: TurnRequest) -> Choice:
+def _choice(index: int, number: int, reply: Reply, turn: TurnRequest) -> Choice:
     """Return a reply as a choice, its text cut before the first of the request's stop texts."""
     stop = turn.request.stop or []
     texts = [stop] if isinstance(stop, str) else stop
@@ -109,6 +111,7 @@ def _choice(index: int, reply: Reply, turn: TurnRequest) -> Choice:
     elif reply.meta.get("cut") and not found:
         finish_reason = "length"
     info = ChoiceInfo(
+        sample=number,
         ended=ended,
         p_end=reply.meta.get("p_end"),
         stop=reply.stop,

@@ -87,12 +87,12 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
             turn = turn.with_intent(intents[0], writer.name)
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
-        replies = await pool.results(jobs, request, config.key)
-        if not replies:
+        samples = await pool.results(jobs, request, config.key)
+        if not samples:
             return Response()  # the client is gone
         # So does the writing of one with many choices.
         return await asyncio.to_thread(
-            lambda: shown(completion(replies, turn, config), turn.request)
+            lambda: shown(completion(samples, turn, config), turn.request)
         )
 
     async def chat_completions(request: Request) -> Response:

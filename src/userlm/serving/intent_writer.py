@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from hashlib import sha256
 
 from userlm.data.intents import description_request, write_after
 from userlm.models.budget import while_wanted
 from userlm.models.call_cache import answer_of
+from userlm.models.shared_calls import SharedCalls
 from userlm.serving.schema import NO_RETRY, RequestError
 from userlm.text import stable_hash
 from userlm.types import Chat, Conversation, Message, ModelError, Sampling
@@ -38,7 +38,8 @@ class IntentWriter:
         self._chat = chat
         self._max_kept = max_kept
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Future[str]] = OrderedDict()
+        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._writing = SharedCalls[str]()
 
     def write(
         self, description: str, is_open: Callable[[], bool] = lambda: True
@@ -53,23 +54,21 @@ class IntentWriter:
             ModelError: if a cap does not allow the call, or if the server is shutting down.
         """
         key = sha256(description.encode(errors="surrogatepass")).hexdigest()
-        with self._lock:
-            intent = self._kept.get(key)
-            is_first = intent is None
-            if intent is None:
-                intent = self._kept[key] = Future()
-            self._kept.move_to_end(key)
-            if len(self._kept) > self._max_kept:
-                self._kept.popitem(last=False)
-        if is_first:
-            try:
+
+        def write() -> str:
+            with self._lock:
+                known = self._kept.pop(key, None)
+            if known is None:
                 with while_wanted(is_open):  # others may wait for it
-                    intent.set_result(self._written(description))
-            except BaseException as error:
-                with self._lock:
-                    self._kept.pop(key, None)
-                intent.set_exception(error)
-        return intent.result()
+                    known = self._written(description)
+            with self._lock:
+                self._kept[key] = known  # behind those that were asked for before
+                if len(self._kept) > self._max_kept:
+                    self._kept.popitem(last=False)
+            return known
+
+        intent, _ = self._writing.result(key, write)
+        return intent
 
     def _written(self, description: str) -> str:
         def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:

@@ -332,6 +332,8 @@ class ChoiceInfo(BaseModel):
     """The field `userlm` of a choice.
 
     Attributes:
+        sample: its number among those that were asked for, which its seed comes from; its `index`
+            is another one if a choice before it failed.
         ended: whether the user ended the conversation.
         p_end: the model's probability of the end; `None` if unknown.
         stop: why the conversation stopped, one of `userlm.types.STOPS`; `None` if it continues.
@@ -339,6 +341,7 @@ class ChoiceInfo(BaseModel):
         violates: the violations of a draft that was kept in spite of them.
     """
 
+    sample: int
     ended: bool
     p_end: float | None
     stop: str | None

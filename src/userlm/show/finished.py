@@ -13,10 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from userlm.json_files import take
-from userlm.manifest import file_hash
 from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import HASHES, Run, scored_runs
+from userlm.runs import HASHES, Run, scored_column
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
@@ -192,6 +191,11 @@ def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
             detected = _checked(run, Detections, run.results)
             return replace(run, results=detected, missing=_missing(run))
         case "assess":
+            if part := run.options.get("part"):
+                raise InputError(
+                    f"{folder} is part {part}, in which nothing is compared; merge the parts "
+                    f"first: userlm merge {folder} ... --out FOLDER"
+                )
             run = replace(
                 _with_stage(run), results=_checked(run, Assessed, run.results)
             )
@@ -230,18 +234,11 @@ def read_runs(folders: Iterable[str | Path], most: int = TRANSCRIPTS) -> list[Fi
 def _check_scored(score: Finished, runs: Iterable[Finished]) -> None:
     """Raise `InputError` if a run beside a score has other conversations than the one of its name
     that was scored."""
-    of_name: defaultdict[str, set[str]] = defaultdict(set)
-    for folder, hash in scored_runs(score.manifest).items():
-        of_name[folder.name].add(hash)
     for run in runs:
         path = run.folder / "conversations.jsonl"
-        if run.name not in of_name or run.verb not in SPEAKING or not path.is_file():
-            continue
-        if file_hash(path) not in of_name[run.name]:
-            raise InputError(
-                f"{score.folder} is about other conversations than those in {path} now; score "
-                "these, or leave one of them out"
-            )
+        if run.verb in SPEAKING and path.is_file():
+            inputs = score.manifest["inputs"]
+            scored_column(path, score.columns, score.folder, inputs)
 
 
 def alike(run: Finished, runs: Iterable[Finished]) -> list[list[str]]:
