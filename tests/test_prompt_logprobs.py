@@ -518,11 +518,13 @@ def test_each_answered_row_is_written_at_once_and_not_asked_for_again(
     assert whole["usage"]["model"]["calls"] == PROBES + ROWS_OF_LOGS
 
 
-def test_equal_rows_are_asked_for_once(on_server, tmp_path):
+@pytest.mark.parametrize("workers", [1, 6])
+def test_equal_rows_are_asked_for_once(on_server, tmp_path, workers):
     logs = [Conversation(f"c{i}", intent="do it", user=f"p{i}") for i in range(6)]
     write_conversations(tmp_path / "logs.jsonl", [log.say("hi") for log in logs])
     with serving(likely) as server:
-        used = on_server(server, workers=1, controls=False)["usage"]["model"]
+        found = on_server(server, workers=workers, controls=False)
+        used = found["usage"]["model"]
         assert len(server.bodies) == used["calls"] == PROBES + 2
     assert len(lines_of(tmp_path / "out")) == 6 * 2
 

@@ -21,6 +21,7 @@ from typing import Any
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.models.scored_rows import ScoredRows
+from userlm.models.shared_calls import SharedCalls
 from userlm.text import has_words, without_speaker
 from userlm.types import (
     Chat,
@@ -548,6 +549,7 @@ class CountedScore:
     model: Score
     side: Side
     rows: ScoredRows
+    scoring: SharedCalls[list[float]] = field(default_factory=SharedCalls)
 
     def score(
         self, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]
@@ -558,6 +560,10 @@ class CountedScore:
     def _row(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
         if not any(mask):  # nothing to ask
             return []
+        key = (*ids, *mask)
+        return self.scoring.result(key, lambda: self._scored(ids, mask))[0]
+
+    def _scored(self, ids: Sequence[int], mask: Sequence[bool]) -> list[float]:
         if known := self.rows.find(ids, mask):
             return known
         scored: list[float] = []
