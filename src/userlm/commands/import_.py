@@ -75,8 +75,8 @@ class Import:
     map: str | None = option(
         None,
         "Fields of rows in no known layout: role=FIELD,text=FIELD and id=FIELD if a row is one "
-        "message, or messages=FIELD if it has a list of them; and user=, intent=. A field in a "
-        "field is a.b.",
+        "message, or messages=FIELD if it has a list of them; and user=, intent=, and time= of "
+        "messages, which orders them. A field in a field is a.b.",
     )
     roles: str | None = option(
         None,

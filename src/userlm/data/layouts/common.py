@@ -44,6 +44,7 @@ NOTES = (
     "paths left out",
     "merged lines",
     "rows in several files",
+    "times not read",
     "merged spans",
     "spans left out",
     "spans without messages",
@@ -52,7 +53,8 @@ NOTES = (
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
 messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
-conversations of rows that are messages. `merged lines` have no
+conversations of rows that are messages, and `times not read` those whose rows are not in the order
+of their times. `merged lines` have no
 conversation of their own: later messages of a tree, spans whose messages are part of a longer span
 or that have none, and rows that are a part of the conversation of another (`data.joining`). So
 every line that was read is counted once: as conversations, as rejected, or as merged.
