@@ -153,6 +153,20 @@ def test_tables_are_separated_by_commas_semicolons_or_tabs(name, text, tmp_path)
     assert rows(tmp_path / name) == [{"id": "1", "say": "hi"}]
 
 
+def test_quotes_that_two_people_wrote_are_text_if_import_is_told_so(tmp_path, capsys):
+    rows = ['1,customer,"hello', "2,customer,hi", "2,agent,yes", '3,customer,bye"']
+    table = (TICKET + "".join(f"{row},c\n" for row in rows)).replace(",", "\t")
+    found = imported(tmp_path, table, kind=".tsv", quotes="text")
+    texts = [said(each)[0] for each in found]
+    assert texts == [("user", '"hello'), ("user", "hi"), ("user", 'bye"')]
+    assert not dropped(tmp_path)
+    more = table + "4\tcustomer\tso\tc\n"
+    imported(tmp_path, more, kind=".tsv", out=tmp_path / "csv")
+    shown = capsys.readouterr()
+    notice = " ".join((shown.out + shown.err).split())
+    assert "table, import it with --quotes text" in notice
+
+
 def test_a_table_may_be_packed(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"id,say\n1,hi\n"))
     assert rows(tmp_path / "a.csv.gz") == [{"id": "1", "say": "hi"}]
