@@ -329,6 +329,13 @@ def test_no_text_with_escaped_quotes_makes_a_row(folder, texts, are_all_quoted):
     check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled=True)
 
 
+@given(st.lists(st.tuples(escaped, escaped), max_size=5))
+@example([('\\\\x",', '",",\n7,agent,pay,c""')])
+def test_where_all_values_have_quotes_no_line_of_a_text_becomes_a_row(folder, texts):
+    texts = [("hi", "c"), *texts]
+    check_none_is_forged(folder, texts, True, are_backslashes_doubled=False)
+
+
 @given(st.lists(st.tuples(escaped, escaped), max_size=5), st.sampled_from(",\t"))
 @example([("C:\\", "a\nC:\\"), ("\\", "\\")], ",")
 def test_where_all_values_have_quotes_a_backslash_before_one_is_text(

@@ -127,7 +127,9 @@ class _Table:
         if self._is_tsv:
             self._delimiter = "\t"
         self._are_text = quotes == "text"
-        self._are_all_quoted = False  # the values of the header and of all rows so far
+        # Rows with quotes around all values, the header too, unless one has others.
+        self._quoted_rows = 0
+        self._may_be_escaped = False  # a quote of a row so far
         self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
         self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
@@ -153,7 +155,6 @@ class _Table:
             if values and len(values) != len(names):
                 error = f"has {len(values)} values, and the header {len(names)}"
             if error:
-                self._are_all_quoted = False
                 yield from self._set_aside(error, bool(values), len(names))
             elif values and (doubt := self._doubt(values)):
                 yield from self._each_aside(f"has {doubt}")
@@ -196,7 +197,7 @@ class _Table:
             raise InputError(
                 f"{self._path}: its header is not CSV: {error}; close the quotes in it"
             ) from None
-        self._are_all_quoted = self._is_all_quoted(values)
+        self._quoted_rows = int(self._is_all_quoted(values))
         names = [name.strip() for name in values]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
@@ -208,12 +209,17 @@ class _Table:
         """Return why the lines taken may not be this row; empty if they surely are."""
         if self._are_text:
             return ""
-        if self._are_all_quoted:
-            self._are_all_quoted = self._is_all_quoted(values)
-        if self._are_all_quoted and self._is_next_opened():
+        is_quoted = self._quoted_rows > 0 and self._is_all_quoted(values)
+        if is_quoted and self._is_next_opened():
+            self._quoted_rows += 1
             return ""
+        self._may_be_escaped |= any('\\"' in line.text for line in self._taken)
         if self._may_be_other(values):
             return _NOT_DOUBLED
+        if not is_quoted:
+            if self._quoted_rows > 1 and self._may_be_escaped:
+                return _NOT_DOUBLED  # it may be a line of a text
+            self._quoted_rows = 0
         return _PLAIN_QUOTES if self._may_be_rows(len(values)) else ""
 
     def _is_all_quoted(self, values: Sequence[str]) -> bool:
@@ -280,6 +286,7 @@ class _Table:
             yield self._bad(self._number, self._taken[0], error)
             return
         if any('\\"' in line.text for line in self._taken):
+            self._may_be_escaped = True
             error += f"; it has {_NOT_DOUBLED}"
         if self._is_whole(is_read, columns):
             first, *others = self._taken
