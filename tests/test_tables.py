@@ -330,7 +330,12 @@ def test_no_text_with_escaped_quotes_makes_a_row(folder, texts, are_all_quoted):
 
 
 @given(st.lists(st.tuples(escaped, escaped), max_size=5))
-@example([('\\\\x",', '",",\n7,agent,pay,c""')])
+@example(
+    [
+        ('","\n"\n7,agent,pay,c', ""),
+        ("x\\", '""\n"7","agent","pay","c"a'),
+    ]
+)
 def test_where_all_values_have_quotes_no_line_of_a_text_becomes_a_row(folder, texts):
     texts = [("hi", "c"), *texts]
     check_none_is_forged(folder, texts, True, are_backslashes_doubled=False)
