@@ -129,7 +129,7 @@ class _Table:
         self._are_text = quotes == "text"
         # Rows with quotes around all values, the header too, unless one has others.
         self._quoted_rows = 0
-        self._may_be_escaped = False  # a quote of a row so far
+        self._may_be_escaped = False  # a quote of a row that was set aside
         self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
         self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
@@ -213,8 +213,8 @@ class _Table:
         if is_quoted and self._is_next_opened():
             self._quoted_rows += 1
             return ""
-        self._may_be_escaped |= any('\\"' in line.text for line in self._taken)
         if self._may_be_other(values):
+            self._may_be_escaped = True
             return _NOT_DOUBLED
         if not is_quoted:
             if self._quoted_rows > 1 and self._may_be_escaped:
