@@ -7,7 +7,7 @@ rows with the same `id` are a conversation, in their order, or in that of their 
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -145,6 +145,8 @@ class Map:
 
 
 _Placed = tuple[Row, Place]
+_Node = tuple[_Placed, list["_Node"]]
+"""A row, and new ones of later files that stand before it."""
 
 
 class Rows:
@@ -291,26 +293,41 @@ def _united(
 
     New rows of a later file stand before the next row that earlier ones have, too.
     """
-    united: list[_Placed] = []
+    known: defaultdict[str, list[_Node]] = defaultdict(list)
     repeated: list[_Placed] = []
+    rest: list[_Node] = []  # what stands before no other row
     for later in files:
-        places: defaultdict[str, deque[int]] = defaultdict(deque)
-        for place, (row, _) in enumerate(united):
-            places[key(row)].append(place)
-        before: defaultdict[int, list[_Placed]] = defaultdict(list)
-        new: list[_Placed] = []
+        matched: Counter[str] = Counter()
+        own: list[tuple[str, _Node]] = []
+        new: list[_Node] = []
         for placed in later:
-            if known := places[key(placed[0])]:
-                repeated.append(placed)
-                before[known.popleft()] += new
-                new = []
-            else:
-                new.append(placed)
-        earlier, united = united, []
-        for place, placed in enumerate(earlier):
-            united += [*before[place], placed]
-        united += new
-    return united, repeated
+            name = key(placed[0])
+            if matched[name] == len(known[name]):
+                new.append((placed, []))
+                own.append((name, new[-1]))
+                continue
+            _, before = known[name][matched[name]]
+            before += new
+            new = []
+            matched[name] += 1
+            repeated.append(placed)
+        rest += new
+        for name, node in own:
+            known[name].append(node)
+    return _flat(rest), repeated
+
+
+def _flat(nodes: Sequence[_Node]) -> list[_Placed]:
+    """Return the rows of some nodes, each after those that stand before it."""
+    flat: list[_Placed] = []
+    ahead = list(reversed(nodes))
+    while ahead:
+        placed, before = ahead.pop()
+        if before:
+            ahead += [(placed, []), *reversed(before)]
+        else:
+            flat.append(placed)
+    return flat
 
 
 def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
