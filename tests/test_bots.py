@@ -692,6 +692,24 @@ def simulate(bot: str, out: str = "sim", **options: object) -> list[Conversation
     return list(read_conversations(Path(out) / "conversations.jsonl"))
 
 
+@pytest.mark.parametrize("when", ["while it is imported", "in an answer"])
+def test_a_bot_may_leave_the_working_folder(when, here):
+    (here / "elsewhere").mkdir()
+    leave = f"import os\nleave = lambda: os.chdir({str(here / 'elsewhere')!r})\n"
+    if when == "in an answer":
+        leave += "def bot(text):\n    leave()\n    return 'so'\n"
+    else:
+        leave += "leave()\ndef bot(text):\n    return 'so'\n"
+    (here / "bot_that_leaves.py").write_text(leave)
+    try:
+        for out in ("one", "two"):
+            first, _ = simulate("py:bot_that_leaves:bot", out, max_turns=1)
+            assert first.turns[-1].text == "so"
+    finally:
+        sys.modules.pop("bot_that_leaves")
+    assert Path.cwd() == here
+
+
 def test_a_bot_that_raises_ends_one_conversation_and_the_others_are_held(here, capfd):
     (here / "lines.txt").write_text("line 1\nline 2\n")
     (here / "intents.txt").write_text("buy\n")

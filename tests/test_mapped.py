@@ -123,6 +123,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_line(rows, error, tmp_path):
         ({"map": "role=a,text=b,who=c"}, "'who' is none of role, text, messages"),
         ({"map": "role=a,id=c"}, "which field is the text? add text=FIELD"),
         ({"map": "role=a,text=b"}, "add id=FIELD if each row is a message"),
+        ({"map": "role=a,text=b,messages=c,time=d"}, "in order; leave out time=d"),
         ({"roles": "agent=bot"}, "'agent' is one of user, assistant, system, tool"),
         ({"map": None}, "--roles is for --map"),
         ({"source": "messages"}, "give --source, a known layout, or --map"),
@@ -150,6 +151,20 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_tables_are_separated_by_commas_semicolons_or_tabs(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     assert rows(tmp_path / name) == [{"id": "1", "say": "hi"}]
+
+
+def test_quotes_that_two_people_wrote_are_text_if_import_is_told_so(tmp_path, capsys):
+    rows = ['1,customer,"hello', "2,customer,hi", "2,agent,yes", '3,customer,bye"']
+    table = (TICKET + "".join(f"{row},c\n" for row in rows)).replace(",", "\t")
+    found = imported(tmp_path, table, kind=".tsv", quotes="text")
+    texts = [said(each)[0] for each in found]
+    assert texts == [("user", '"hello'), ("user", "hi"), ("user", 'bye"')]
+    assert not dropped(tmp_path)
+    more = table + "4\tcustomer\tso\tc\n"
+    imported(tmp_path, more, kind=".tsv", out=tmp_path / "csv")
+    shown = capsys.readouterr()
+    notice = " ".join((shown.out + shown.err).split())
+    assert "table, import it with --quotes text" in notice
 
 
 def test_a_table_may_be_packed(tmp_path):
@@ -274,6 +289,103 @@ def test_equal_rows_of_other_tickets_or_with_other_columns_are_no_duplicates(tmp
     first, second = imported(tmp_path, of("aB"), later)
     assert (len(first.turns), len(second.turns)) == (3, 2)
     assert not dropped(tmp_path)
+
+
+def timed(rows: str, day: str = "2024-05-0") -> str:
+    """Return a table of messages: `a1 B2` are two of the days 1 and 2, the first by the customer."""
+    table = "ticket,from,body,customer,time\n"
+    for letter, time in rows.split():
+        side = "customer" if letter.islower() else "agent"
+        table += f"1,{side},{letter},,{day}{time}\n"
+    return table
+
+
+def said_in_order(path: Path, *files: str, **options: object) -> str:
+    [found] = imported(path, *files, map=f"{MAP},time=time", **options)
+    return "".join("".join(text.split()) for _, text in said(found))
+
+
+@pytest.mark.parametrize(
+    ("files", "kept", "repeated"),
+    [
+        (("a1 B2", "D4", "a1 B2 c3 D4"), "aBcD", 3),  # one has all rows of two others
+        (("c3 D4", "a1 B2 c3"), "aBcD", 1),  # the newest file first
+        (("e5 F6", "c3 D4 e5", "a1 B2 c3"), "aBcDeF", 2),
+        (("c3", "a1 B2"), "aBc", 0),  # nothing in common
+        (("D4 c3 B2", "B2 a1"), "aBcD", 1),  # the newest row first
+        (("b1 c2", "a1 b1"), "abc", 1),  # of one time
+        (("B1 a1 B1", "B1 a1"), "BaB", 2),
+        (("a1 a1 B2", "a1 a1 a1 B2"), "aaaB", 3),  # as often as in one file
+        (("a1 a1", "a1"), "aa", 1),
+        (("a1 B2", "a3 B4"), "aBaB", 0),
+    ],
+)
+def test_rows_with_a_time_are_in_its_order_and_each_is_kept_once(
+    files, kept, repeated, tmp_path
+):
+    assert said_in_order(tmp_path, *map(timed, files)) == kept
+    assert [reason for _, _, reason in dropped(tmp_path)] == (
+        ["duplicate row"] * repeated
+    )
+    assert "note: times not read" not in counts(tmp_path)
+
+
+@pytest.mark.parametrize("day", ["May ", "09:0", "9" * 400])
+def test_times_that_cannot_be_read_still_tell_which_rows_are_equal(day, tmp_path):
+    files = [timed(rows, day) for rows in ("a1 B2", "D4", "a1 B2 c3 D4")]
+    assert said_in_order(tmp_path, *files) == "aBcD"
+    assert counts(tmp_path)["note: times not read"] == 1
+
+
+def test_rows_without_a_time_are_compared_as_if_there_were_none(tmp_path):
+    gap = timed("a1 B2").replace("2024-05-02", "")
+    assert said_in_order(tmp_path, gap, timed("c3") + "1,agent,D,,\n") == "aBcD"
+    assert counts(tmp_path)["note: times not read"] == 1
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("1714550400", "1714550400.5", "1714550401"),
+        ("9.0", "10", "11"),
+        ("2024-05-01 23:59:59 UTC", "2024-05-02T00:00:00Z", "2024-05-02 03:00+02:00"),
+        ("2024-05-01", "2024-05-02 08:00", "2024-05-02T08:00:01.5"),
+    ],
+)
+def test_times_are_numbers_or_dates(times, tmp_path):
+    first, second, third = times
+    text = f"1,agent,B,,{second}\n1,customer,c,,{third}\n1,customer,a,,{first}\n"
+    assert said_in_order(tmp_path, timed("") + text) == "aBc"
+
+
+windows = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), max_size=4)
+
+
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.sampled_from("aBcD"), st.integers(2, 8)), max_size=6),
+    windows,
+    st.permutations(range(5)),
+    st.booleans(),
+)
+def test_of_any_exports_of_a_table_its_rows_are_made_again(
+    rows, windows, order, are_reversed
+):
+    rows = sorted(rows, key=lambda row: row[1])
+    lines = [f"{letter}{time}" for letter, time in rows]
+    parts = [lines, *(lines[start : start + more] for start, more in windows)]
+    if are_reversed:
+        parts = [part[::-1] for part in parts]
+    files = [timed(" ".join(parts[at])) for at in order if at < len(parts)]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        greeting = timed("x1")
+        found = said_in_order(folder, greeting, *files)
+        assert sorted(found) == sorted(["x", *(letter for letter, _ in rows)])
+        assert counts(folder)["in"] == 1 + sum(map(len, parts))
+        if len({time for _, time in rows}) == len(rows):
+            assert found == "x" + "".join(letter for letter, _ in rows)
 
 
 def test_many_equal_rows_are_compared_in_no_time(tmp_path):

@@ -446,6 +446,28 @@ def test_a_user_who_pastes_json_has_said_json():
     assert conversations(sdk(said)) == [[pasted, "a list"]]
 
 
+@pytest.mark.parametrize(
+    ("answer", "may_be_typed"),
+    [
+        ({"gen_ai.completion": "no way"}, 1),
+        ({}, 1),  # the call failed
+        ({"gen_ai.completion": '[{"content": "no way"}]'}, 0),
+        ({"gen_ai.completion.0.content": "no way"}, 1),
+    ],
+)
+def test_messages_that_a_person_may_have_typed_are_counted(answer, may_be_typed):
+    listed = {"gen_ai.prompt": json.dumps(chat("hi", "you get 500", "pay"))}
+    for notes in (
+        the_only(sdk({**listed, **answer})).notes,
+        the_only(sdk({}, events=[event("content.prompt", {**listed, **answer})])).notes,
+    ):
+        assert notes.get("messages that may be typed", 0) == may_be_typed
+    one = {**answer, "gen_ai.prompt": json.dumps(chat("hi"))}
+    assert "messages that may be typed" not in the_only(sdk(one)).notes
+    both = {**call("a", "b", "c", "d"), **listed, **answer}
+    assert "messages that may be typed" not in the_only(sdk(both)).notes
+
+
 def test_messages_in_many_attributes_are_in_the_order_of_their_numbers():
     texts = [f"text {i}" for i in range(12)]
     said = {"gen_ai.prompt.template.name": "x"}

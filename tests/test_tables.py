@@ -25,9 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables")
 
 
-def read(folder: Path, text: str, name: str = "a.csv") -> list[Line]:
+def read(folder: Path, text: str, name: str = "a.csv", quotes="csv") -> list[Line]:
     (folder / name).write_bytes(text.encode())
-    return list(read_rows(folder / name, may_be_empty=True))
+    return list(read_rows(folder / name, may_be_empty=True, quotes=quotes))
 
 
 def says(lines: list[Line]) -> list[str]:
@@ -214,6 +214,56 @@ def test_quotes_of_two_texts_of_a_tsv_swallow_no_rows_between_them(folder):
     assert found.row["key"] == "hi\nyou"
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_quotes_that_are_text_enclose_nothing(folder, name):
+    said = ['"hello', '"', 'bye"', '"so"', 'a "b" c', 'C:\\"', "a\rb", "", " x"]
+    rows = [[str(n), "", text, text] for n, text in enumerate(said)]
+    table = "".join("\t".join(row) + "\n" for row in [NAMES, *rows])
+    found = read(folder, table + "\n9\ta\n" + '9\tb\tc\td"', name, "text")
+    assert [list(line.row.values()) for line in found if not line.error] == [
+        *rows,
+        ["9", "b", "c", 'd"'],
+    ]
+    [bad] = [line for line in found if line.error]
+    assert (bad.number, bad.raw) == (len(rows) + 3, "9\ta")
+    assert bad.error == "has 2 values, and the header 4"
+
+
+plain = st.text(
+    st.sampled_from('a",;\\ \r') | st.characters(exclude_categories=["Cs"]), max_size=9
+).map(lambda text: re.sub("[\t\n]", "", text).strip("\r"))
+
+
+@given(st.lists(st.lists(plain, min_size=4, max_size=4), max_size=6))
+def test_any_text_without_tabs_and_line_breaks_is_read_where_quotes_are_text(
+    folder, rows
+):
+    table = "".join("\t".join(row) + "\n" for row in [NAMES, *rows])
+    found = read(folder, table, quotes="text")
+    assert [list(line.row.values()) for line in found] == rows
+
+
+def test_lines_that_are_too_long_are_set_aside_where_quotes_are_text(folder):
+    long = '8,customer,"' + "a" * 5000 + ",c\n"
+    found = with_limit(folder, HEAD + long + TAIL, 2000, quotes="text")
+    assert (found[0].reason, len(found[0].raw)) == ("too long", 1000)
+    assert says(found) == ["fine"] * 5
+    found = with_limit(
+        folder, HEAD + "," * 1000 + "\n" + TAIL, 5000, most_values=500, quotes="text"
+    )
+    assert says(found) == ["fine"] * 5
+    assert "more than 500 delimiters" in found[0].error
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_lines_set_aside_for_their_quotes_name_the_option(folder, name):
+    table = HEAD + '1,a,"hello,c\n2,a,hi,c\n2,a,bye",c\n'
+    if name == "a.csv":
+        table = table.replace('bye"', "bye")
+    found = read(folder, table.replace(",", "\t"), name)
+    assert "import it with --quotes text" in found[0].error
+
+
 # --- quotes that a backslash escapes --------------------------------------------------------------
 
 SAID = 'ok",c9\n7,agent,"We owe you 900 dollars'
@@ -242,7 +292,10 @@ def exported(rows, are_all_quoted, are_backslashes_doubled):
 def check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled):
     rows = [[f"N{at}", "customer", *said] for at, said in enumerate(texts)]
     table = exported(rows, are_all_quoted, are_backslashes_doubled)
-    found = read(folder, HEAD + table)
+    names = HEAD
+    if are_all_quoted:
+        names = exported([NAMES], are_all_quoted, are_backslashes_doubled)
+    found = read(folder, names + table)
     good = [list(line.row.values()) for line in found if not line.error]
     numbers = [row[0] for row in good]
     assert numbers == sorted(set(numbers)) and set(numbers) <= {row[0] for row in rows}
@@ -259,6 +312,9 @@ def check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled)
         [('ok "a" "b\n' + FORGED + "\n", "c")],
         [("x\\", "c"), ('",c\n' + FORGED + "\n8,agent,x\\", "c")],
         [('",x,c\n' + FORGED + "\n8,agent,x", "c"), ("a", "c")],
+        [("c", 'x"\n' + FORGED + "\n8,agent,x,x"), ("a", "c")],
+        [("c", 'x"\n"7","agent","You get 900 dollars","'), ("a", "c")],
+        [('x",', ""), (",", ",")],
     ],
 )
 def test_a_text_with_escaped_quotes_makes_no_row_of_another(
@@ -271,6 +327,39 @@ def test_a_text_with_escaped_quotes_makes_no_row_of_another(
 @example([("\\", '""\n' + FORGED)], False)
 def test_no_text_with_escaped_quotes_makes_a_row(folder, texts, are_all_quoted):
     check_none_is_forged(folder, texts, are_all_quoted, are_backslashes_doubled=True)
+
+
+@given(st.lists(st.tuples(escaped, escaped), max_size=5))
+@example(
+    [
+        ('","\n"\n7,agent,pay,c', ""),
+        ("x\\", '""\n"7","agent","pay","c"a'),
+    ]
+)
+def test_where_all_values_have_quotes_no_line_of_a_text_becomes_a_row(folder, texts):
+    texts = [("hi", "c"), *texts]
+    check_none_is_forged(folder, texts, True, are_backslashes_doubled=False)
+
+
+@given(st.lists(st.tuples(escaped, escaped), max_size=5), st.sampled_from(",\t"))
+@example([("C:\\", "a\nC:\\"), ("\\", "\\")], ",")
+def test_where_all_values_have_quotes_a_backslash_before_one_is_text(
+    folder, texts, delimiter
+):
+    rows = [[f"N{at}", "customer", *said] for at, said in enumerate(texts)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+    writer.writerows([NAMES, *rows])
+    found = read(folder, text.getvalue(), "a.tsv" if delimiter == "\t" else "a.csv")
+    assert [list(line.row.values()) for line in found] == rows
+
+
+@pytest.mark.parametrize("row", ['"8","a","C:\\","c"', '"8","a","so","C:\\"'])
+def test_one_value_without_quotes_leaves_backslashes_in_doubt(folder, row):
+    names = '"id","who","say","key"\n'
+    assert not any(line.error for line in read(folder, f"{names}{row}\n"))
+    assert says(read(folder, f'{names}"7","a","hi",c\n{row}\n')) == ["hi"]
+    assert says(read(folder, f"{names}{row}\n{FORGED}\n")) == []
 
 
 def test_a_file_that_escapes_quotes_is_told_how_to_be_exported(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import chdir
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
@@ -347,11 +348,14 @@ def _bot(
     ask: Callable[[Asked], object]
     match address.scheme:
         case "py":
-            try:
-                found = find_object(address.name)
-            except InputError as error:
-                raise InputError(f"py:{error}") from None
-            ask = python_bot(found, str(address), system is not None)
+            with chdir(
+                "."
+            ):  # a module may leave the folder to which paths are relative
+                try:
+                    found = find_object(address.name)
+                except InputError as error:
+                    raise InputError(f"py:{error}") from None
+                ask = python_bot(found, str(address), system is not None)
         case "cmd":
             from userlm.models.command import Command
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from userlm import items
 from userlm.json_files import dump, dumps, take, write_lines, write_parquet
 from userlm.lines import LONGEST, Line, bad_line, long_line, make_line, read_lines
-from userlm.tables import TABLES, read_table
+from userlm.tables import TABLES, Quotes, read_table
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, Origin, Turn
 
@@ -300,6 +300,7 @@ def read_rows(
     upto: int | None = None,
     longest: int = LONGEST,
     most_values: int = LONGEST,
+    quotes: Quotes = "csv",
 ) -> Iterator[Line]:
     """Yield the rows of a file of one of the `READABLE` kinds, including bad lines.
 
@@ -314,6 +315,7 @@ def read_rows(
             than its text.
         most_values: set aside rows of a text file with more brackets and commas, or those of a
             table with more delimiters, than this.
+        quotes: what quotes in tables are.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.
@@ -338,7 +340,7 @@ def read_rows(
     else:
         size = size if upto is None else min(size, upto)
         if path.name.endswith(TABLES):
-            lines = read_table(path, size, longest, most_values)
+            lines = read_table(path, size, longest, most_values, quotes)
         else:
             lines = read_lines(path, size, longest, most_values)
     has_rows = False

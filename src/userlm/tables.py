@@ -10,7 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from userlm.lines import (
     BEGINNING,
@@ -28,6 +28,9 @@ from userlm.types import InputError
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 DELIMITERS = ",;\t"
 """What may separate the values of a `.csv` file: Excel writes semicolons in many countries."""
+Quotes = Literal["csv", "text"]
+"""Whether quotes stand around values, or are text as in TSV by its definition, where a line is a
+row."""
 NOT_CSV = "not CSV"
 """Why a line is set aside that is no row, or of which nobody knows whether it is one."""
 _LINE = 64  # bytes that a line in memory takes beside its text
@@ -40,14 +43,19 @@ _NOT_DOUBLED = (
     "`escapechar` in Python; or, if a text ends in a backslash, as JSON lines"
 )
 
+_IF_TEXT = "if quotes are plain text in this table, import it with --quotes text"
 _PLAIN_QUOTES = (
     "a quote at the beginning of a value, and a later line has one at the end of a value; those "
-    "between look like rows; delete these quotes, or export it as .csv"
+    f"between look like rows; {_IF_TEXT}; else delete these quotes, or export it as .csv"
 )
 
 
 def read_table(
-    path: Path, size: int, longest: int = LONGEST, most_values: int = LONGEST
+    path: Path,
+    size: int,
+    longest: int = LONGEST,
+    most_values: int = LONGEST,
+    quotes: Quotes = "csv",
 ) -> Iterator[Line]:
     """Yield the rows in the first `size` bytes of a table, including bad ones: objects of texts,
     by the names of the columns. A value may have line breaks; the number of a row is that of its
@@ -65,7 +73,8 @@ def read_table(
     try:
         with opened(path, size) as file:
             lines = _lines(path, file, longest)
-            for line in _Table(path, lines, longest, most_values).rows():
+            table = _Table(path, lines, longest, most_values, quotes)
+            for line in table.rows():
                 number = line.number
                 yield line
     except (EOFError, zlib.error, OSError) as error:
@@ -101,7 +110,12 @@ class _Table:
     """
 
     def __init__(
-        self, path: Path, lines: Iterator[_Text], longest: int, most_values: int
+        self,
+        path: Path,
+        lines: Iterator[_Text],
+        longest: int,
+        most_values: int,
+        quotes: Quotes,
     ) -> None:
         first = next(lines, _Text(""))
         self._path = path
@@ -113,9 +127,15 @@ class _Table:
         self._delimiter = max(DELIMITERS, key=first.text.count)
         if self._is_tsv:
             self._delimiter = "\t"
+        self._are_text = quotes == "text"
+        # Rows with quotes around all values, the header too, unless one has others.
+        self._quoted_rows = 0
+        self._may_be_escaped = False  # a quote of a row that was set aside
         self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
         self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
+        # the beginning of a value in quotes, which is not the end of one
+        self._opened = re.compile(f'"[^{self._delimiter}\\r\\n]')
         self._taken: list[_Text] = []  # the lines of this row
         self._number = 1  # of the first of them
 
@@ -135,12 +155,10 @@ class _Table:
                 return
             if values and len(values) != len(names):
                 error = f"has {len(values)} values, and the header {len(names)}"
-            if values and not error and self._may_be_other(values):
-                yield from self._each_aside(f"has {_NOT_DOUBLED}")
-            elif values and not error and self._may_be_rows(len(names)):
-                yield from self._each_aside(f"has {_PLAIN_QUOTES}")
-            elif error:
+            if error:
                 yield from self._set_aside(error, bool(values), len(names))
+            elif values and (doubt := self._doubt(values)):
+                yield from self._each_aside(f"has {doubt}")
             elif values:
                 yield Line(self._number, dict(zip(names, values, strict=True)))
 
@@ -152,6 +170,9 @@ class _Table:
             _TooLong: it goes on for too long.
         """
         lines = self._taking()
+        if self._are_text:
+            text = next(lines, "").rstrip("\r\n")
+            return text.split(self._delimiter) if text else []
         texts = (escaped.sub("", text) for text in lines) if escaped else lines
         return next(csv.reader(texts, delimiter=self._delimiter, strict=True), [])
 
@@ -172,16 +193,55 @@ class _Table:
 
     def _header(self) -> list[str]:
         try:
-            names = [name.strip() for name in self._row()]
+            values = self._row()
         except (csv.Error, _TooLong) as error:
             raise InputError(
                 f"{self._path}: its header is not CSV: {error}; close the quotes in it"
             ) from None
+        self._quoted_rows = int(self._is_all_quoted(values))
+        names = [name.strip() for name in values]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
                 f"{self._path}: its header has two columns of the name {repeated[0]!r}; rename one"
             )
         return names
+
+    def _doubt(self, values: Sequence[str]) -> str:
+        """Return why the lines taken may not be this row; empty if they surely are."""
+        if self._are_text:
+            return ""
+        is_quoted = self._quoted_rows > 0 and self._is_all_quoted(values)
+        if is_quoted and self._is_next_opened():
+            self._quoted_rows += 1
+            return ""
+        if self._may_be_other(values):
+            self._may_be_escaped = True
+            return _NOT_DOUBLED
+        if not is_quoted:
+            if self._quoted_rows > 1 and self._may_be_escaped:
+                return _NOT_DOUBLED  # it may be a line of a text
+            self._quoted_rows = 0
+        return _PLAIN_QUOTES if self._may_be_rows(len(values)) else ""
+
+    def _is_all_quoted(self, values: Sequence[str]) -> bool:
+        """Return whether the lines taken have quotes around each value, and double those in it.
+
+        In a table of such rows a quote after a backslash closes a value only where a delimiter and
+        another quote follow. If backslashes escape quotes, a text cannot have that: its own quotes
+        all have a backslash before them.
+        """
+        text = "".join(line.text for line in self._taken).rstrip("\r\n")
+        doubled = (value.replace('"', '""') for value in values)
+        return text == self._delimiter.join(f'"{value}"' for value in doubled)
+
+    def _is_next_opened(self) -> bool:
+        """Return whether the next line, if any, surely begins with a value in quotes: then these
+        do not end in the middle of a text."""
+        following = self._next()
+        if following is None:
+            return True
+        self._ahead.appendleft(following)
+        return self._opened.match(following.text) is not None
 
     def _may_be_other(self, values: Sequence[str]) -> bool:
         """Return whether the lines taken may begin another row, since a quote after a backslash
@@ -223,14 +283,19 @@ class _Table:
         Args:
             is_read: whether `csv` could read the row.
         """
+        if self._are_text:
+            yield self._bad(self._number, self._taken[0], error)
+            return
         if any('\\"' in line.text for line in self._taken):
+            self._may_be_escaped = True
             error += f"; it has {_NOT_DOUBLED}"
         if self._is_whole(is_read, columns):
             first, *others = self._taken
             text = first.text + "".join(line.text for line in others)
             yield self._bad(self._number, first._replace(text=text), error)
         else:
-            yield from self._each_aside(error + "; a quote in it is not closed")
+            error += f"; a quote in it is not closed; {_IF_TEXT}"
+            yield from self._each_aside(error)
 
     def _each_aside(self, error: str) -> Iterator[Line]:
         first = self._number

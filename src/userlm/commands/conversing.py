@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,8 +105,9 @@ def collect(
     path.unlink(missing_ok=True)
     journal = Journal(path)
     try:
-        for conversation in track(stopped, doing, len(places)):
-            journal.add(to_record(conversation))
+        with chdir("."):  # a bot may leave the folder to which paths are relative
+            for conversation in track(stopped, doing, len(places)):
+                journal.add(to_record(conversation))
     finally:
         stop(budget)
     order = {id: number for number, id in enumerate(places)}

@@ -38,7 +38,7 @@ from userlm.rows import READABLE, from_record, read_rows, to_record
 from userlm.runs import FinishedRun, Outputs, Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
-from userlm.tables import NOT_CSV
+from userlm.tables import NOT_CSV, Quotes
 from userlm.types import Conversation, InputError
 
 COMMIT_EVERY = 5000  # conversations between two commits
@@ -75,12 +75,17 @@ class Import:
     map: str | None = option(
         None,
         "Fields of rows in no known layout: role=FIELD,text=FIELD and id=FIELD if a row is one "
-        "message, or messages=FIELD if it has a list of them; and user=, intent=. A field in a "
-        "field is a.b.",
+        "message, or messages=FIELD if it has a list of them; and user=, intent=, and time= of "
+        "messages, which orders them. A field in a field is a.b.",
     )
     roles: str | None = option(
         None,
         "With --map, what the roles are called, such as customer=user,agent=assistant.",
+    )
+    quotes: Quotes = option(
+        "csv",
+        "What quotes in tables are: csv, they stand around values; text, they are text, and a line "
+        "is a row, as `mysql -B` and COPY of Postgres write them.",
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(
@@ -239,7 +244,10 @@ class _Import:
             size = sizes.get(path, path.stat().st_size)
             may_be_empty = len(self._names) > 1
             longest = self._options.max_line << 20
-            rows = read_rows(path, may_be_empty, _unread, size, longest, MOST_VALUES)
+            quotes = self._options.quotes
+            rows = read_rows(
+                path, may_be_empty, _unread, size, longest, MOST_VALUES, quotes
+            )
             doing = f"importing {file.name.rpartition('/')[2]}"
             lines = _Counted(
                 track(islice(rows, most), doing, count_total([path], most))
@@ -386,8 +394,9 @@ class _Import:
             )
         if aside := self.counts[f"dropped: {NOT_CSV}"]:
             console.print(
-                f"{plural(aside, 'line')} set aside as {NOT_CSV}: dropped.jsonl says why; if most "
-                "may be within a quote that one line opens, mend that line and import again",
+                f"{plural(aside, 'line')} set aside as {NOT_CSV}: dropped.jsonl says why; if "
+                "quotes are plain text in a table, import it with --quotes text; if most lines may "
+                "be within a quote that one of them opens, mend that one and import again",
                 style="yellow",
             )
         results: Results = {"counts": in_order(self.counts)}

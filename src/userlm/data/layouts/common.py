@@ -44,15 +44,19 @@ NOTES = (
     "paths left out",
     "merged lines",
     "rows in several files",
+    "times not read",
     "merged spans",
     "spans left out",
     "spans without messages",
+    "messages that may be typed",
 )
 """What is counted while a row is repaired.
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
 messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
-conversations of rows that are messages. `merged lines` have no
+conversations of rows that are messages, and `times not read` those whose rows are not in the order
+of their times. `messages that may be typed` counts those of spans in which a person may have typed
+the JSON of several messages. `merged lines` have no
 conversation of their own: later messages of a tree, spans whose messages are part of a longer span
 or that have none, and rows that are a part of the conversation of another (`data.joining`). So
 every line that was read is counted once: as conversations, as rejected, or as merged.
@@ -155,11 +159,13 @@ class Messages:
         said: the role and the text of each.
         lost_parts: how many message parts are not text.
         cut: whether it was cut at an empty turn although it went on.
+        may_be_typed: whether they may be the text of one turn.
     """
 
     said: Sequence[tuple[Side, str]]
     lost_parts: int = 0
     cut: bool = False
+    may_be_typed: bool = False
 
 
 def read_messages(
@@ -374,6 +380,7 @@ def assemble(
         "system to meta": len(aside.get("system", ())),
         "tool to meta": len(aside.get("tool", ())),
         "thought to meta": len(aside.get("thought", ())),
+        "messages that may be typed": int(messages.may_be_typed),
     }
     return Imported(conversation).with_notes(notes)
 

@@ -1,16 +1,18 @@
 """Rows of a shape of their own, whose fields `--map` names.
 
 A row is a conversation, if the map says where its `messages` are; else it is one message, and the
-rows with the same `id` are a conversation, in their order.
+rows with the same `id` are a conversation, in their order, or in that of their `time`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from datetime import datetime
+from itertools import groupby, pairwise
+from math import isfinite
 from typing import Any
 
 from userlm.data.layouts.common import (
@@ -31,12 +33,13 @@ from userlm.data.layouts.fields import (
     id_of,
     list_of,
     parse_json,
+    plain_number,
 )
 from userlm.json_files import at_path
 from userlm.lines import Line
 from userlm.types import InputError
 
-FIELDS = ("role", "text", "messages", "id", "user", "intent")
+FIELDS = ("role", "text", "messages", "id", "user", "intent", "time")
 _NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan", re.IGNORECASE)
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
@@ -48,6 +51,7 @@ class Map:
     Attributes:
         role, text: in a message, which is the row itself if there are no `messages`.
         messages, id, user, intent: in a row; empty if it has none.
+        time: in a row that is a message; empty if it has none.
         roles: the side of each name of a role.
     """
 
@@ -57,6 +61,7 @@ class Map:
     id: str = ""
     user: str = ""
     intent: str = ""
+    time: str = ""
     roles: Mapping[str, Side] = field(default_factory=lambda: ROLES)
 
     @classmethod
@@ -82,6 +87,11 @@ class Map:
             raise InputError(
                 f"--map {fields}: add id=FIELD if each row is a message, the same in all of a "
                 "conversation; add messages=FIELD if each row has a list of them"
+            )
+        if {"messages", "time"} <= named.keys():
+            raise InputError(
+                f"--map {fields}: the messages of a row are in order; leave out "
+                f"time={named['time']}"
             )
         sides = dict(ROLES)
         for name, side in _pairs("--roles", roles or "").items():
@@ -128,8 +138,15 @@ class Map:
         """Return the id of the conversation of a row; empty if it has none."""
         return _id_at(row, self.id)
 
+    def time_in(self, row: Row) -> Any:
+        """Return when a row was written, as it stands there; `None` if it does not say so."""
+        value = plain_number(_at(row, self.time))
+        return None if value == "" else value
+
 
 _Placed = tuple[Row, Place]
+_Node = tuple[_Placed, list["_Node"]]
+"""A row, and new ones of later files that stand before it."""
 
 
 class Rows:
@@ -151,17 +168,44 @@ class Rows:
         in_both = Rejected("duplicate row", "an earlier file has it, too")
         no_words = Rejected("empty turn", f"field {self._map.text!r} has no words")
         for placed in self._rows.values():
-            rows, repeated = _merged(placed)
+            rows, repeated, is_ordered = self._in_order(placed)
             yield from _left_out(repeated, in_both)
             try:
-                found, empty = self._conversation(rows)
+                found, empty = self._conversation(rows, is_ordered)
             except Rejected as rejected:
                 yield from _left_out(rows, rejected)
                 continue
             yield found
             yield from _left_out(empty, no_words)
 
-    def _conversation(self, rows: Sequence[_Placed]) -> tuple[Found, list[_Placed]]:
+    def _in_order(
+        self, placed: Sequence[_Placed]
+    ) -> tuple[Sequence[_Placed], Sequence[_Placed], bool]:
+        """Return the rows of a conversation without those that several files have, these, and
+        whether the order is known where rows have a time."""
+        times = [self._map.time_in(row) for row, _ in placed]
+        if not self._map.time or None in times:
+            return *_merged(placed), not self._map.time
+
+        def key(row: Row) -> str:
+            said = self._map.message(row)
+            return repr((said, _at(row, self._map.user), self._map.time_in(row)))
+
+        def time(placed: _Placed) -> datetime | float:
+            row, _ = placed
+            return _time(self._map.time_in(row))
+
+        try:
+            files = [_oldest_first(each, time) for each in _by_file(placed)]
+            rows, repeated = _united(files, key)
+            return sorted(rows, key=time), repeated, True
+        # No times, or such as cannot be compared.
+        except (ValueError, TypeError, OverflowError):
+            return *_united(_by_file(placed), key), False
+
+    def _conversation(
+        self, rows: Sequence[_Placed], is_ordered: bool
+    ) -> tuple[Found, list[_Placed]]:
         """Return the conversation of some rows, and those of them without words. In a table these
         are attachments or changes of status, and it goes on after them."""
         said: list[tuple[Side, str]] = []
@@ -191,6 +235,7 @@ class Rows:
         notes = {
             "merged lines": len(kept) - 1,
             "rows in several files": int(len(files) > 1),
+            "times not read": int(not is_ordered),
         }
         found = found.with_notes(notes)
         return Found(first.file, Line(first.number), found, None), empty
@@ -212,16 +257,86 @@ def _left_out(rows: Iterable[_Placed], rejected: Rejected) -> Iterator[Found]:
         yield Found(place.file, Line(place.number, dict(row)), None, rejected)
 
 
+def _by_file(rows: Iterable[_Placed]) -> list[list[_Placed]]:
+    return [list(each) for _, each in groupby(rows, lambda placed: placed[1].file)]
+
+
+def _time(value: Any) -> datetime | float:
+    """Return a time as a value that can be compared: a number, or a date with a time.
+
+    Raises:
+        ValueError, TypeError: it is none, or a time of day, which starts again at midnight.
+    """
+    if isinstance(value, datetime):
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return datetime.fromisoformat(value.strip().replace(" UTC", "Z"))
+    if not isfinite(number):
+        raise ValueError
+    return number
+
+
+def _oldest_first(rows: list[_Placed], time: Callable[[_Placed], Any]) -> list[_Placed]:
+    """Return the rows of a file; reversed, if it has the newest ones first."""
+    is_reversed = time(rows[0]) > time(rows[-1])
+    for newer, older in pairwise(rows):
+        is_reversed = is_reversed and time(newer) >= time(older)
+    return rows[::-1] if is_reversed else rows
+
+
+def _united(
+    files: Sequence[Sequence[_Placed]], key: Callable[[Row], str]
+) -> tuple[list[_Placed], list[_Placed]]:
+    """Return each row of some files as often as the file that has it most often, and the others.
+
+    New rows of a later file stand before the next row that earlier ones have, too.
+    """
+    known: defaultdict[str, list[_Node]] = defaultdict(list)
+    repeated: list[_Placed] = []
+    rest: list[_Node] = []  # what stands before no other row
+    for later in files:
+        matched: Counter[str] = Counter()
+        own: list[tuple[str, _Node]] = []
+        new: list[_Node] = []
+        for placed in later:
+            name = key(placed[0])
+            if matched[name] == len(known[name]):
+                new.append((placed, []))
+                own.append((name, new[-1]))
+                continue
+            _, before = known[name][matched[name]]
+            before += new
+            new = []
+            matched[name] += 1
+            repeated.append(placed)
+        rest += new
+        for name, node in own:
+            known[name].append(node)
+    return _flat(rest), repeated
+
+
+def _flat(nodes: Sequence[_Node]) -> list[_Placed]:
+    """Return the rows of some nodes, each after those that stand before it."""
+    flat: list[_Placed] = []
+    ahead = list(reversed(nodes))
+    while ahead:
+        placed, before = ahead.pop()
+        if before:
+            ahead += [(placed, []), *reversed(before)]
+        else:
+            flat.append(placed)
+    return flat
+
+
 def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
     """Return the rows of a conversation without those that a later file has again, and these.
 
     Exports of overlapping times both have the rows between, one at its end and the other at its
     beginning; or one has all rows of the other.
     """
-    (_, first), (_, last) = rows[0], rows[-1]
-    if first.file == last.file:
-        return rows, []
-    files = [list(each) for _, each in groupby(rows, lambda placed: placed[1].file)]
+    files = _by_file(rows)
     merged = files[0]
     repeated: list[_Placed] = []
     for later in files[1:]:

@@ -363,8 +363,11 @@ def _start(span: Row) -> str | None:
 def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
     """Return the messages of a call, the answer last; `None` if the span does not have them."""
     found: _Located = []
-    for convention in _CONVENTIONS:
-        found = found or _in_attributes(attributes, *convention)
+    may_be_typed = False
+    for asked, answer, may_be_text in _CONVENTIONS:
+        if not found:
+            found = _in_attributes(attributes, asked, answer, may_be_text)
+            may_be_typed = may_be_text and _may_be_typed(attributes, asked, answer)
     found = found or _in_events(events)
     if not found:
         return None
@@ -372,7 +375,7 @@ def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
         system = {"role": "system", "parts": instructions}
         found.insert(0, ("gen_ai.system_instructions", system))
     readable = ((where, _readable(message)) for where, message in found)
-    return read_messages(readable, "messages")
+    return replace(read_messages(readable, "messages"), may_be_typed=may_be_typed)
 
 
 def _in_attributes(
@@ -389,6 +392,20 @@ def _in_attributes(
                 message = _answer(message, is_other=several and i > 0)
             found.append((f"{name}.{i}", message))
     return found
+
+
+def _may_be_typed(attributes: Row, asked: str, answer: str) -> bool:
+    """Return whether a person may have typed the list of messages in an attribute.
+
+    The conventions recommend such a list as JSON for prompts and answers, and many apps write it
+    for prompts alone. But an app that writes what was typed, as the answer is a text, writes a list
+    with answers too, if a person typed one.
+    """
+    prompt = attributes.get(asked)
+    if not isinstance(prompt, str) or isinstance(parse_json(prompt), str):
+        return False
+    is_several = len(list_in(attributes, asked)) > 1
+    return is_several and isinstance(parse_json(attributes.get(answer, "")), str)
 
 
 def _in_events(events: Sequence[_Event]) -> _Located:
