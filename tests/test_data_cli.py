@@ -1282,6 +1282,8 @@ def opened(path, mode="r", buffering=-1, encoding=None, errors=None, newline=Non
     if not ours(path) or not set(mode) & set("wa+"):
         return plain(path, mode, buffering, encoding, errors, newline, **more)
     raw = File(path, mode.replace("b", ""))
+    if not buffering:
+        return raw
     file = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
     return file if "b" in mode else io.TextIOWrapper(file, encoding, errors, newline)
 

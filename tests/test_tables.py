@@ -214,6 +214,18 @@ def test_quotes_of_two_texts_of_a_tsv_swallow_no_rows_between_them(folder):
     assert found.row["key"] == "hi\nyou"
 
 
+@pytest.mark.parametrize("delimiter", ["\t", ";"])
+@pytest.mark.parametrize("between", ["1\ta\tnot a word\tc\n", "more\n1\ta\tx\tc\td\n"])
+def test_rows_between_two_quotes_are_noticed_whatever_else_is_there(
+    folder, delimiter, between
+):
+    table = f'{HEAD}0,a,"hello,c\n{between}2,a,bye",c\n3,a,well,c\n'
+    table = table.replace(",", delimiter).replace("\t", delimiter)
+    found = read(folder, table, "a.csv")
+    assert says(found) == ["well"]
+    assert all(line.error for line in found[:-1])
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_quotes_that_are_text_enclose_nothing(folder, name):
     said = ['"hello', '"', 'bye"', '"so"', 'a "b" c', 'C:\\"', "a\rb", "", " x"]

@@ -123,9 +123,8 @@ class _Table:
         self._ahead = deque([first])  # lines that were read, and belong to no row yet
         self._longest = longest
         self._most_values = most_values
-        self._is_tsv = ".tsv" in path.suffixes
         self._delimiter = max(DELIMITERS, key=first.text.count)
-        if self._is_tsv:
+        if ".tsv" in path.suffixes:
             self._delimiter = "\t"
         self._are_text = quotes == "text"
         # Rows with quotes around all values, the header too, unless one has others.
@@ -271,10 +270,14 @@ class _Table:
         return is_other
 
     def _may_be_rows(self, columns: int) -> bool:
-        """Return whether each line taken may be a row: in most TSV quotes are text, so two that
-        people wrote may stand around the rows of others."""
-        tabs = [line.text.count("\t") for line in self._taken]
-        return self._is_tsv and len(tabs) > 1 and set(tabs) == {columns - 1}
+        """Return whether lines within the quotes may be rows: where no commas separate the values
+        quotes are often text, so two that people wrote may stand around the rows of others. In a
+        text many commas mean nothing, and many tabs or semicolons in a line are rare."""
+        if self._delimiter == "," or len(self._taken) == 1:
+            return False
+        counts = [line.text.count(self._delimiter) for line in self._taken]
+        may_be = [count >= columns - 1 for count in counts]
+        return any(may_be[1:-1]) or (may_be[0] and may_be[-1])
 
     def _set_aside(self, error: str, is_read: bool, columns: int) -> Iterator[Line]:
         """Yield the lines taken as a bad row; each by itself, with those after them that may be in
