@@ -619,6 +619,14 @@ def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
         assert bot.reply(SAID) == Reply("[key] is of application/json")
 
 
+def test_a_word_in_a_header_is_no_secret_whatever_the_name_of_the_header(tmp_path):
+    text = 'url = "{url}"\n[headers]\nX-Session-Channel = "customer"'
+    said = "Dear customer, your token is ready"
+    with serving([Said(body={"text": said})]) as server:
+        found = loading.assistant(describe(tmp_path, server.url, text)).reply(SAID)
+    assert found == Reply(said)
+
+
 def test_a_short_value_in_a_header_is_no_secret_and_stays_in_answers(
     tmp_path, monkeypatch
 ):

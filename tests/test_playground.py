@@ -393,6 +393,15 @@ def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
     assert len((folder / "ratings.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_report_of_ratings_alone_says_where_they_count(tmp_path):
+    folder = tmp_path / "saved"
+    pairs = blind_pairs(responses(), LOGS, 0)
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+        page.call("rate", told(page.call("pair"), "left", rater="ann"))
+    with pytest.raises(InputError, match=r"userlm assess --ratings .*ratings\.jsonl"):
+        read_run(folder)
+
+
 def test_a_rating_that_a_crash_cut_off_stops_no_test(tmp_path):
     folder = tmp_path / "saved"
     pairs = blind_pairs(responses(), LOGS, 0)

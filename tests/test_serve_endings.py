@@ -93,10 +93,10 @@ def test_long_hostile_prompts_are_searched_in_no_time():
         "not ",
         "when ",
     )
-    begun = time.process_time()
-    for part in (*parts, "[END", "###A", "</a>", "if a goal, "):
-        stop_phrase_in(part * (1_000_000 // len(part)))
-    assert time.process_time() - begun < 5
+    for part in (*parts, "[END", "###A", "</a>", "<a>", '"AB" ', "if a goal, "):
+        begun = time.process_time()
+        stop_phrase_in("say " + part * (1_000_000 // len(part)))
+        assert time.process_time() - begun < 1, part
 
 
 class Leaves:

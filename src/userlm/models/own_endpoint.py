@@ -216,13 +216,18 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
         headers[name] = template.substitute(os.environ).strip()
         values = [os.environ[each].strip() for each in template.get_identifiers()]
         if SECRET_HEADER.search(name):
-            values += headers[name].split()
+            values += filter(_may_be_key, headers[name].split())
         # A shorter one is a word that answers may have, such as the name of a shop.
         secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
         sent = name + headers[name]
         if not (sent.isascii() and sent.isprintable()):
             raise InputError(f"{where} has characters that are not allowed in a header")
     return headers, secrets
+
+
+def _may_be_key(value: str) -> bool:
+    """Whether a text in the file itself may be a key, and is no word, such as `customer`."""
+    return not value.isalpha() or len(value) >= 20
 
 
 def _filled(template: Any, places: Mapping[str, Any]) -> Any:

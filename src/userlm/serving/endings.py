@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from userlm.serving.prompts import MAX_CHECKED, MAX_SENTENCE
 
@@ -70,6 +71,10 @@ _SENTENCE_END = re.compile(
 )
 
 
+MOST_CANDIDATES = 300
+"""How many of a prompt are looked at, each with the words around it."""
+
+
 def find_stop_phrase(
     given: str | None, configured: str | None, prompt: str
 ) -> tuple[str | None, list[str]]:
@@ -94,33 +99,35 @@ def stop_phrase_in(prompt: str) -> str | None:
     If it names several, a word such as `STOP` or `DONE` comes first, then the earliest.
     """
     prompt = _BELOW_A_COLON.sub(": ", prompt[:MAX_CHECKED])
-    found = [
-        phrase
-        for sentence in _SENTENCE_END.split(prompt)
-        for phrase in _phrases(sentence, prompt)
-    ]
+    candidates = islice(_candidates(prompt), MOST_CANDIDATES)
+    found = [match[0] for match in candidates if _is_named(match, prompt)]
     return next(filter(_END_WORD.search, found), found[0] if found else None)
 
 
-def _phrases(sentence: str, prompt: str) -> Iterator[str]:
-    """Yield the stop phrases that a sentence of the prompt names."""
-    if _DELIMITS.search(sentence):
-        return
-    for match in _CANDIDATE.finditer(sentence):
-        before = sentence[max(0, match.start() - MAX_SENTENCE) : match.start()]
-        rest = f"{before} {sentence[match.end() :][:MAX_SENTENCE]}"
-        if not _SAY.search(rest) or _is_tag(match[0], prompt):
-            continue
-        if _NOT.search(before) and not _EXCEPT.search(rest):
-            continue
-        is_end_word = _END_WORD.search(match[0])
-        if match["bracket"] or (match["marked"] and is_end_word):
-            is_named = bool(is_end_word)  # other words in brackets are placeholders
-        else:
-            is_told = is_end_word or _SAY_JUST_BEFORE.search(before)
-            is_named = bool(is_told and _ABOUT_THE_END.search(rest))
-        if is_named:
-            yield match[0]
+def _candidates(prompt: str) -> Iterator[re.Match[str]]:
+    """Yield what may be a stop phrase in each sentence of the prompt."""
+    for sentence in _SENTENCE_END.split(prompt):
+        if not _DELIMITS.search(sentence):
+            for match in _CANDIDATE.finditer(sentence):
+                # Other words in brackets are placeholders.
+                if not match["bracket"] or _END_WORD.search(match[0]):
+                    yield match
+
+
+def _is_named(match: re.Match[str], prompt: str) -> bool:
+    """Whether the sentence of a candidate names it as a stop phrase."""
+    sentence = match.string
+    before = sentence[max(0, match.start() - MAX_SENTENCE) : match.start()]
+    rest = f"{before} {sentence[match.end() :][:MAX_SENTENCE]}"
+    if not _SAY.search(rest) or _is_tag(match[0], prompt):
+        return False
+    if _NOT.search(before) and not _EXCEPT.search(rest):
+        return False
+    is_end_word = _END_WORD.search(match[0])
+    if is_end_word and not match["quoted"]:
+        return True
+    is_told = is_end_word or _SAY_JUST_BEFORE.search(before)
+    return bool(is_told and _ABOUT_THE_END.search(rest))
 
 
 def _is_tag(phrase: str, prompt: str) -> bool:

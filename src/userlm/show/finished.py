@@ -208,6 +208,11 @@ def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
             return replace(run, talks=_failed_talks(run))
         case "simulate" | "respond" | "serve":
             run = replace(run, results=_checked(run, Conversing, run.results))
+            if run.verb == "serve" and not (folder / "conversations.jsonl").exists():
+                raise InputError(
+                    f"{folder} has ratings of a blind test and no conversations; leave it out, and "
+                    f"see what they say with userlm assess --ratings {folder}/ratings.jsonl"
+                )
             return _with_lengths(run, "conversations.jsonl", most)
     raise InputError(
         f"{folder} is a run of {run.verb!r}, which a report cannot show; leave it out"
