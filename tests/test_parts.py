@@ -382,6 +382,17 @@ def test_the_merged_run_goes_on_with_what_failed(tmp_path, monkeypatch):
     assert again["stops"] == went_on["stops"]
 
 
+def test_parts_that_were_mended_since_are_not_what_was_merged(tmp_path, monkeypatch):
+    options = Respond(User(SCRIPTED), logs(tmp_path))
+    both = Merge(parts(options, tmp_path), tmp_path / "merged")
+    assert merge(both)["stops"]["error"] == 3
+    monkeypatch.setattr(f"{__name__}.says", lambda conversation: Reply("once more"))
+    parts(options, tmp_path)
+    with pytest.raises(InputError, match="--force merges anew"):
+        merge(both)
+    assert "error" not in merge(replace(both, output=Output(force=True)))["stops"]
+
+
 def test_merging_again_tries_what_failed_again(tmp_path, monkeypatch):
     options = Merge(
         parts(Respond(User(SCRIPTED), logs(tmp_path)), tmp_path), tmp_path / "merged"

@@ -17,7 +17,8 @@ from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import GIVEN, Results
-from userlm.runs import Run
+from userlm.json_files import read_json, write_json
+from userlm.runs import Run, rows_of
 from userlm.types import InputError
 
 IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
@@ -29,6 +30,8 @@ IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
     "assess": (Assess, assess),
 }
 """The verbs that take `--part`."""
+MERGED = ".merged.json"
+"""In the folder of a merged run, the hashes of the rows of each part that it was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +74,17 @@ def merge(options: Merge) -> Results:
         "force": options.output.force,
     }
     whole: Any = rebuilt(kind, {**given[0], **limits, **own})
-    return verb(whole, () if is_merged else parts)
+    rows = {str(part.options["part"]): rows_of(part.folder) for part in parts}
+    merged = options.out / MERGED
+    if is_merged:
+        if merged.is_file() and read_json(merged) != rows:
+            raise InputError(
+                f"{options.out} was merged from other rows than the parts have now; --force "
+                "merges anew"
+            )
+        return verb(whole, ())
+    try:
+        return verb(whole, parts)
+    finally:  # also if what a merge asks for itself has failed
+        if (options.out / "results.json").is_file():
+            write_json(merged, rows)
