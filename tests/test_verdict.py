@@ -316,7 +316,7 @@ def test_single_turns_count_and_whole_conversations_only_where_they_alone_have_a
     assert kinds["thanks"] == ("respond", "good")
     assert kinds["turns per conversation"] == ("simulate", "bad")
     assert whole.talks.startswith(
-        "In whole conversations, which the assistant shapes too, it differs from people in thanks, "
+        "In whole conversations, which the assistant shapes too, it differs in thanks, "
         "repeating itself."
     )
     assert found(THANKS).talks == ""

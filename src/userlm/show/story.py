@@ -169,7 +169,9 @@ def figures(
     blocks: list[Block] = [Panels(drawn)] if drawn else []
     if curves:
         blocks.append(Group(curves, look="plots"))
-    return Section("figures", "Figures", "The figures behind it", blocks, where="page")
+    intro = tuple(measures.asked(runs, columns))
+    title = "The figures behind it"
+    return Section("figures", "Figures", title, blocks, intro, where="page")
 
 
 def _cells(runs: Runs) -> Iterator[Text]:
