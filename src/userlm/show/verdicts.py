@@ -96,7 +96,7 @@ def _verdict(run: Finished) -> Iterator[Block]:
         yield _sentence(i, one)
     if more := bad[OPEN:]:
         yield Text(f"Also: {', '.join(map(_claim, more))}.", "finding")
-    yield from _mends(bad)
+    yield from mends(bad)
     if good := conclusion.of_kind("good"):
         yield Text((LIKE, _names(good), "."), "finding")
     if unknown := conclusion.of_kind("unknown"):
@@ -135,7 +135,7 @@ def _claim(finding: Finding) -> str:
     return claim[0].lower() + claim[1:]
 
 
-def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
+def mends(findings: Sequence[Finding]) -> Iterator[Text]:
     """Yield each known remedy once, with what it is for, and that the rest has none."""
     claims: dict[str, list[str]] = {}
     for one in findings:
