@@ -249,7 +249,7 @@ def test_an_auroc_is_said_as_pairs_with_the_ngrams_of_the_user_alone():
     one = only(told(ngrams=ngrams), similar)
     assert one.sentence == (
         "It is told from people in 9.0 of 10 pairs of turns, one of each, by a classifier that read "
-        "others (of similar length in 8.3, by chance in 5): the AUROC, this share, is 0.90, people "
+        "others (of similar length in 8.3, by chance in 5): an AUROC of 0.90, people "
         "0.50 (0.40 more, 0.30 to 0.45)"
     )
     assert one.told_by == ("sure", "I ")

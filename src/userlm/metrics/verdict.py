@@ -74,7 +74,7 @@ WORDINGS = {
     "self-repetition": "{} of its runs of three words",
     "MATTR": "{} of 50 words in a row are different",
     "HD-D": "{} of 42 random words are different",
-    "two-sample AUROC": "the AUROC, this share, is {}",
+    "two-sample AUROC": "an AUROC of {}",
     ratings.NAME: "it was taken for one in {} of ratings",
     "user-role adherence": "it keeps its role in {} of tests",
     "intent adherence": "it keeps its intent in {} of tests",
@@ -635,7 +635,7 @@ def _mend(
         case "self-repetition" | "verbatim intent", True:
             return "--guard no-repeat, which samples repeated turns again"
         case "intent decomposition", True:
-            return "intents that say less (userlm intents --overwrite --writer MODEL)"
+            return "write intents that say less, with userlm intents --overwrite --writer MODEL"
         case ("user-role adherence" | "intent adherence") as test, False:
             if did == adherence.ENDS:
                 return _mend_ends(True, is_prompted, results, options)
