@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from userlm.metrics import catalog
@@ -96,18 +96,19 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
 
 
-def asked(runs: Sequence[Finished], columns: Sequence[Column]) -> Iterator[Line]:
-    """Yield what users were asked for in these columns."""
-    verbs = {run.name: run.verb for run in runs}
+def asked(runs: Sequence[Finished], labels: Iterable[str]) -> Iterator[Line]:
+    """Yield what users were asked for in the runs that are called so."""
+    told = {run.name: STAGES[run.verb] for run in runs if run.verb in STAGES}
+    for run in runs:
+        for name, found in run.columns.items():
+            if found.keys() & CEILINGS.keys():
+                told[name] = "replies to test items"
     names: dict[str, list[str]] = {}
-    for column in columns:
-        what = STAGES.get(verbs.get(column.label, ""), "")
-        if column.measures.keys() & CEILINGS.keys():
-            what = "replies to test items"
-        names.setdefault(what, []).append(column.label)
-    names.pop("", None)
-    for what, labels in names.items():
-        yield (Quote(", ".join(labels), 300), f": {what}. ")
+    for label in labels:
+        if label in told:
+            names.setdefault(told[label], []).append(label)
+    for what, alike in names.items():
+        yield (Quote(", ".join(alike), 300), f": {what}. ")
 
 
 def blocks(columns: Sequence[Column]) -> Iterator[Block]:

@@ -171,7 +171,7 @@ def _measures(runs: Runs, columns: Sequence[measures.Column]) -> Section:
         "without an arrow, close to the human reference is better."
     )
     blocks = [*measures.blocks(columns), *claims.blocks(runs)]
-    told = (*measures.asked(runs, columns), intro)
+    told = (*measures.asked(runs, [one.label for one in columns]), intro)
     return Section("measures", "Measures", "All measures", blocks, told)
 
 

@@ -169,7 +169,7 @@ def figures(
     blocks: list[Block] = [Panels(drawn)] if drawn else []
     if curves:
         blocks.append(Group(curves, look="plots"))
-    intro = tuple(measures.asked(runs, columns))
+    intro = tuple(measures.asked(runs, [one.label for one in columns]))
     title = "The figures behind it"
     return Section("figures", "Figures", title, blocks, intro, where="page")
 
