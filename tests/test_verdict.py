@@ -207,20 +207,23 @@ def test_repetition_of_itself_and_of_the_intent_is_mended_by_the_guard():
     assert "userlm intents --overwrite" in content.mend
 
 
-def kept(user="trained:m", ends_at=None, **outcomes):
+def kept(user="trained:m", ends_at=None, guard=None, **outcomes):
     """How often a user keeps its role and its intent, and what it did where it did not."""
     stages = {}
     for name in ("user-role adherence", "intent adherence (rule)"):
         one = compared(name, 40, None, better="higher", outcomes=outcomes)
         one["user"] |= {"low": 30.0, "high": 50.0}
         stages[name] = [one]
-    found = conclude({"measures": stages, "ends": ends_at}, {"user": user}).findings
+    options = {"user": user, "guard": guard}
+    found = conclude({"measures": stages, "ends": ends_at}, options).findings
     return [one.mend for one in sorted(found, key=lambda one: one.measure)]
 
 
 def test_what_no_option_mends_says_so_and_what_may():
-    for mend in kept(adheres=24, answers=20, accepts=16):
-        assert mend.startswith("no option does; a larger model may")
+    intent, mend = kept(adheres=24, answers=20, accepts=16)
+    assert mend.startswith("no option does; a larger model may")
+    assert intent.startswith("--guard paper, which helps in part")
+    assert kept(guard="paper,may-end", answers=36) == [mend, mend]
     for row in ("UserLM-1b", "UserLM-8b"):
         *_, role, intent = PAPER[row]
         assert 91 <= role <= 95 and 91 <= intent <= 95 and "91 to 95 %" in mend
