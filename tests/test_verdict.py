@@ -1,11 +1,15 @@
 """What an assessment says in sentences, from results made by hand."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from userlm.metrics.verdict import Points, conclude, judge
 from userlm.show.published import PAPER
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def compared(
@@ -222,7 +226,11 @@ def kept(user="trained:m", ends_at=None, guard=None, **outcomes):
 def test_what_no_option_mends_says_so_and_what_may():
     intent, mend = kept(adheres=24, answers=20, accepts=16)
     assert mend.startswith("no option does; a larger model may")
-    assert intent.startswith("--guard paper, which helps in part")
+    assert "userlm-small keeps it in 61 instead of 48 % of tests" in intent
+    findings = (ROOT / "docs/findings.md").read_text()
+    [guarded] = re.findall(r"`--guard paper` \| 86.*\| ([\d.]+) \|.*", findings)
+    [without] = re.findall(r"userlm-small \| none \|.*\| ([\d.]+) \|", findings)
+    assert (round(float(guarded)), round(float(without))) == (61, 48)
     assert kept(guard="paper,may-end", answers=36) == [mend, mend]
     for row in ("UserLM-1b", "UserLM-8b"):
         *_, role, intent = PAPER[row]
