@@ -7,7 +7,8 @@ that are known to be wrong get.
 that were written, with their labels, before the rule, and those of userlm-small (`userlm respond`
 on the items, seed 0). The rule was chosen on the replies to items with an odd number; those to the
 others are held out. A RUN is a folder of `userlm respond` on test
-items of both kinds.
+items of both kinds; those with one name before the last dot, such as `none.0` and `none.1`, are
+seeds of one user. Each user is compared with that of the first RUN on the same items.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from userlm.metrics.agreement import Labelled, agreement
 from userlm.metrics.control_users import ITEM_USERS, asked
 from userlm.rows import read_conversations, read_rows
 from userlm.runs import conversations_file
+from userlm.stats import PERCENT, Estimate, difference
 from userlm.types import Conversation, Measure
 
 REPLIES = Path(__file__).parent / "intent_replies.jsonl"
@@ -47,8 +49,11 @@ def main() -> None:
     print(table(head, lines))
     embedded = [*read_conversations(assets.role_items()), *items.values()]
     users = {name: asked(embedded, user) for name, user in ITEM_USERS.items()}
+    runs: dict[str, list[Conversation]] = {}
     for folder in map(Path, sys.argv[1:]):
-        users[folder.name] = list(read_conversations(conversations_file(folder)))
+        replies = read_conversations(conversations_file(folder))
+        runs.setdefault(folder.stem, []).extend(replies)
+    users |= runs
     measures = (
         adherence.user_role_adherence,
         adherence.intent_adherence,
@@ -59,6 +64,16 @@ def main() -> None:
         cells = [_shown(measure(responses), 1) for measure in measures]
         lines.append([name, *cells])
     print(table(["user", *adherence.NAMES.values(), adherence.ROBUSTNESS], lines))
+    first, *others = runs or [""]
+    lines = []
+    for name in others:
+        cells = []
+        for measure in measures[:2]:
+            apart = difference(measure(runs[name]), measure(runs[first]), PERCENT)
+            cells.append(_shown(apart, 1))
+        lines.append([name, *cells])
+    if others:
+        print(table([f"less {first}", *adherence.NAMES.values()], lines))
 
 
 def _is_odd(row: dict[str, Any]) -> bool:
@@ -88,7 +103,7 @@ def _adheres_or_not(one: Labelled) -> Labelled:
     return Labelled(one.key, one.cluster, label, str(one.hand == adherence.ADHERES))
 
 
-def _shown(found: Measure, digits: int) -> str:
+def _shown(found: Measure | Estimate, digits: int) -> str:
     if found.value is None:
         return "-"
     shown = f"{found.value:.{digits}f}"

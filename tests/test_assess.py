@@ -1,7 +1,9 @@
 """`userlm assess`: a user beside people, by the verbs that measure them, within one budget."""
 
 import json
+import re
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from hashlib import sha256
 from itertools import islice
@@ -16,11 +18,13 @@ from userlm.commands.assess import QUICK, QUICK_ITEMS, QUICK_TOKENS
 from userlm.commands.costs import Limits
 from userlm.commands.merge import Merge, merge
 from userlm.json_files import read_json
+from userlm.metrics.verdict import Finding
 from userlm.models.budget import Amount
 from userlm.models.endpoint import EndpointModel
 from userlm.rows import read_conversations, write_conversations
-from userlm.show import latex
+from userlm.show import latex, verdicts
 from userlm.show.finished import read_run
+from userlm.show.html import inline
 from userlm.show.page import describe
 from userlm.show.verdicts import concluded
 from userlm.text import INTENT_PREFIX
@@ -645,7 +649,7 @@ def test_the_tables_are_written_as_latex_in_which_nothing_of_a_text_is_a_command
     assess(tmp_path, user=script(odd))
     tables = (tmp_path / "run/report.tex").read_text()
     assert tables.count(r"\toprule") == tables.count(r"\end{table}") > 3
-    assert r"UserLM-8b\\(published)" in tables and "by construction" in tables
+    assert r"UserLM-8b\\(published)" in tables and "set, not measured" in tables
     assert r"a\_b\%\$\#\{\textasciitilde{}\textbackslash{}input" in tables
     assert "\\input" not in tables and tables.isascii()
     assert latex.escape("50 % → 日本") == r"50 \% \texttt{U+2192} \texttt{U+65E5}\texttt{U+672C}"  # fmt: skip
@@ -714,6 +718,36 @@ def test_a_report_without_an_assessment_has_no_latex(tmp_path):
     assess(tmp_path, user=script(tmp_path))
     written = commands.report(commands.Report([tmp_path / "run/score"], tmp_path / "r"))
     assert written.keys() == {"html", "md"} and not (tmp_path / "r/report.tex").exists()
+
+
+def test_a_page_says_what_its_parts_its_scales_and_its_counts_are(tmp_path):
+    people(tmp_path / "people.jsonl", 8)
+    assess(tmp_path, user=script(tmp_path), assistant="clarifier")
+    page = (tmp_path / "run/report.md").read_text()
+    html = (tmp_path / "run/report.html").read_text()
+    single = "ingle turns, each after a person's real conversation up to there"
+    assert f"#### `S{single}`" in page and f"`respond`: s{single}. " in page
+    whole = "hole conversations of the user with the assistant"
+    assert f"#### `W{whole}`" in page and f"`simulate`: w{whole}. " in page
+    assert "`role, intent`: replies to test items. " in page
+    assert ">points of percent more or less than people</text>" in html
+    assert ", 8 people" in page and ", 2 test items" in page
+    for text in (page, html):
+        told = re.sub(r"<style>.*?</style>|<script.*?</script>", "", text, flags=re.S)
+        assert not re.search("clusters?|by construction", told)
+
+
+def test_only_what_is_to_be_typed_is_marked_in_a_remedy():
+    finding = Finding("bad", "m", "respond", "It is odd: 1", mend="--guard paper, why")
+    intents = "other intents (userlm intents --writer MODEL)"
+    other = replace(finding, mend=intents, sentence="It is so: 2")
+    rest = replace(finding, mend="")
+    first, second, last = (
+        str(inline(one.line)) for one in verdicts.mends([finding, other, rest])
+    )
+    assert 'run it with <span class="mend">--guard paper</span>, why.' in first
+    assert '(<span class="mend">userlm intents --writer MODEL</span>).' in second
+    assert last.startswith("No option mends the rest; another user,")
 
 
 def test_the_verdict_fits_on_a_screen(tmp_path, capsys, monkeypatch):

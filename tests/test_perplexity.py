@@ -679,7 +679,7 @@ def test_an_address_alone_leads_to_the_same_figures_and_the_table_says_what_hold
     # One person: no interval.
     assert f"{HUMAN}: the intent helps: not known" in done.stdout
     shown = re.sub(r" +\n", "\n", done.stdout)
-    assert "1 cluster\n" in shown and "1 missing\n" in shown
+    assert "1 person\n" in shown and "1 missing\n" in shown
     found = figures_of(json.loads((logs.parent / "out" / "results.json").read_text()))
     local = LocalModel.load(str(folder), "cpu")
     asked = [(log, None) for log in LOGS]

@@ -1,10 +1,15 @@
 """What an assessment says in sentences, from results made by hand."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from userlm.metrics.verdict import Points, conclude, judge
+from userlm.show.published import PAPER
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def compared(
@@ -121,9 +126,7 @@ def test_what_was_not_measured_is_unknown_with_its_reason_and_no_zero():
     ("low", "value", "high", "kind"),
     [(47, 60, 72, "bad"), (94, 100, 100, "good"), (60, 90, 100, "unknown")],
 )
-def test_people_keep_their_role_and_their_intent_by_construction(
-    low, value, high, kind
-):
+def test_people_count_as_keeping_their_role_and_their_intent(low, value, high, kind):
     ends = {"low": low, "high": high}
     role = compared("user-role adherence", value, None, better="higher", **ends)
     intent = compared("intent adherence (rule)", value, None, better="higher", **ends)
@@ -208,6 +211,45 @@ def test_repetition_of_itself_and_of_the_intent_is_mended_by_the_guard():
     assert "userlm intents --overwrite" in content.mend
 
 
+def kept(user="trained:m", ends_at=None, guard=None, **outcomes):
+    """How often a user keeps its role and its intent, and what it did where it did not."""
+    stages = {}
+    for name in ("user-role adherence", "intent adherence (rule)"):
+        one = compared(name, 40, None, better="higher", outcomes=outcomes)
+        one["user"] |= {"low": 30.0, "high": 50.0}
+        stages[name] = [one]
+    options = {"user": user, "guard": guard}
+    found = conclude({"measures": stages, "ends": ends_at}, options).findings
+    return [one.mend for one in sorted(found, key=lambda one: one.measure)]
+
+
+def test_what_no_option_mends_says_so_and_what_may():
+    intent, mend = kept(adheres=24, answers=20, accepts=16)
+    assert mend.startswith("no option does; a larger model may")
+    assert "userlm-small keeps it in 61 instead of 48 % of tests" in intent
+    findings = (ROOT / "docs/findings.md").read_text()
+    [guarded] = re.findall(r"`--guard paper` \| 86.*\| ([\d.]+) \|.*", findings)
+    [without] = re.findall(r"userlm-small \| none \|.*\| ([\d.]+) \|", findings)
+    assert (round(float(guarded)), round(float(without))) == (61, 48)
+    assert kept(guard="paper,may-end", answers=36) == [mend, mend]
+    for row in ("UserLM-1b", "UserLM-8b"):
+        *_, role, intent = PAPER[row]
+        assert 91 <= role <= 95 and 91 <= intent <= 95 and "91 to 95 %" in mend
+    assert kept("py:mine:reply", answers=36) == ["", ""]
+
+
+def test_a_user_who_leaves_where_it_should_insist_is_mended_as_its_ends_are():
+    ends = {"threshold": 0.29, "f1_of_always": 23.0}
+    one, other = kept(ends_at=ends, adheres=24, ends=36)
+    assert one == other == "--end-threshold 0.29, which ends as often as people do"
+
+
+def test_a_prompted_user_is_to_be_told_to_keep_its_role_and_its_intent():
+    intent, role = kept("prompted:m", adheres=24, answers=36)
+    assert intent == "say in its prompt to ask until it is answered (--prompt FILE)"
+    assert role == "say in its prompt that it is the user (--prompt FILE)"
+
+
 def test_an_auroc_is_said_as_pairs_with_the_ngrams_of_the_user_alone():
     ngrams = [
         {"text": "ok ", "simulated": 1.0, "human": 30.0},
@@ -218,7 +260,7 @@ def test_an_auroc_is_said_as_pairs_with_the_ngrams_of_the_user_alone():
     one = only(told(ngrams=ngrams), similar)
     assert one.sentence == (
         "It is told from people in 9.0 of 10 pairs of turns, one of each, by a classifier that read "
-        "others (of similar length in 8.3, by chance in 5): the AUROC, this share, is 0.90, people "
+        "others (of similar length in 8.3, by chance in 5): an AUROC of 0.90, people "
         "0.50 (0.40 more, 0.30 to 0.45)"
     )
     assert one.told_by == ("sure", "I ")
@@ -258,7 +300,10 @@ def test_a_user_who_adheres_as_often_as_the_rule_can_see_is_not_held_to_more():
     one = compared("intent adherence (rule)", 87, None)
     one["user"] |= {"low": 67.0, "high": 95.0}
     [found] = conclude({"measures": {"intent": [one]}}, {}).findings
-    assert found.kind == "good" and "people in 87 % by construction" in found.sentence
+    assert (
+        found.kind == "good"
+        and "count as 87 %, the most that this rule finds" in found.sentence
+    )
 
 
 def test_too_few_test_items_are_not_called_people():
@@ -272,7 +317,7 @@ def test_too_few_test_items_are_not_called_people():
         assert found.clusters == "items"
         sentences.append(found.sentence)
     assert sentences[0] == "4 items are too few"
-    assert "people in 100 % by construction" in sentences[1]
+    assert "of tests; people were not asked, and count as 100 % (25" in sentences[1]
 
 
 # --- all of them together -------------------------------------------------------------------------
@@ -283,9 +328,17 @@ def test_the_answer_counts_and_says_what_chance_alone_gives():
     assert whole.answer == (
         "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 is undecided."
     )
-    assert "By chance alone, fewer than 1 of these 4 intervals" in whole.chance
+    few = "at most 1 difference, which in 4 intervals may be chance"
+    assert few in whole.chance
     many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
-    assert "about 2 of these 40 intervals" in found(*many).chance
+    assert "at most 2 differences, which in 40 intervals" in found(*many).chance
+
+
+def test_the_bar_that_decides_not_yet_is_said_below_it():
+    assert "none above 20 points (of percent)" in found(QUESTIONS).chance
+    assert found(QUESTIONS).answer.startswith("Not yet")
+    smaller = compared("questions", 15, 34, (-30, -12))
+    assert found(smaller).answer.startswith("Nearly")
 
 
 @pytest.mark.parametrize(
@@ -316,7 +369,7 @@ def test_single_turns_count_and_whole_conversations_only_where_they_alone_have_a
     assert kinds["thanks"] == ("respond", "good")
     assert kinds["turns per conversation"] == ("simulate", "bad")
     assert whole.talks.startswith(
-        "In whole conversations, which the assistant shapes too, it differs from people in thanks, "
+        "In whole conversations, which the assistant shapes too, it differs in thanks, "
         "repeating itself."
     )
     assert found(THANKS).talks == ""

@@ -62,6 +62,12 @@ TOLD: Family = "How easily it is told apart from people"
 SAYS: Family = "What it says"
 WRITES: Family = "How it writes"
 PREDICTS: Family = "How well it predicts people"
+CLUSTERS: Mapping[Needs, str] = {
+    **dict.fromkeys(("tasks", "grades", "judged facts"), "task"),
+    **dict.fromkeys(("role items", "intent items", "both items"), "test item"),
+    "ratings": "pair",
+}
+"""What the intervals of measures are over, if not over people."""
 JUDGED = " (judge)"
 """Ends the name of a measure that is also measured by a rule."""
 FAMILIES = (TASKS, TOLD, ENDS, SAYS, WRITES, PREDICTS)
@@ -545,6 +551,13 @@ def family_of(name: str) -> Family:
     listed here."""
     families = (metric.family for metric in METRICS if metric.name == name)
     return next(families, SAYS if name.endswith(JUDGED) else PREDICTS)
+
+
+def cluster_of(name: str) -> str:
+    """Return what the interval of a measure is over: a `person`, `task`, `test item` or `pair`."""
+    plain = name.removesuffix(JUDGED)
+    needs = (one.needs for one in METRICS if one.name.partition(" (")[0] == plain)
+    return CLUSTERS.get(next(needs, "any"), "person")
 
 
 def metric_of(name: str) -> Metric:

@@ -38,13 +38,13 @@ After people's own turns user and people had the same before them. Whole convers
 on the assistant and on the limit of turns."""
 
 ALWAYS = ("user-role adherence", "intent adherence")
-"""What people do always, by construction of the test; a rule or a judge may tell."""
+"""What people are taken to do always, who are not asked; a rule or a judge may tell."""
 GIVEN = {
     **dict.fromkeys(ALWAYS, 100.0),
     **adherence.CEILINGS,
     ratings.NAME: ratings.CHANCE,
 }
-"""What people have of measures that they have by construction, in percent."""
+"""What is taken for people's, in percent, of measures that people are not asked for."""
 NOT_COUNTED = (
     "robustness",  # the mean of two others
     "termination F1",  # people have none; it stands beside the end rate
@@ -74,7 +74,7 @@ WORDINGS = {
     "self-repetition": "{} of its runs of three words",
     "MATTR": "{} of 50 words in a row are different",
     "HD-D": "{} of 42 random words are different",
-    "two-sample AUROC": "the AUROC, this share, is {}",
+    "two-sample AUROC": "an AUROC of {}",
     ratings.NAME: "it was taken for one in {} of ratings",
     "user-role adherence": "it keeps its role in {} of tests",
     "intent adherence": "it keeps its intent in {} of tests",
@@ -238,7 +238,7 @@ class Conclusion:
 
     Attributes:
         answer: whether the user is good enough, in one sentence.
-        chance: how many of the intervals miss the truth by chance.
+        chance: what is good enough: as many differences as chance gives.
         talks: what is to be said of whole conversations, which are not counted; may be empty.
         findings: the bad ones first, the largest first; then the good ones, then the unknown ones.
     """
@@ -354,11 +354,12 @@ def _is(count: int) -> str:
 def _chance(intervals: int) -> str:
     if not intervals:
         return "There is no interval, so nothing can be told from chance."
-    expected = CHANCE * intervals
-    some = f"about {expected:.0f}" if expected >= 1 else "fewer than 1"
+    most = _by_chance(intervals)
+    few = "1 difference" if most == 1 else f"{most} differences"
     return (
-        "In brackets: the difference from people, with its 95 % interval. By chance alone, "
-        f"{some} of these {intervals} intervals would show a difference."
+        "In brackets: the difference from people, with its 95 % interval. Good enough: at most "
+        f"{few}, which in {intervals} intervals may be chance, and none above {WIDE:.0f} points "
+        "(of percent)."
     )
 
 
@@ -383,7 +384,7 @@ def _talks(results: Record) -> str:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     differ = f"{len(sizes)} of {count} measures differ, most of all "
     if len(sizes) <= len(largest):
-        differ = "it differs from people in "
+        differ = "it differs in "
     where = "In whole conversations, which the assistant shapes too"
     return f"{where}, {differ}{', '.join(map(in_words, largest))}."
 
@@ -425,7 +426,7 @@ def finding(
     return replace(
         found,
         sentence=f"{claim}: {found.sentence}",
-        mend=_mend(name, points, of_people, results, options),
+        mend=_mend(name, points, of_people, results, options, _most_often(user)),
         told_by=told_by(user),
     )
 
@@ -433,8 +434,8 @@ def finding(
 def reference_of(
     user: Record, human: Record | None
 ) -> tuple[float | None, Record | None]:
-    """Return the value of people and the distance from it, as far as they are known: by
-    construction, if people are not measured."""
+    """Return the value of people and the distance from it, as far as they are known; `GIVEN`, if
+    people are not measured."""
     if human is not None:
         return human["value"], user.get("distance")
     of_people = GIVEN.get(user["name"], GIVEN.get(_base(user["name"])))
@@ -512,7 +513,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> str:
-    """Return the values and their difference; `is_given`: people's is by construction."""
+    """Return the values and their difference; `is_given`: people's is not measured."""
     unit = user["unit"]
     value = distance["value"]
     low = distance["low"]
@@ -526,17 +527,24 @@ def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> st
     of_user = amount(user["value"], unit)
     of_people = amount(human, unit)
     wording = WORDINGS.get(_base(user["name"]), "{}")
-    if wording.startswith("in ") or is_given:
+    if wording.startswith("in "):
         of_people = f"in {of_people}"
-    of_user = wording.format(of_user)
+    beside = f", people {of_people}"
     if is_given:
-        of_people += " by construction"
-        if user["name"] in adherence.CEILINGS and human < 100:
-            of_people += ", as far as this rule sees it"
+        beside = _given(user["name"], of_people)
     return (
-        f"{of_user}, people {of_people} ({value:,.{digits}f}{points} "
+        f"{wording.format(of_user)}{beside} ({value:,.{digits}f}{points} "
         f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
     )
+
+
+def _given(name: str, value: str) -> str:
+    """Say what is taken for people's, and why."""
+    if name == ratings.NAME:
+        return f"; if nobody could tell, in {value}"
+    least = adherence.CEILINGS.get(name, 100.0) < 100
+    most = ", the most that this rule finds" if least else ""
+    return f"; people were not asked, and count as {value}{most}"
 
 
 def _where_it_ends(results: Record) -> str:
@@ -592,10 +600,30 @@ def told_by(user: Record) -> tuple[str, ...]:
 
 # --- what would mend it ---------------------------------------------------------------------------
 
+TO_KEEP = {
+    "user-role adherence": "that it is the user",
+    "intent adherence": "to ask until it is answered",
+}
+"""What a prompted user could be told."""
+GUARDED = (
+    "--guard paper, which helps in part (userlm-small keeps it in 61 instead of 48 % of tests) but "
+    "never ends; a larger model may do more"
+)
+LARGER = (
+    "no option does; a larger model may (the paper's, of 1 and 8 billion weights, keep role and "
+    "intent in 91 to 95 % of its tests)"
+)
+
 
 def _mend(
-    name: str, points: Points, human: float, results: Record, options: Record
+    name: str,
+    points: Points,
+    human: float,
+    results: Record,
+    options: Record,
+    did: str,
 ) -> str:
+    """Return what would mend a difference; `did`: what the user did instead, after test items."""
     is_more = points.size > 0
     kind = str(options.get("user")).partition(":")[0]
     is_prompted = kind in ("prompted", "swapped")
@@ -611,9 +639,17 @@ def _mend(
         case "self-repetition" | "verbatim intent", True:
             return "--guard no-repeat, which samples repeated turns again"
         case "intent decomposition", True:
-            return "intents that say less (userlm intents --overwrite --writer MODEL)"
-        case "user-role adherence", False if is_prompted:
-            return "say in its prompt that it is the user (--prompt FILE)"
+            return "write intents that say less, with userlm intents --overwrite --writer MODEL"
+        case ("user-role adherence" | "intent adherence") as test, False:
+            if did == adherence.ENDS:
+                return _mend_ends(True, is_prompted, results, options)
+            if is_prompted:
+                return f"say in its prompt {TO_KEEP[test]} (--prompt FILE)"
+            if kind not in ("trained", "profile"):
+                return ""
+            is_intent = test == "intent adherence"
+            is_guarded = "paper" in str(options.get("guard"))
+            return GUARDED if is_intent and not is_guarded else LARGER
     return ""
 
 

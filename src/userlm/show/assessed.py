@@ -27,16 +27,16 @@ from userlm.show.blocks import (
     interval,
 )
 from userlm.show.data import dropped
-from userlm.show.finished import Finished
+from userlm.show.finished import STAGES, Finished
 from userlm.show.formats import called
 from userlm.show.measures import measured, value_alone
+from userlm.show.published import NOT_ASKED
 from userlm.show.results import Compared, ItemCounts, Measured
 from userlm.show.transcripts import pair
 from userlm.show.verdicts import LOOKS, SHAPES, concluded, user_of
 
 TITLES = {
-    "respond": "Single turns, each after a real conversation so far",
-    "simulate": "Whole conversations",
+    **{stage: what.capitalize() for stage, what in STAGES.items()},
     "role": "Does it stay in its role?",
     "intent": "Does it stay with its intent?",
     "robustness": "Both together",
@@ -48,7 +48,8 @@ TITLES = {
 TESTS = ("role", "intent", "robustness", "judge-role", "judge-intent")
 """The stages that measure replies to test items."""
 INTRO = (
-    "Each mark is the user’s value minus people’s, with its 95 % interval over people: ",
+    "Each mark is the user’s value minus people’s, with its 95 % interval over people (of tests: "
+    "over items): ",
     Mark(SHAPES["bad"], LOOKS["bad"]),
     " is not like people, ",
     Mark(SHAPES["good"], LOOKS["good"]),
@@ -57,15 +58,19 @@ INTRO = (
     " is undecided. The dashed line is people. Differences are of the same people, so one may be "
     "sure although the intervals of both values overlap; intervals are long where a few people "
     "wrote most of the turns, and there is none for fewer than 5 people, or where all are alike. "
-    "The scale is in points: percent of turns; hundredths of an AUROC; of lengths, the difference "
-    "in percent of the longer one. Whole conversations also depend on the assistant.",
+    "The scale is in points: percent of turns or tests; hundredths of an AUROC; of lengths, the "
+    "difference in percent of the longer one. Whole conversations also depend on the assistant.",
 )
-NOTE = "In what it differs most, with 95 % intervals. The dashed line is people."
+NOTE = (
+    "In what it differs most, with 95 % intervals. The dashed line is people. Lengths differ in "
+    "percent of the longer one."
+)
+UNIT = "points of percent"
 LARGEST = 6
 MOST = 100
 """Points: the ends of the scale."""
 TICKS = [(float(at), f"{at:+d}" if at else "0") for at in range(-MOST, MOST + 1, 50)]
-AXIS = Axis("", -MOST, MOST, TICKS)
+AXIS = Axis(f"{UNIT} more or less than people", -MOST, MOST, TICKS)
 NO_VALUE = "–"
 
 
@@ -189,7 +194,7 @@ def _row(user: Measured, human: Measured | None) -> Row:
     value, distance = reference_of(user, human)
     of_people: Line = value_alone(human, digits) if human else NO_VALUE
     if human is None and value is not None:
-        of_people = (Value(value, digits), " %", Small("by construction"))
+        of_people = (Value(value, digits), " %", Small(NOT_ASKED))
     apart: Line = NO_VALUE
     if distance and distance["value"] is not None:
         ends = interval(distance["low"], distance["high"], digits)

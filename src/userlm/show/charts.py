@@ -95,7 +95,11 @@ def _strip(strip: Strip) -> Markup:
 
 def scale_below(axis: Axis) -> Markup:
     """Return the scale under the strips of a panel."""
-    return _svg(WIDTH, 18, "axis", _ticks_below(axis, Box(*STRIP, 0, 0)))
+    parts = list(_ticks_below(axis, Box(*STRIP, 0, 0)))
+    if not axis.title:
+        return _svg(WIDTH, 18, "axis", parts)
+    parts.append(_text(WIDTH / 2, AXIS_TITLE, axis.title, "middle", "unit"))
+    return _svg(WIDTH, AXIS_TITLE + 4, "axis", parts)
 
 
 def _chart(chart: Chart) -> Markup:

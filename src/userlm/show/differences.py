@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from userlm.metrics import catalog
 from userlm.metrics.verdict import in_points, in_words
-from userlm.show.assessed import AXIS, NO_VALUE, TITLES, strip
+from userlm.show.assessed import AXIS, NO_VALUE, TITLES, UNIT, strip
 from userlm.show.blocks import (
     Group,
     Line,
@@ -138,7 +138,8 @@ def _tables(first: Side, other: Side) -> Iterator[Table]:
     for stage, found in rows.items():
         title = TITLES.get(stage, "Another stage") if stage else ""
         drawn = strips[stage]
-        yield Table(head, found, "table forest", title, drawings=drawn, axis=AXIS)
+        scale = replace(AXIS, title=UNIT)
+        yield Table(head, found, "table forest", title, drawings=drawn, axis=scale)
 
 
 def _name(side: Side) -> Line:

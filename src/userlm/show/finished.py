@@ -41,6 +41,11 @@ TALKING = ("simulate", "serve")
 """Verbs whose conversations are shown: simulated ones, and those of the playground."""
 SPEAKING = (*TALKING, "respond")
 """Verbs in which a simulated user speaks."""
+STAGES = {
+    "respond": "single turns, each after a person's real conversation up to there",
+    "simulate": "whole conversations of the user with the assistant",
+}
+"""What a user was asked for in `assess`, by stage."""
 EXTRACTIVE = "intents: extractive"
 HUMAN = "human"
 """The column of people in a score."""

@@ -18,8 +18,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.data import by_count
 from userlm.show.finished import Finished
-from userlm.show.formats import plural
-from userlm.show.measures import measured
+from userlm.show.measures import clusters_of, measured
 from userlm.show.results import Measured
 
 INTRO = (
@@ -92,7 +91,7 @@ def _who(run: Finished) -> Line:
 
 
 def _cell(one: Measured) -> Line:
-    counted = f"n {one['n']:,}, {plural(one.get('clusters', 0), 'cluster')}"
+    counted = f"n {one['n']:,}, {clusters_of(one)}"
     cell: list[Line] = [measured(one, 1 if one["unit"] else 2), Small(counted)]
     if one["missing"]:
         cell.append(Small(f"{one['missing']:,} missing"))

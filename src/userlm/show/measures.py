@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from userlm.metrics import catalog
+from userlm.metrics.adherence import CEILINGS
 from userlm.show.blocks import (
     MISSING,
     NOT_MEASURED,
@@ -25,7 +26,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.finished import SPEAKING, Finished
+from userlm.show.finished import SPEAKING, STAGES, Finished
 from userlm.show.formats import axis, number, percent, plural
 from userlm.show.results import Distance, Measured, OfFamily, TellingNgram
 
@@ -93,6 +94,21 @@ def columns_of(runs: Sequence[Finished], colours: Mapping[str, str]) -> list[Col
                 shape = MARKS[colour]
             found[label] = Column(label, measures, colour, shape, stub or "")
     return sorted(found.values(), key=lambda column: column.colour == HUMAN)
+
+
+def asked(runs: Sequence[Finished], labels: Iterable[str]) -> Iterator[Line]:
+    """Yield what users were asked for in the runs that are called so."""
+    told = {run.name: STAGES[run.verb] for run in runs if run.verb in STAGES}
+    for run in runs:
+        for name, found in run.columns.items():
+            if found.keys() & CEILINGS.keys():
+                told[name] = "replies to test items"
+    names: dict[str, list[str]] = {}
+    for label in labels:
+        if label in told:
+            names.setdefault(told[label], []).append(label)
+    for what, alike in names.items():
+        yield (Quote(", ".join(alike), 300), f": {what}. ")
 
 
 def blocks(columns: Sequence[Column]) -> Iterator[Block]:
@@ -242,7 +258,7 @@ def _measurement(
         )
     counts = [f"n {one['n']:,}"]
     if "clusters" in one:
-        counts.append(plural(one["clusters"], "cluster"))
+        counts.append(clusters_of(one))
     if one["missing"]:
         counts.append(f"{one['missing']:,} missing")
     if "distance" in one and not is_brief:
@@ -253,6 +269,15 @@ def _measurement(
         shown,
         ", ".join(counts),
         strip,
+    )
+
+
+def clusters_of(one: Measured) -> str:
+    """Return how many people, tasks, test items or pairs its interval is over."""
+    count = one.get("clusters", 0)
+    noun = catalog.cluster_of(one["name"])
+    return (
+        f"{count:,} people" if noun == "person" and count != 1 else plural(count, noun)
     )
 
 

@@ -164,13 +164,15 @@ def _reasons(counts: Iterable[tuple[str, int]]) -> Reasons:
 
 def _measures(runs: Runs, columns: Sequence[measures.Column]) -> Section:
     intro = (
-        "Value, 95 % interval over clusters (people, intents or tasks; none below 5), n, the "
-        "number measured, and the number of clusters; what could not be measured counts as "
-        "missing, never as zero. The human reference is measured by the same functions. ↑ higher "
-        "is better, ↓ lower is better; without an arrow, close to the human reference is better."
+        "Value, 95 % interval, n, the number measured, and how many people, tasks or test items "
+        "the interval is over (none below 5; where logs name nobody, conversations with one intent "
+        "count as one person). What could not be measured counts as missing, never as zero. The "
+        "human reference is measured by the same functions. ↑ higher is better, ↓ lower is better; "
+        "without an arrow, close to the human reference is better."
     )
     blocks = [*measures.blocks(columns), *claims.blocks(runs)]
-    return Section("measures", "Measures", "All measures", blocks, intro)
+    told = (*measures.asked(runs, [one.label for one in columns]), intro)
+    return Section("measures", "Measures", "All measures", blocks, told)
 
 
 def _missing(runs: Runs) -> Section:

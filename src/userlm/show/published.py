@@ -10,12 +10,12 @@ class Published(NamedTuple):
     """A row of the paper's table of simulators; `None` where it has no figure.
 
     Attributes:
-        by_construction: the measures of people that are no measurement.
+        not_asked: the measures of people that are no measurement.
     """
 
     name: str
     figures: tuple[float | None, ...]
-    by_construction: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = ()
 
 
 MEASURES = (
@@ -43,7 +43,7 @@ naturalness, and user-role and intent adherence."""
 
 def _short(row: str) -> tuple[float | None, ...]:
     """Return the figures of a row in the order of `MEASURES`; what the paper does not measure of
-    people is 100 by construction."""
+    people is 100: see `NOTE`."""
     known = [100.0 if figure is None else figure for figure in PAPER[row]]
     *first, role, intent = known
     return (*first, (role + intent) / 2)
@@ -59,12 +59,15 @@ ROWS = (
     Published("UserLM-8b", _short("UserLM-8b")),
 )
 
+NOT_ASKED = "set, not measured"
+"""Beside what is only taken for people's."""
 NOTE = (
     "Diversity: how different first turns are. Decomposition: words of a turn that are the "
     "intent's. Termination: how well the ends fall where people's do. Naturalness: how probably a "
     "person wrote the turns, by a detector; without one, the two-sample AUROC says how easily the "
-    "user is told from people. Robustness: how often it keeps its role and its intent. All in "
-    "percent; higher is better, of decomposition closer to people. The published figures are of "
-    "other conversations, so only the order can be compared; of decomposition not even that, since "
-    "how the paper counts is not known."
+    "user is told from people. Robustness: how often it keeps its role and its intent, the mean of "
+    "both. People's 100 is set, not measured: the ends are their own, and they were not tested. "
+    "All in percent; higher is better, of decomposition closer to people. The published figures "
+    "are of other conversations, so only the order can be compared; of decomposition not even "
+    "that, since how the paper counts is not known."
 )

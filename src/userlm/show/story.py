@@ -169,7 +169,10 @@ def figures(
     blocks: list[Block] = [Panels(drawn)] if drawn else []
     if curves:
         blocks.append(Group(curves, look="plots"))
-    return Section("figures", "Figures", "The figures behind it", blocks, where="page")
+    labels = dict.fromkeys(row.label.text for panel in drawn for row in panel.rows)
+    intro = tuple(measures.asked(runs, labels))
+    title = "The figures behind it"
+    return Section("figures", "Figures", title, blocks, intro, where="page")
 
 
 def _cells(runs: Runs) -> Iterator[Text]:

@@ -29,7 +29,7 @@ from userlm.show.blocks import (
 )
 from userlm.show.finished import Finished
 from userlm.show.formats import axis, number, plain
-from userlm.show.measures import measured
+from userlm.show.measures import asked, measured
 
 Endings = Mapping[str, Any]
 """A `results.Calibration`, or `results.Uncalibrated` if there is nothing to suggest."""
@@ -81,9 +81,9 @@ def section(runs: Sequence[Finished], colours: Mapping[str, str]) -> Section:
                 groups.append(
                     _group(Quote(label, 70, colours.get(name, "c0")), endings)
                 )
-    return Section(
-        "thresholds", "Thresholds", "When to end a conversation", groups, INTRO
-    )
+    intro = (*asked(runs, found), INTRO)
+    title = "When to end a conversation"
+    return Section("thresholds", "Thresholds", title, groups, intro)
 
 
 def _group(label: Quote, endings: Endings) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from userlm.metrics import catalog
@@ -20,9 +21,9 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
-from userlm.show.finished import Finished
+from userlm.show.finished import STAGES, Finished
 from userlm.show.formats import called, plural
-from userlm.show.published import MEASURES, NOTE, ROWS
+from userlm.show.published import MEASURES, NOT_ASKED, NOTE, ROWS
 from userlm.show.results import Measured
 
 OPEN = 3
@@ -33,14 +34,17 @@ SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 """Name, colour and shape of each kind of finding."""
 
 PLACE = (
-    "It was put in a person's place at every turn of {} ({:,} were read), and "
-    "told in a sentence what they wanted, the intent. "
+    "It was put in a person's place at every turn of {}{}, and told in a sentence what they "
+    "wanted, the intent. "
 )
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
 )
-LIKE = f"Like people, or better (being {WIDE:.0f} points worse is ruled out): "
+LIKE = f"Like people (the interval holds 0, not {WIDE:.0f} points), or better: "
+OPTION = re.compile(r"((?:userlm \w+ )?--[^,;)]+)")
+"""What is to be typed, in a remedy."""
+REST = "No option mends {}; another user, or one trained on these people, may."
 
 
 def sentences(runs: Sequence[Finished]) -> Iterator[Block]:
@@ -78,27 +82,38 @@ def _verdict(run: Finished) -> Iterator[Block]:
     yield Text(conclusion.answer, "answer")
     counts = run.results["counts"]
     people = plural(counts.get("out", 0), "real conversation")
-    place = PLACE.format(people, counts.get("in", 0))
+    is_all = counts.get("in", 0) == counts.get("out", 0)
+    read = "" if is_all else f" ({counts.get('in', 0):,} were read)"
+    place = PLACE.format(people, read)
     yield Text(place + conclusion.chance)
     bad = conclusion.of_kind("bad")
     if bad:
-        yield Text("Not like people, the largest difference first:", "lead")
+        yield Text(
+            "Not like people (the interval leaves out 0), the largest difference first:",
+            "lead",
+        )
     for i, one in enumerate(bad[:OPEN], 1):
         yield _sentence(i, one)
     if more := bad[OPEN:]:
         yield Text(f"Also: {', '.join(map(_claim, more))}.", "finding")
-    yield from _mends(bad)
+    yield from mends(bad)
     if good := conclusion.of_kind("good"):
-        yield Text((LIKE, _names(good)), "finding")
+        yield Text((LIKE, _names(good), "."), "finding")
     if unknown := conclusion.of_kind("unknown"):
-        line = ("Undecided: ", _names(unknown), ".", _needed(unknown))
+        line = (
+            "Undecided: ",
+            _names(unknown),
+            ".",
+            _needed(unknown),
+        )
         yield Text(line, "finding")
     if conclusion.talks:
         yield Text(conclusion.talks, "finding")
     for stage, why in run.results["failed"].items():
         yield Text((Quote(stage, 60), " failed: ", Quote(why, 400), "."))
     for stage in run.results["incomplete"]:
-        yield Text((Quote(stage, 60), INCOMPLETE))
+        what = f" ({STAGES[stage]})" if stage in STAGES else ""
+        yield Text((Quote(stage, 60), what, INCOMPLETE))
 
 
 def _sentence(number: int, finding: Finding) -> Text:
@@ -120,19 +135,20 @@ def _claim(finding: Finding) -> str:
     return claim[0].lower() + claim[1:]
 
 
-def _mends(findings: Sequence[Finding]) -> Iterator[Text]:
-    """Yield each known remedy once, with what it is for."""
+def mends(findings: Sequence[Finding]) -> Iterator[Text]:
+    """Yield each known remedy once, with what it is for, and that the rest has none."""
     claims: dict[str, list[str]] = {}
     for one in findings:
         if one.mend:
             claims.setdefault(one.mend, []).append(_claim(one))
-    for mend, mended in claims.items():
-        line = (
-            f"To mend that {' and that '.join(mended)}: ",
-            "run it with " if mend.startswith("--") else "",
-            Quote(mend, 300, "mend"),
-        )
-        yield Text((*line, "."), "finding")
+    for mend in sorted(claims, key=lambda mend: not OPTION.search(mend)):
+        before = f"To mend that {' and that '.join(claims[mend])}: "
+        run_it = "run it with " if mend.startswith("--") else ""
+        parts: list[Line] = list(OPTION.split(mend))
+        parts[1::2] = [Quote(option, 100, "mend") for option in OPTION.findall(mend)]
+        yield Text((before, run_it, *parts, "."), "finding")
+    if any(not one.mend for one in findings):
+        yield Text(REST.format("the rest" if claims else "this"), "finding")
 
 
 def shown_ngram(text: str) -> str:
@@ -180,8 +196,8 @@ def published(runs: Sequence[Finished]) -> Section:
     for one in ROWS:
         cells: list[Line] = []
         for name, figure in zip(MEASURES, one.figures, strict=True):
-            is_given = name in one.by_construction
-            note = Small("by construction") if is_given else ""
+            is_given = name in one.not_asked
+            note = Small(NOT_ASKED) if is_given else ""
             cells.append("–" if figure is None else (Value(figure, 1), note))
         rows.append(((one.name, Small("published")), *cells))
     own = []
