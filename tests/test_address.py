@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from fake_server import completion, serving
 
-from userlm import address, inputs, loading
+from userlm import address, assets, inputs, loading
 from userlm.address import LocalSettings, parse
 from userlm.assistants import Clarifier, Oracle, Script
 from userlm.rows import write_conversations
@@ -453,3 +453,11 @@ def test_how_a_local_model_runs_is_handed_on(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     loading.local_model(str(tmp_path), settings)
     assert asked == [("cpu", "float16", 3)]
+
+
+def test_a_folder_of_ones_own_does_not_hide_a_model_of_ours(tmp_path, monkeypatch):
+    (tmp_path / "userlm-tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert loading.checkpoint("userlm-tiny") == str(assets.model("userlm-tiny"))
+    (tmp_path / "userlm-tiny/config.json").write_text("{}")
+    assert loading.checkpoint("userlm-tiny") == "userlm-tiny"

@@ -581,8 +581,7 @@ def checkpoint(name: str) -> str:
         )
     folder = model_folder(name)
     if folder.is_dir():
-        configs = (folder / "config.json", folder / "adapter_config.json")
-        if not any(path.is_file() for path in configs):
+        if not _has_model(folder):
             raise InputError(f"{name}: this folder has no model (no config.json)")
         return str(folder)
     if name in assets.SMALL:
@@ -603,13 +602,18 @@ def checkpoint(name: str) -> str:
 
 def model_folder(name: str) -> Path:
     """Return the folder of this name, the `model/` in a training run, or that of a model with a
-    name of ours, which may have to be fetched."""
+    name of ours, which may have to be fetched; that too where a folder of this name has no model.
+    """
     folder = Path(name).expanduser()
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
-    return (
-        assets.model(name) if name in assets.NAMES and not folder.exists() else folder
-    )
+    is_ours = name in assets.NAMES and not _has_model(folder)
+    return assets.model(name) if is_ours else folder
+
+
+def _has_model(folder: Path) -> bool:
+    configs = (folder / "config.json", folder / "adapter_config.json")
+    return any(path.is_file() for path in configs)
 
 
 def model_folders(name: str) -> list[Path]:
