@@ -337,6 +337,32 @@ def test_times_that_cannot_be_read_still_tell_which_rows_are_equal(day, tmp_path
     assert counts(tmp_path)["note: times not read"] == 1
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("31122023", "31122023", "01012024", "01012024"),
+        ("31.12", "31.12", "01.01", "02.01"),
+        ("9.58", "9.59", "10.01", "0.05"),
+        ("2359", "2359", "0001", "0002"),
+        ("1_0", "1_1", "1_0", "1_2"),
+    ],
+)
+def test_days_and_times_of_day_are_no_numbers_to_sort_by(times, tmp_path):
+    rows = zip(("customer", "agent") * 2, "aBcD", times, strict=True)
+    text = "".join(f"1,{who},{said},,{time}\n" for who, said, time in rows)
+    assert said_in_order(tmp_path, timed("") + text) == "aBcD"
+    assert counts(tmp_path)["note: times not read"] == 1
+
+
+def test_a_conversation_of_one_minute_is_turned_round_as_its_file_is(tmp_path):
+    later, earlier = "2024-05-01 09:45", "2024-05-01 09:30"
+    rows = [("2", "agent", "D", later), ("2", "customer", "c", later)]
+    rows += [("1", "agent", "B", earlier), ("1", "customer", "a", earlier)]
+    text = "".join(f"{id},{who},{said},,{time}\n" for id, who, said, time in rows)
+    found = imported(tmp_path, timed("") + text, map=f"{MAP},time=time")
+    assert ["".join(turn for _, turn in said(each)) for each in found] == ["cD", "aB"]
+
+
 def test_rows_without_a_time_are_compared_as_if_there_were_none(tmp_path):
     gap = timed("a1 B2").replace("2024-05-02", "")
     assert said_in_order(tmp_path, gap, timed("c3") + "1,agent,D,,\n") == "aBcD"

@@ -390,7 +390,18 @@ def test_parts_that_were_mended_since_are_not_what_was_merged(tmp_path, monkeypa
     parts(options, tmp_path)
     with pytest.raises(InputError, match="--force merges anew"):
         merge(both)
+    # One that could not begin has merged nothing.
+    (tmp_path / "logs.jsonl").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="does not exist"):
+        merge(replace(both, output=Output(force=True)))
+    (tmp_path / "elsewhere").rename(tmp_path / "logs.jsonl")
+    with pytest.raises(InputError, match="--force merges anew"):
+        merge(both)
+    # A file that somebody put there is no row of the part.
+    (tmp_path / "1/notes.jsonl").write_text("{}\n")
     assert "error" not in merge(replace(both, output=Output(force=True)))["stops"]
+    (tmp_path / "1/notes.jsonl").unlink()
+    assert "error" not in merge(both)["stops"]
 
 
 def test_merging_again_tries_what_failed_again(tmp_path, monkeypatch):

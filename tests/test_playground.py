@@ -717,7 +717,7 @@ def test_users_who_are_told_from_people_are_said_to_be_so_and_50_percent_is_fine
     told = said(10, 100)
     assert told.kind == "bad"
     assert told.sentence.startswith(
-        "People tell it from a person: it was taken for one in 10 % of ratings, people in 50 % by "
+        "People tell it from a person: it was taken for one in 10 % of ratings; if nobody could "
     )
     assert said(50, 100).kind == "good"
     assert said(3, 6).kind == "unknown"

@@ -82,6 +82,13 @@ def test_capitals_tags_and_placeholders_are_no_stop_phrase(told):
     assert stop_phrase_in(PLAY + told) is None
 
 
+@pytest.mark.parametrize("code", ['"SKU{}"', "</sku{}>", "##sku{}##"])
+def test_a_scenario_may_have_hundreds_of_codes_before_the_stop_phrase(code):
+    items = "".join(f"- item {code.format(n)} costs 7 dollars\n" for n in range(400))
+    told = "When your goal is satisfied, say '###STOP###' to end the conversation."
+    assert stop_phrase_in(f"{PLAY}{items}{told}") == "###STOP###"
+
+
 @pytest.mark.slow
 def test_long_hostile_prompts_are_searched_in_no_time():
     parts = (

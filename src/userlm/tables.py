@@ -33,6 +33,9 @@ Quotes = Literal["csv", "text"]
 row."""
 NOT_CSV = "not CSV"
 """Why a line is set aside that is no row, or of which nobody knows whether it is one."""
+MOST_LOOKED = 1 << 26
+"""Characters of a table that are read again, to see what rows would be if backslashes escaped
+quotes. After that a row with such quotes is set aside."""
 _LINE = 64  # bytes that a line in memory takes beside its text
 _ESCAPED = (re.compile(r'\\"'), re.compile(r'(?<!\\)(?:\\\\)*\\"'))
 """A quote after a backslash, which some exports write for a quote in a text, where CSV doubles it;
@@ -130,6 +133,7 @@ class _Table:
         # Rows with quotes around all values, the header too, unless one has others.
         self._quoted_rows = 0
         self._may_be_escaped = False  # a quote of a row that was set aside
+        self._looked = 0  # characters that were read again for what they may be
         self._cell = re.compile(f"[^{self._delimiter}]+")
         # a value that a quote after a backslash closes
         self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
@@ -209,7 +213,8 @@ class _Table:
         """Return why the lines taken may not be this row; empty if they surely are."""
         if self._are_text:
             return ""
-        is_quoted = self._quoted_rows > 0 and self._is_all_quoted(values)
+        is_all_quoted = self._is_all_quoted(values)
+        is_quoted = self._quoted_rows > 0 and is_all_quoted
         if is_quoted and self._is_next_opened():
             self._quoted_rows += 1
             return ""
@@ -220,7 +225,8 @@ class _Table:
             if self._quoted_rows > 1 and self._may_be_escaped:
                 return _NOT_DOUBLED  # it may be a line of a text
             self._quoted_rows = 0
-        return _PLAIN_QUOTES if self._may_be_rows(len(values)) else ""
+        may_be_text = not is_all_quoted and self._may_be_rows(len(values))
+        return _PLAIN_QUOTES if may_be_text else ""
 
     def _is_all_quoted(self, values: Sequence[str]) -> bool:
         """Return whether the lines taken have quotes around each value, and double those in it.
@@ -254,6 +260,10 @@ class _Table:
             self._closed.search(line.text) for line in taken
         )
         for escaped in _ESCAPED:
+            if (
+                self._looked > MOST_LOOKED
+            ):  # each such row may read up to the end of the file
+                return True
             self._ahead.extendleft(reversed(self._taken))
             self._taken = []
             try:
@@ -265,6 +275,7 @@ class _Table:
                 pass
             except _TooLong:
                 is_other = True
+            self._looked += sum(len(line.text) for line in self._taken)
         self._ahead.extendleft(reversed(self._taken))
         self._taken = [self._ahead.popleft() for _ in taken]
         return is_other

@@ -18,7 +18,7 @@ from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import GIVEN, Results
 from userlm.json_files import read_json, write_json
-from userlm.runs import Run, rows_of
+from userlm.runs import HASHES, Run
 from userlm.types import InputError
 
 IN_PARTS: dict[str, tuple[type, Callable[[Any, Sequence[Any]], Results]]] = {
@@ -74,8 +74,8 @@ def merge(options: Merge) -> Results:
         "force": options.output.force,
     }
     whole: Any = rebuilt(kind, {**given[0], **limits, **own})
-    rows = {str(part.options["part"]): rows_of(part.folder) for part in parts}
-    merged = options.out / MERGED
+    rows = {str(part.options["part"]): part.results.get(HASHES) for part in parts}
+    merged, results = options.out / MERGED, options.out / "results.json"
     if is_merged:
         if merged.is_file() and read_json(merged) != rows:
             raise InputError(
@@ -83,8 +83,17 @@ def merge(options: Merge) -> Results:
                 "merges anew"
             )
         return verb(whole, ())
+    earlier = _written(results)
     try:
         return verb(whole, parts)
     finally:  # also if what a merge asks for itself has failed
-        if (options.out / "results.json").is_file():
+        if _written(results) not in (None, earlier):
             write_json(merged, rows)
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is written anew; `None` if there is none."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 
 from userlm.serving.prompts import MAX_CHECKED, MAX_SENTENCE
 
@@ -72,7 +71,8 @@ _SENTENCE_END = re.compile(
 
 
 MOST_CANDIDATES = 300
-"""How many of a prompt are looked at, each with the words around it."""
+"""How many of a prompt are looked at, each with the words around it; of those with a word for the
+end as many again."""
 
 
 def find_stop_phrase(
@@ -99,8 +99,15 @@ def stop_phrase_in(prompt: str) -> str | None:
     If it names several, a word such as `STOP` or `DONE` comes first, then the earliest.
     """
     prompt = _BELOW_A_COLON.sub(": ", prompt[:MAX_CHECKED])
-    candidates = islice(_candidates(prompt), MOST_CANDIDATES)
-    found = [match[0] for match in candidates if _is_named(match, prompt)]
+    candidates = list(_candidates(prompt))
+    ends = [match for match in candidates if _END_WORD.search(match[0])]
+    # A scenario may have hundreds of codes and tags before the phrase.
+    looked_at = {*ends[:MOST_CANDIDATES], *candidates[:MOST_CANDIDATES]}
+    found = [
+        match[0]
+        for match in candidates
+        if match in looked_at and _is_named(match, prompt)
+    ]
     return next(filter(_END_WORD.search, found), found[0] if found else None)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby, pairwise
@@ -40,6 +41,11 @@ from userlm.lines import Line
 from userlm.types import InputError
 
 FIELDS = ("role", "text", "messages", "id", "user", "intent", "time")
+_TIME_IN_SECONDS = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE]\+?\d+)?")
+_YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
+LEAST_EPOCH = 1e8
+"""Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
+a month, or a time of day."""
 _NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan", re.IGNORECASE)
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
@@ -155,6 +161,9 @@ class Rows:
     def __init__(self, mapped: Map) -> None:
         self._map = mapped
         self._rows: defaultdict[str, list[_Placed]] = defaultdict(list)
+        self._latest: dict[str, Any] = {}  # the last time that was read, of each file
+        # whether the next time was later: what occurs in each file
+        self._steps: defaultdict[str, set[bool]] = defaultdict(set)
 
     def add(self, row: Row, place: Place) -> None:
         """Add a message; raise `Rejected` if it does not say of which conversation it is."""
@@ -162,6 +171,18 @@ class Rows:
         if not name:
             raise Rejected("no messages", f"field {self._map.id!r} is missing")
         self._rows[name].append((row, place))
+        self._note_order(row, place)
+
+    def _note_order(self, row: Row, place: Place) -> None:
+        with suppress(ValueError, TypeError, OverflowError):
+            time = _time(self._map.time_in(row))
+            before = self._latest.get(place.file, time)
+            self._latest[place.file] = time
+            if before != time:
+                self._steps[place.file].add(before < time)
+
+    def _is_newest_first(self, file: str) -> bool:
+        return self._steps[file] == {False}
 
     def found(self) -> Iterator[Found]:
         """Return the conversations, in the order of their first rows, and the rows left out."""
@@ -196,7 +217,10 @@ class Rows:
             return _time(self._map.time_in(row))
 
         try:
-            files = [_oldest_first(each, time) for each in _by_file(placed)]
+            files = [
+                _oldest_first(each, time, self._is_newest_first(each[0][1].file))
+                for each in _by_file(placed)
+            ]
             rows, repeated = _united(files, key)
             return sorted(rows, key=time), repeated, True
         # No times, or such as cannot be compared.
@@ -269,18 +293,30 @@ def _time(value: Any) -> datetime | float:
     """
     if isinstance(value, datetime):
         return value
-    try:
-        number = float(value)
-    except ValueError:
-        return datetime.fromisoformat(value.strip().replace(" UTC", "Z"))
+    if isinstance(value, str):
+        value = value.strip()
+        if not _TIME_IN_SECONDS.fullmatch(value):
+            return datetime.fromisoformat(value.replace(" UTC", "Z"))
+        is_day = len(value) == 8 and value.isdigit() and not _YEAR_FIRST.match(value)
+        is_part = not float(value).is_integer() and float(value) < LEAST_EPOCH
+        if is_day or is_part:
+            raise ValueError
+    number = float(value)
     if not isfinite(number):
         raise ValueError
     return number
 
 
-def _oldest_first(rows: list[_Placed], time: Callable[[_Placed], Any]) -> list[_Placed]:
-    """Return the rows of a file; reversed, if it has the newest ones first."""
-    is_reversed = time(rows[0]) > time(rows[-1])
+def _oldest_first(
+    rows: list[_Placed], time: Callable[[_Placed], Any], newest_first: bool
+) -> list[_Placed]:
+    """Return the rows of a file; reversed, if it has the newest ones first.
+
+    Args:
+        newest_first: whether the whole file has them so, which counts if these have one time.
+    """
+    first, last = time(rows[0]), time(rows[-1])
+    is_reversed = first > last or (first == last and newest_first)
     for newer, older in pairwise(rows):
         is_reversed = is_reversed and time(newer) >= time(older)
     return rows[::-1] if is_reversed else rows
