@@ -80,6 +80,16 @@ def goal(*said: str, language: str | None = "en") -> str:
             "Is it possible for humanity to survive?",
             "learn whether it is possible for humanity to survive.",
         ),
+        ("i was charged twice!!!", "tell the assistant that they were charged twice."),
+        (
+            "My discount code doesn't work",
+            "tell the assistant that their discount code doesn't work.",
+        ),
+        ("cancel order 9912 please", "have the assistant cancel order."),
+        ("Do you ship to Norway?", "ask if it is possible to ship to Norway."),
+        ("Hi! I have a question about my bill", "learn about their bill."),
+        ("where is my order", "learn about their order."),
+        ("need an invoice", "get an invoice."),
         ("maven skip specific package", "get help with maven skip specific package."),
         # What the text is about stands elsewhere.
         (

@@ -41,11 +41,14 @@ _CHANGE = (
     "summari[sz]e|translate"
 )
 _DO = (
-    "add|analyse|analyze|answer|arrange|calculate|change|check|choose|classify|code|complete|compute|"
-    "convert|count|evaluate|expand|extend|extract|fill|format|guess|help|identify|implement|invent|"
-    "modify|optimise|optimize|order|organi[sz]e|outline|pick|plan|play|predict|prepare|prove|rank|rate|"
-    "refactor|remove|rename|repeat|replace|reverse|role-?play|run|say|simulate|solve|sort|spell|split|"
-    "test|turn|update|use|verify"
+    "activate|add|analyse|analyze|answer|arrange|book|calculate|cancel|change|"
+    "check|choose|classify|close|code|complete|compute|connect|convert|count|"
+    "deactivate|delete|evaluate|exchange|expand|extend|extract|fill|format|guess|"
+    "help|identify|implement|install|invent|log in|modify|open|optimise|optimize|"
+    "order|organi[sz]e|outline|pick|plan|play|predict|prepare|prove|rank|rate|"
+    "refactor|refund|remove|rename|repeat|replace|reset|return|reverse|role-?play|"
+    "run|say|ship|sign up|simulate|solve|sort|spell|split|stop|test|track|turn|"
+    "unsubscribe|update|upgrade|use|verify"
 )
 _LEAD = re.compile(
     r"\W*(?:(?:hi|hello|hey|yo|dear|ok|okay|so|well|now|then|please|pls|plz|thanks|thank you|great|"
@@ -117,12 +120,22 @@ _FORMS = [
             "have the assistant {1} {0}",
         ),
         (
-            rf"(?:{_AUXILIARY})(?: there| you(?: (?:think|know|like|have|believe))?"
+            rf"(?:do|can|will) you (?=(?:still |also )?(?:{_DO}|{_MAKE})\b)",
+            "ask if it is possible to {}",
+        ),
+        (
+            rf"(?:{_AUXILIARY})(?: there| you(?: (?:think|know|like|have|believe|"
+            r"accept|offer|sell|support|provide|carry|stock|take))?"
             r"(?: about| of| that)?)?\s+",
             "learn about {}",
         ),
         (
-            r"(?:i(?:'m| am) (?:looking|searching) for|i(?: want| need|'d like| would like)"
+            r"(?:i )?have (?:an?|some|another) (?:\w+ )?questions?"
+            r" (?:about|on|regarding|concerning|for)\s+",
+            "learn about {}",
+        ),
+        (
+            r"(?:i(?:'m| am) (?:looking|searching) for|(?:i )?(?:want|need)|i(?:'d| would) like"
             r"(?: some)?(?: help (?:on|for|with))?)\s+(?!to\b)",
             "get {}",
         ),
@@ -140,6 +153,9 @@ _NO_TOPIC = re.compile(
     r"(?!.*\b(?:about|of|for|on|to)\b)(?:\S+ ?){1,4}"
 )
 """Goals that do not say what a text is about."""
+_STATEMENT = re.compile(r"(?:i|i'(?:m|ve)|im|we|we'(?:re|ve)|my|our)\b", re.IGNORECASE)
+"""How a sentence begins in which somebody tells of themselves."""
+_AGREES = re.compile(r"\bthey (am|is|was)\b")
 _NO_SUBJECT = re.compile(
     rf"(?:{_PEOPLE}|it|he|she|this|that|these|those|my|our|your|\w+'(?:m|ve|re|s)|if|in|on|at|to|for|from|"
     r"with|as|by|of|not)\b",
@@ -178,6 +194,8 @@ _ADVERBS = re.compile(
 )
 _THIRD_PERSON = {
     **dict.fromkeys(("i", "we"), "they"),
+    **dict.fromkeys(("i'm", "im", "we're"), "they are"),
+    **dict.fromkeys(("i've", "we've"), "they have"),
     **dict.fromkeys(("me", "us"), "them"),
     **dict.fromkeys(("my", "our"), "their"),
     **dict.fromkeys(("you", "u"), "the assistant"),
@@ -238,6 +256,9 @@ def _goals(conversation: Conversation, said: list[str]) -> Iterator[str]:
             if topics and _NO_TOPIC.fullmatch(goal):
                 yield f"{goal} about {topics[0]}"
             yield goal
+        for request in filter(_STATEMENT.match, requests):
+            if subject := _subject(request, _ENDS, SUBJECT):
+                yield f"tell the assistant that {_AGREES.sub(_agreed, subject)}"
         if len(requests) == 1 and not _NO_SUBJECT.match(requests[0]):
             subject = _subject(requests[0], _ENDS, SUBJECT)
             if subject and len(words(turn)) <= SUBJECT:
@@ -286,8 +307,16 @@ def _subject(text: str, ends: re.Pattern[str], most: int) -> str | None:
     while (shorter := _DANGLING.sub("", subject)) != subject:
         subject = shorter
     stems = _stems(subject)
-    says_something = len(stems) > 2 or any(len(stem) > 1 for stem in stems - _PLAIN)
+    says_something = (
+        subject.startswith("their ")
+        or len(stems) > 2
+        or any(len(stem) > 1 for stem in stems - _PLAIN)
+    )
     return subject if says_something and not _NO_NOUN.match(subject) else None
+
+
+def _agreed(match: re.Match[str]) -> str:
+    return "they were" if match[1] == "was" else "they are"
 
 
 def _third_person(word: str) -> str:
@@ -359,7 +388,7 @@ explain far feel fell find first follow form format found free friendly full fun
 given going good got great happy hear hello help hey high hour idea import important improve
 include int interest keep know known large last learn least leave left less line list live long
 look lot love made main make many may mean mention message month much name never new next number
-old one open option order paragraph people perfect person place plan play point possible problem
+old one open option paragraph people perfect person place plan play point possible problem
 process provide put question read ready real reason recommend result return right run said say
 script search second see send sentence set short show since size small solve something sound
 specific start state stay step still stop style suggest sure take talk text thank thing think
