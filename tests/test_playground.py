@@ -28,6 +28,7 @@ from userlm.serving.blind import blind_pairs
 from userlm.serving.playground import PAGES
 from userlm.serving.schema import ServerConfig
 from userlm.show import html
+from userlm.show.blocks import Group
 from userlm.show.finished import read_run
 from userlm.show.page import describe as describe_runs
 from userlm.simulate import respond
@@ -325,6 +326,16 @@ def test_the_view_has_the_tokens_that_show_prints(tiny, tmp_path):
         assert "P(end) before it" in samples["head"]
         empty = page.call("view", {"conversation": EMPTY, "speaker": "user"})
         assert empty.startswith("400") and "nothing to see" in empty
+
+
+def test_of_a_long_conversation_the_view_has_the_first_rows(tiny):
+    user = TrainedUser(tiny, tiny.template(), 64, Sampling(max_tokens=8))
+    look = command._view(user)
+    talk = Conversation("new", intent=ROME)
+    long = replace(talk, turns=talk.say("hi").say("yes?").turns * 200)
+    *rows, more, later = look(long)[1:]
+    assert len([block for block in rows if isinstance(block, Group)]) == 3
+    assert "more rows" in more.text and later.text == "Not shown: 200 later turns."
 
 
 def test_a_view_without_a_model_here_is_refused_in_words(page):

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from time import sleep
@@ -40,10 +39,11 @@ from userlm.metrics.ratings import RatedUser
 from userlm.models.budget import Budget, CountedChat, Price
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
+from userlm.show.blocks import Block, Text
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.text import END_SAYS
-from userlm.types import InputError, Speaker
+from userlm.types import Conversation, InputError, Speaker
 from userlm.users import TrainedUser
 
 if TYPE_CHECKING:
@@ -378,6 +378,10 @@ def _show_nameless(saved: Saved, rated: RatedUser) -> None:
         )
 
 
+SHOWN_ROWS, SHOWN_TURNS = 3, 200
+"""Of a long conversation, of what its model sees: each row may be a whole context."""
+
+
 def _view(speaker: Speaker) -> View | None:
     """Return what shows a conversation as a model on this machine sees it."""
     if not isinstance(speaker, TrainedUser):
@@ -386,12 +390,17 @@ def _view(speaker: Speaker) -> View | None:
 
     if not isinstance(speaker.model, LocalModel):
         return None
-    return partial(
-        describe,
-        model=speaker.model,
-        template=speaker.template,
-        max_tokens=speaker.context_length,
-    )
+    model, template = speaker.model, speaker.template
+    max_tokens = speaker.context_length
+
+    def view(conversation: Conversation) -> list[Block]:
+        first = replace(conversation, turns=conversation.turns[:SHOWN_TURNS])
+        blocks = describe(first, model, template, max_tokens, SHOWN_ROWS)
+        if left_out := len(conversation.turns) - len(first.turns):
+            blocks.append(Text(f"Not shown: {plural(left_out, 'later turn')}."))
+        return blocks
+
+    return view
 
 
 def _pairs(options: Serve) -> list[BlindPair]:

@@ -122,8 +122,10 @@ def describe(
     model: LocalModel,
     template: Template,
     max_tokens: int,
+    most: int | None = None,
 ) -> list[Block]:
-    """Return the rows of the conversation, each as tokens and a table of its samples."""
+    """Return the rows of the conversation, at most so many, each as tokens and a table of its
+    samples."""
     rendered = render(conversation, template, max_tokens)
     [whole] = render(conversation, template).rows or (Row((), ()),)
     start_of = {span.k: span.start for span in whole.spans}
@@ -132,7 +134,7 @@ def describe(
     if system is None:
         blocks.append(Text("It has no system turn, since it has no intent."))
     head = len(template.row_start(conversation))
-    for number, row in enumerate(rendered.rows, 1):
+    for number, row in enumerate(rendered.rows[:most], 1):
         left_out = start_of[row.spans[0].k] - row.spans[0].start
         title = f"Row {number}: {plural(len(row.ids), 'token')}"
         if left_out:
@@ -140,7 +142,9 @@ def describe(
         tokens = Tokens(_tokens(row, model, template, head))
         samples = _samples(conversation, row, model, template)
         blocks.append(Group([tokens, samples], title))
-    for k in rendered.dropped:
+    if others := rendered.rows[len(rendered.rows[:most]) :]:
+        blocks.append(Text(f"Not shown: {plural(len(others), 'more row')}."))
+    for k in rendered.dropped[:most]:
         name = _name(conversation, k)
         blocks.append(Text(f"{name} does not fit {max_tokens:,} tokens: left out."))
     return blocks
