@@ -1,6 +1,7 @@
 """Results of other harnesses become conversations."""
 
 import json
+import time
 
 import pytest
 
@@ -207,6 +208,24 @@ def test_a_large_task_of_many_simulations_fills_no_disk():
     file = {**tau2(*[{"task_id": "t1"}] * 100), "tasks": [{"id": "t1", **scenario}]}
     (one,) = read(file)
     assert one.rejected.reason == "too long"
+
+
+def test_many_results_of_many_tests_take_no_time():
+    vars = [{"x": n, "same": 1} for n in range(3_000)]
+    given = [tried(n, **of) for n, of in enumerate(vars)]
+    tests = [{"vars": of, "provider": {"config": {"maxTurns": 3}}} for of in vars]
+    begun = time.process_time()
+    found = read(evaluation(*given, tests=tests))
+    assert time.process_time() - begun < 5  # it was minutes
+    assert len(found) == 3_000
+
+
+def test_results_without_ids_are_conversations_of_their_own():
+    given = [tried(n) for n in range(3)]
+    for one in given:
+        del one["id"]
+    found = [one.imported.conversation.id for one in read(evaluation(*given))]
+    assert len(set(found)) == 3
 
 
 def test_repeats_of_a_test_are_about_one_task_and_other_tests_are_not():

@@ -329,13 +329,13 @@ def test_the_view_has_the_tokens_that_show_prints(tiny, tmp_path):
 
 
 def test_of_a_long_conversation_the_view_has_the_first_rows(tiny):
-    user = TrainedUser(tiny, tiny.template(), 64, Sampling(max_tokens=8))
+    user = TrainedUser(tiny, tiny.template(), 128, Sampling(max_tokens=8))
     look = command._view(user)
     talk = Conversation("new", intent=ROME)
     long = replace(talk, turns=talk.say("hi").say("yes?").turns * 200)
     *rows, more, later = look(long)[1:]
     assert len([block for block in rows if isinstance(block, Group)]) == 3
-    assert "more rows" in more.text and later.text == "Not shown: 200 later turns."
+    assert "more rows" in more.line and later.line == "Not shown: 200 later turns."
 
 
 def test_a_view_without_a_model_here_is_refused_in_words(page):

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -486,7 +487,7 @@ def test_a_file_is_not_written_through_a_link_beside_it(tmp_path):
     mine, path = tmp_path / "mine", tmp_path / "out/report.md"
     mine.write_text("mine")
     path.parent.mkdir()
-    (path.parent / ".report.md.partial").symlink_to(mine)
+    (path.parent / f".report.md.{os.getpid()}.partial").symlink_to(mine)
     path.symlink_to(mine)
     with replacing(path) as partial:
         partial.write_text("report")
@@ -693,6 +694,21 @@ def test_a_last_line_without_a_newline_is_kept_if_it_is_whole(tmp_path):
     assert list(journal.read(dict)) == [{"n": 1}, {"n": 2}]
     journal.add({"n": 3})
     assert path.read_text() == '{"n":1}\n{"n":2}\n{"n":3}\n'
+
+
+def test_two_processes_that_replace_one_file_write_files_of_their_own(tmp_path):
+    path = tmp_path / "rows"
+    other = subprocess.Popen(["sleep", "60"])
+    theirs = tmp_path / f".rows.{other.pid}.partial"
+    theirs.write_text("half")
+    with replacing(path) as partial:
+        partial.write_text("mine")
+    assert (path.read_text(), theirs.read_text()) == ("mine", "half")
+    other.kill()
+    other.wait()
+    with replacing(path) as partial:
+        partial.write_text("mine again")
+    assert [each.name for each in tmp_path.iterdir()] == ["rows"]
 
 
 def test_a_line_that_the_full_disk_cuts_off_is_none(tmp_path):

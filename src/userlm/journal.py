@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,19 @@ from userlm.text import has_words
 from userlm.types import Conversation, InputError, ModelError, Reply, Speaker
 
 T = TypeVar("T")
+
+
+def append(file: FileIO, line: bytes) -> int:
+    """Write a line at the end of a file, and return its offset in bytes. If the disk is full,
+    nothing of it stays: half a line would be damage to whoever reads it next."""
+    begun = os.fstat(file.fileno()).st_size
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError:
+        os.truncate(file.fileno(), begun)
+        raise
+    return begun
 
 
 class Journal:
@@ -70,17 +84,7 @@ class Journal:
         if problem := parse_line(0, line).error:
             raise ModelError(f"{self.path.name}: it cannot be kept: the line {problem}")
         with self._lock, naming(self.path):
-            begun = os.fstat(self._file.fileno()).st_size
-            left = line + b"\n"
-            try:
-                while left:
-                    left = left[self._file.write(left) :]
-            except (
-                OSError
-            ):  # the disk is full: half a line is none, to whoever reads it next
-                os.truncate(self.path, begun)
-                raise
-        return begun
+            return append(self._file, line + b"\n")
 
     def close(self, order: Callable[[Mapping[str, Any]], Any] | None = None) -> None:
         """Close it. With an `order` its lines are sorted by it, so that the file does not depend on

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,11 @@ def naming(path: str | Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to. It replaces `path` if there is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
+        if not _is_written(left):
+            left.unlink(missing_ok=True)
+    # Two processes that write one file must not write into each other's.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # it may be a link to another file
     try:
         with naming(path):
@@ -155,6 +161,18 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _is_written(partial: Path) -> bool:
+    """Whether the process that began a file may still be writing it."""
+    number = partial.name.split(".")[-2]
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:  # of somebody else
+        return True
+    return int(number) != os.getpid()
 
 
 _REQUIRED = object()

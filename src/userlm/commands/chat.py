@@ -25,7 +25,8 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import Results
-from userlm.json_files import dumps
+from userlm.journal import append
+from userlm.json_files import dumps, naming
 from userlm.rows import to_record
 from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
@@ -209,8 +210,9 @@ class _You:
         if self.file is None:
             _note(f"not saved ({turns}); --save FILE or /save does that")
             return
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(_line_break(self.file) + dumps(_record(self.talk)) + "\n")
+        line = _line_break(self.file) + dumps(_record(self.talk)) + "\n"
+        with naming(self.file), self.file.open("ab", buffering=0) as file:
+            append(file, line.encode())
         _note(f"saved in {self.file} ({turns})")
 
     # --- conversations ----------------------------------------------------------------------------

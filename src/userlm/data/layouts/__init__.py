@@ -116,9 +116,12 @@ def find(
     """
     _check(source)
     for row in lines:
-        for line in _unpacked(row, source, gathered):
+        for count, line in enumerate(_unpacked(row, source, gathered), 1):
+            fallback_id = f"{name}-{row.number}" + (f"-{count}" if count > 1 else "")
             try:
-                for imported in _conversations(line, source, name, gathered):
+                for imported in _conversations(
+                    line, source, name, gathered, fallback_id
+                ):
                     yield Found(name, line, imported, None)
             except Rejected as rejected:
                 yield Found(name, line, None, rejected)
@@ -141,13 +144,13 @@ def _unpacked(line: Line, source: str | None, gathered: Gathered) -> Iterable[Li
 
 
 def _conversations(
-    line: Line, source: str | None, file: str, gathered: Gathered
+    line: Line, source: str | None, file: str, gathered: Gathered, fallback_id: str
 ) -> Iterable[Imported]:
     """Return the conversations of a line: several for a tree, none if the line is gathered."""
     if line.error:
         raise Rejected(line.reason, f"the line {line.error}")
     if gathered.map and gathered.map.messages:
-        return [_named(gathered.map.convert(line.row), f"{file}-{line.number}")]
+        return [_named(gathered.map.convert(line.row), fallback_id)]
     if gathered.takes_messages:
         gathered.add(line, "", file)
         return []
@@ -157,7 +160,7 @@ def _conversations(
     if layout in ("oasst", "otel"):
         gathered.add(line, layout, file)
         return []
-    return [convert(line.row, layout, f"{file}-{line.number}")]
+    return [convert(line.row, layout, fallback_id)]
 
 
 def convert(row: Row, source: str | None, fallback_id: str) -> Imported:

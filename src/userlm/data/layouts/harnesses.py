@@ -13,6 +13,7 @@ ends (`###STOP###`) are no words: they are an observed end, if nothing else is s
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -78,29 +79,55 @@ def _simulations(row: Row, simulations: list[Any]) -> list[Any]:
 
 def _results(row: Row, results: list[Any]) -> list[Any]:
     repeats = at_path(row, "runtimeOptions.repeat", 1)
+    tests = _Tests(row.get("config"))
     found = []
     for one in results:
         if isinstance(one, dict):
-            settings = _settings(row.get("config"), one)
-            one = {**one, _SETTINGS: settings, _REPEATS: repeats}
+            one = {**one, _SETTINGS: tests.settings(one), _REPEATS: repeats}
         found.append(one)
     return found
 
 
-def _settings(config: Any, result: Mapping[str, Any]) -> list[Any]:
-    """Return the settings of the user in the tests that a result may be of: those whose variables
-    it has. The result itself names only the provider."""
-    given = at_path(result, "testCase.vars", {})
-    found = []
-    for test in _objects(at_path(config, "tests", None)):
-        variables = at_path(test, "vars", {})
-        are_objects = isinstance(variables, dict) and isinstance(given, dict)
-        if are_objects and variables.items() <= given.items():
-            user = test.get("provider") or at_path(config, "defaultTest.provider", {})
-            settings = at_path(user, "config", user)
-            if settings not in found:
-                found.append(settings)
-    return found
+class _Tests:
+    """The settings of the user in the tests of a file of results, found by their variables."""
+
+    def __init__(self, config: Any) -> None:
+        default = at_path(config, "defaultTest.provider", {})
+        tests: dict[tuple[frozenset[bytes], bytes], Any] = {}
+        for test in _objects(at_path(config, "tests", None)):
+            variables = at_path(test, "vars", {})
+            if isinstance(variables, dict):
+                user = test.get("provider") or default
+                settings = at_path(user, "config", user)
+                tests[_items(variables), dump(settings)] = settings
+        counts = Counter(item for items, _ in tests for item in items)
+        # By the rarest variable: a thousand results of a thousand tests take no time.
+        self._by_item = defaultdict[bytes, list[tuple[frozenset[bytes], Any]]](list)
+        self._of_all: list[Any] = []
+        for (items, _), settings in tests.items():
+            if items:
+                rarest = min(items, key=lambda item: (counts[item], item))
+                self._by_item[rarest].append((items, settings))
+            else:
+                self._of_all.append(settings)
+
+    def settings(self, result: Mapping[str, Any]) -> list[Any]:
+        """Return the settings in the tests that a result may be of: those whose variables it has.
+        The result itself names only the provider."""
+        given = at_path(result, "testCase.vars", {})
+        if not isinstance(given, dict):
+            return []
+        items = _items(given)
+        found = list(self._of_all)
+        for item in sorted(items & self._by_item.keys()):
+            for needed, settings in self._by_item[item]:
+                if needed <= items and settings not in found:
+                    found.append(settings)
+        return found
+
+
+def _items(variables: Mapping[str, Any]) -> frozenset[bytes]:
+    return frozenset(dump([name, value]) for name, value in variables.items())
 
 
 def _objects(found: Any) -> list[dict[str, Any]]:
