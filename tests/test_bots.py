@@ -620,8 +620,11 @@ def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
 
 
 def test_a_word_in_a_header_is_no_secret_whatever_the_name_of_the_header(tmp_path):
-    text = 'url = "{url}"\n[headers]\nX-Session-Channel = "customer"'
-    said = "Dear customer, your token is ready"
+    text = (
+        'url = "{url}"\n[headers]\nX-Session-Channel = "customer-service"\n'
+        'X-Api-Key-Version = "2024-05-01"\nX-Token = "customer"'
+    )
+    said = "Dear customer, your token of 2024-05-01 is ready at customer-service"
     with serving([Said(body={"text": said})]) as server:
         found = loading.assistant(describe(tmp_path, server.url, text)).reply(SAID)
     assert found == Reply(said)

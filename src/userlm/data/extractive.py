@@ -214,7 +214,7 @@ _DETAIL = re.compile(r"[\d\\/_=<>|@*]|\w[.(]\w|[a-z][A-Z]|.{40}")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:|]\s*)[A-Z](?=[a-z])")
 _LONE_OF = re.compile(r"(?<!\w )\bof\b|\bof\b(?! \w)")
 _VERB = re.compile(
-    r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )+(?!an?\b|the\b)[a-z]+"
+    r"\b(?:(?:to|[Ii]|you|we|they|can|would|please|let's) )++(?!an?\b|the\b)[a-z]+"
 )
 _WORD = r"\b(?!(?:an?|the)\b)\w++(?:['’-]\w++)*+"
 _PHRASE = re.compile(

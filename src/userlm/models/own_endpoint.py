@@ -50,8 +50,11 @@ FIELDS = {
     "roles": dict,
 }
 PLACE = re.compile(r"\{(text|messages|session|role)\}")
-SECRET_HEADER = re.compile(r"auth|cookie|key|secret|session|token", re.IGNORECASE)
-"""Found in the names of headers whose values are secrets, wherever they stand."""
+SECRET_HEADER = re.compile(
+    r"(?:auth(?:entication|orization)?|cookie|key|password|secret|session(?:-?id)?|token)\Z",
+    re.IGNORECASE,
+)
+"""How the names of headers end whose values are secrets, wherever they stand."""
 MESSAGES_BODY = {"messages": "{messages}"}
 MESSAGE = {"role": "{role}", "content": "{text}"}
 
