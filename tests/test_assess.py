@@ -125,7 +125,10 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert (ends["user"]["value"], ends["human"]) == (100, None)
     assert "distance" not in ends["user"]
     shown = capsys.readouterr().out
-    assert "Too little is known: of 22 measures" in " ".join(shown.split())
+    assert (
+        "Too little is known, from 6 people (30 are a beginning): of 22 measures"
+        in " ".join(shown.split())
+    )
     page = (tmp_path / "run/report.md").read_text()
     assert "How far from people?" in page and "-2.5" in page
 

@@ -161,7 +161,7 @@ def _names(findings: Sequence[Finding]) -> Quote:
 
 
 def _needed(findings: Sequence[Finding]) -> str:
-    """Say how many people would decide what is unknown."""
+    """Say how many people would decide what is unknown: the first of it, and all."""
     needed = []
     for one in findings:
         if one.needed and one.clusters == "people":
@@ -169,8 +169,9 @@ def _needed(findings: Sequence[Finding]) -> str:
     if not needed:
         return ""
     least, most = min(needed), max(needed)
-    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" Deciding it takes about {some} people."
+    if least == most:
+        return f" Deciding it takes at least {most:,} people."
+    return f" Deciding it takes at least {least:,} people, all of it {most:,}."
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
