@@ -104,7 +104,8 @@ MEAN = Statistic(ratio, 0, inf)
 """A mean of what is never negative: words, turns, bits."""
 PERCENT = Statistic(percent, 0, 100)
 FRACTION = Statistic(ratio, 0, 1)
-SIGNED_PERCENT = Statistic(percent, -inf, inf)
+SIGNED_PERCENT = Statistic(percent, -100, 100)
+"""A difference of two shares."""
 PERPLEXITY = Statistic(exp_ratio, 1, inf)
 PERPLEXITY_RATIO = Statistic(exp_ratio, 0, inf)
 F1 = Statistic(f1_percent, 0, 100)
@@ -210,7 +211,8 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
     - Longer to the side to which few clusters pull the value: a sample is more likely to miss such
       clusters than to hold too many.
     - The score interval (Wilson, 1927) between two edges, where each cluster is one observation if
-      there is no spread to measure; the scale of logarithms above 0.
+      there is no spread to measure; the scale of logarithms above 0. A difference, which may be
+      below 0, has neither: its interval ends at the edges.
 
     Args:
         value: the value with all clusters.
@@ -225,7 +227,7 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
     if n < MIN_CLUSTERS or not np.isfinite(values).all():
         return None, None
     size = most - least
-    is_open = math.isinf(size)
+    is_open = math.isinf(size) or least < 0
     error, skewness = _spread(values)
     lean = (SKEW if is_open else SKEW_BETWEEN_EDGES) * skewness / sqrt(n)
     t = students_t((n - 1) / 2)
@@ -240,11 +242,11 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
         return least + size * low_share, least + size * high_share
     if not error:
         return None, None
-    if not math.isinf(least):
+    if least >= 0:
         relative = error / value
         low = max(value * math.exp(-down * relative), least)
         return low, value * math.exp(up * relative)
-    return value - down * error, value + up * error
+    return max(value - down * error, least), min(value + up * error, most)
 
 
 def _spread(left_out: Array) -> tuple[float, float]:
