@@ -223,6 +223,9 @@ def test_quick_takes_sixty_short_conversations_and_counts_the_others(tmp_path):
     }
     drawn = [one.id for one in read_conversations(tmp_path / "run/reference.jsonl")]
     assert len(drawn) == QUICK and "c0" not in drawn
+    page = (tmp_path / "run/report.md").read_text()
+    why = "not drawn by --quick, which takes 60, 10; more than 384 tokens, 1"
+    assert f"60 real conversations (71 were read; left out: `{why}`)" in page
     other = {"user": script(tmp_path), "quick": True, "seed": 1}
     assess(tmp_path, **other, out=tmp_path / "other")
     path = tmp_path / "other/reference.jsonl"

@@ -385,7 +385,7 @@ def test_what_people_could_not_be_measured_in_is_not_said_to_be_unmeasured():
     one["human"] = {**one["user"], "value": None, "why": "too few of them"}
     alone = only(one)
     assert alone.sentence == "There is nothing to compare it with"
-    assert alone.why == "of people: too few of them"
+    assert alone.why == "people have no value: too few of them"
 
 
 def test_the_largest_difference_comes_first_and_an_auroc_counts_twice():

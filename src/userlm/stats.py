@@ -53,11 +53,13 @@ class Statistic:
     Attributes:
         of: column sums of shape (..., columns) to values of shape (...).
         least, most: the smallest and the largest possible value.
+        cut: no interval goes further from 0.
     """
 
     of: Callable[[Array], Array]
     least: float
     most: float
+    cut: float = inf
 
 
 class Estimate(NamedTuple):
@@ -104,8 +106,9 @@ MEAN = Statistic(ratio, 0, inf)
 """A mean of what is never negative: words, turns, bits."""
 PERCENT = Statistic(percent, 0, 100)
 FRACTION = Statistic(ratio, 0, 1)
-SIGNED_PERCENT = Statistic(percent, -100, 100)
-"""A difference of two shares."""
+SIGNED_PERCENT = Statistic(percent, -inf, inf, cut=100)
+"""A difference of two shares: far from its edges, which shape nothing (between edges, too few
+intervals hold the truth if clusters are skewed)."""
 PERPLEXITY = Statistic(exp_ratio, 1, inf)
 PERPLEXITY_RATIO = Statistic(exp_ratio, 0, inf)
 F1 = Statistic(f1_percent, 0, 100)
@@ -142,6 +145,8 @@ def estimate(sums: Array, statistic: Statistic) -> Estimate:
         return Estimate(None, None, None, len(sums))
     left_out = _left_out(sums, statistic)
     low, high = interval(value, left_out, statistic.least, statistic.most)
+    if low is not None and high is not None:
+        low, high = max(low, -statistic.cut), min(high, statistic.cut)
     return Estimate(value, low, high, len(sums))
 
 
@@ -170,7 +175,7 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     if a.value is None or b.value is None:
         return Estimate(None, None, None, len(of_a))
     value = a.value - b.value
-    size = statistic.most - statistic.least
+    size = min(statistic.most - statistic.least, 2 * statistic.cut)
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:
@@ -211,8 +216,7 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
     - Longer to the side to which few clusters pull the value: a sample is more likely to miss such
       clusters than to hold too many.
     - The score interval (Wilson, 1927) between two edges, where each cluster is one observation if
-      there is no spread to measure; the scale of logarithms above 0. A difference, which may be
-      below 0, has neither: its interval ends at the edges.
+      there is no spread to measure; the scale of logarithms above 0.
 
     Args:
         value: the value with all clusters.
@@ -227,7 +231,7 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
     if n < MIN_CLUSTERS or not np.isfinite(values).all():
         return None, None
     size = most - least
-    is_open = math.isinf(size) or least < 0
+    is_open = math.isinf(size)
     error, skewness = _spread(values)
     lean = (SKEW if is_open else SKEW_BETWEEN_EDGES) * skewness / sqrt(n)
     t = students_t((n - 1) / 2)
@@ -242,11 +246,11 @@ def interval(value: float, left_out: Values, least: float, most: float) -> Inter
         return least + size * low_share, least + size * high_share
     if not error:
         return None, None
-    if least >= 0:
+    if not math.isinf(least):
         relative = error / value
         low = max(value * math.exp(-down * relative), least)
         return low, value * math.exp(up * relative)
-    return max(value - down * error, least), min(value + up * error, most)
+    return value - down * error, value + up * error
 
 
 def _spread(left_out: Array) -> tuple[float, float]:

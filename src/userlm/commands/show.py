@@ -70,7 +70,7 @@ class Show:
         Path("runs/intents"), "Conversations: the folder of a run, or a file."
     )
     model: str = option(
-        "userlm-tiny", "A user model: a folder, a training run or a hub id."
+        "userlm-small", "A user model: a folder, a training run or a hub id."
     )
     max_tokens: int = max_tokens_option()
     page: Path | None = option(None, "Also write it as an HTML page to this file.")
@@ -91,7 +91,10 @@ def show(options: Show) -> Page:
         model = loading.local_model(options.model, settings)
         template = user_template(model.tokenizer, model.encode, options.model)
     max_tokens = min(options.max_tokens, model.context_length)
-    blocks = list(describe(conversation, model, template, max_tokens))
+    asked = Text(
+        ("P(end) and perplexity are those of ", Quote(options.model, 100), ".")
+    )
+    blocks = [asked, *describe(conversation, model, template, max_tokens)]
     print_blocks(blocks)
     title = f"{conversation.id} as {options.model} sees it"
     page = Page(title, "", (), [Section("rows", "Rows", "Rows", blocks)])

@@ -507,7 +507,7 @@ def _why(user: Record, human: Record | None) -> str:
         return str(user.get("why") or "nothing to measure")
     if human is None:
         return "there is no human reference beside it"
-    return f"of people: {human.get('why') or 'nothing to measure'}"
+    return f"people have no value: {human.get('why') or 'nothing to measure'}"
 
 
 def _enough(needed: int, clusters: str) -> int:
