@@ -146,8 +146,14 @@ def test_pages_overwrite_pages_and_no_other_file(tmp_path):
     assert [path.read_text() for path in written] == pages
 
 
-def test_it_shows_the_model_that_is_the_default_user():
+def test_it_shows_the_model_that_is_the_default_user_or_what_steps_in_for_it(
+    tmp_path, capsys, monkeypatch
+):
     assert f"trained:{flat(commands.Show, id='tea').model}" == EMBEDDED_USER
+    monkeypatch.setattr(loading, "small_or_tiny", lambda kind: f"{kind}-tiny")
+    write_conversations(tmp_path / "logs.jsonl", [LOG])
+    commands.show(flat(commands.Show, id="tea", data=tmp_path / "logs.jsonl"))
+    assert "those of userlm-tiny." in capsys.readouterr().out
 
 
 def test_an_id_that_is_not_there_gets_near_ones(tmp_path):

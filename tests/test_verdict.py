@@ -380,6 +380,14 @@ def test_the_sign_of_a_difference_is_that_of_its_interval():
     assert level.sentence.endswith("(0.0 points, -3.0 to 3.0)")
 
 
+def test_words_that_half_of_the_people_never_use_are_called_so_though_people_have_them():
+    fewer = only(compared("out of vocabulary", 38, 52, (-20, -9)))
+    assert fewer.sentence.startswith(
+        "It uses fewer rare words: 38 % of its words are never used by half of the people, people "
+        "52 %"
+    )
+
+
 def test_what_people_could_not_be_measured_in_is_not_said_to_be_unmeasured():
     one = told(human=None)
     one["human"] = {**one["user"], "value": None, "why": "too few of them"}

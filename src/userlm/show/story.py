@@ -390,11 +390,8 @@ def cautions(runs: Runs) -> Iterator[Line]:
         stops = Counter(run.results.get("stops") or {})
         name = Quote(run.name, 60)
         if errors := stops["error"]:
-            total = f"{stops.total():,}"
-            yield (
-                name,
-                f": conversations unfinished by an error or a cap: {errors:,} of {total}.",
-            )
+            counted = f"{errors:,} of {stops.total():,}"
+            yield (name, f": conversations unfinished by an error or a cap: {counted}.")
         if warning := run.results.get("warning"):
             yield (name, ": ", Quote(warning, 400), ".")
 
