@@ -125,7 +125,10 @@ def test_user_and_people_stand_side_by_side_with_their_difference(tmp_path, caps
     assert (ends["user"]["value"], ends["human"]) == (100, None)
     assert "distance" not in ends["user"]
     shown = capsys.readouterr().out
-    assert "Too little is known: of 22 measures" in " ".join(shown.split())
+    assert (
+        "Too little is known, from 6 people (30 are a beginning): of 22 measures"
+        in " ".join(shown.split())
+    )
     page = (tmp_path / "run/report.md").read_text()
     assert "How far from people?" in page and "-2.5" in page
 
@@ -220,6 +223,9 @@ def test_quick_takes_sixty_short_conversations_and_counts_the_others(tmp_path):
     }
     drawn = [one.id for one in read_conversations(tmp_path / "run/reference.jsonl")]
     assert len(drawn) == QUICK and "c0" not in drawn
+    page = (tmp_path / "run/report.md").read_text()
+    why = "not drawn by --quick, which takes 60, 10; more than 384 tokens, 1"
+    assert f"60 real conversations (71 were read; left out: `{why}`)" in page
     other = {"user": script(tmp_path), "quick": True, "seed": 1}
     assess(tmp_path, **other, out=tmp_path / "other")
     path = tmp_path / "other/reference.jsonl"

@@ -374,8 +374,8 @@ def test_one_bot_with_one_user_is_compared_with_its_single_prompts(tmp_path) -> 
     ]
     commands.compare(Compare([score(tmp_path, *runs)], out=tmp_path / "out"))
     found = text(tmp_path / "out")
-    assert "`hasty` talked to by `OneByOne` solves 100.0 points (" in found
-    assert "less than with a single prompt." in found
+    assert "Being talked to by `OneByOne` costs `hasty` 100.0 (" in found
+    assert " points, beside a single prompt." in found
     assert "Nothing can be compared" not in found
 
 

@@ -202,7 +202,7 @@ def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
         "quartiles": pytest.approx([1 / 4 + 1 / 48, 7 / 24, 1 / 4 + 3 / 48]),
     }
     # It came with the log, which does not say by whom.
-    assert results["writers"]["not said"]["n"] == 1
+    assert results["writers"]["the logs"]["n"] == 1
 
 
 def test_all_faults_are_survived_counted_and_shown(tmp_path, data, capsys, impatient):

@@ -161,6 +161,25 @@ def trained(root: Path, before: float, after: float) -> Path:
     )
 
 
+def test_one_unfinished_conversation_is_counted_in_words_that_fit_any_number(
+    tmp_path: Path,
+) -> None:
+    stops = {"stops": {"error": 1}}
+    run = write(tmp_path, "e4", "simulate", stops, conversations=[TALK])
+    [line] = [one for one in story.cautions([read_run(run)]) if "unfinished" in one[1]]
+    assert line[1] == ": conversations unfinished by an error or a cap: 1 of 1."
+
+
+def test_what_an_intent_helps_is_said_with_its_interval(tmp_path: Path) -> None:
+    ratio = measured(0.78, 0.7, 0.98, name="perplexity ratio")
+    run = write(tmp_path, "ppl", "ppl", {"with / without": [ratio]}, scores=[])
+    page = html_page([read_run(with_options(run, model="userlm-tiny"))])
+    assert (
+        "The intent multiplies the perplexity of userlm-tiny by 0.78 [0.70, 0.98]."
+        in found(page)
+    )
+
+
 def test_the_gain_of_training_is_said_and_also_if_there_is_none(tmp_path: Path) -> None:
     page = html_page([read_run(trained(tmp_path / "a", 400.0, 300.0))])
     # 300 is 100/400 = 25 % below 400.

@@ -8,6 +8,7 @@ import pytest
 from flat import flat
 
 from userlm import commands, loading
+from userlm.commands.options import EMBEDDED_USER
 from userlm.commands.show import describe
 from userlm.flip import render, samples
 from userlm.models.budget import while_wanted
@@ -102,10 +103,17 @@ def test_what_does_not_fit_is_said(user):
 def test_it_is_printed_and_written_as_a_page_that_no_text_can_break(tmp_path, capsys):
     write_conversations(tmp_path / "logs.jsonl", [LOG])
     page = tmp_path / "tea.html"
-    options = flat(commands.Show, id="tea", data=tmp_path / "logs.jsonl", page=page)
+    options = flat(
+        commands.Show,
+        id="tea",
+        data=tmp_path / "logs.jsonl",
+        model="userlm-tiny",
+        page=page,
+    )
     commands.show(options)
     shown = " ".join(capsys.readouterr().out.split())
     assert "how do i make tea" in shown and "P(end) before it" in shown
+    assert "P(end) and perplexity are those of userlm-tiny." in shown
     written = page.read_text()
     assert "<b>" not in written.partition("Row 1")[2].partition("</div>")[0]
     spans = re.findall(r'<span class="content">([^<]*)</span>', written)
@@ -118,7 +126,7 @@ def test_pages_overwrite_pages_and_no_other_file(tmp_path):
     write_conversations(log, [LOG])
     commands.import_(commands.Import([str(log)], run))
     page = out / "tea.html"
-    shown = flat(commands.Show, id="tea", data=log, page=page)
+    shown = flat(commands.Show, id="tea", data=log, model="userlm-tiny", page=page)
     written = [page, out / "report.html", out / "report.md"]
     for _ in range(2):
         commands.show(shown)
@@ -136,6 +144,16 @@ def test_pages_overwrite_pages_and_no_other_file(tmp_path):
         assert path.read_text() == "<!doctype html>\nmy own page"
         path.write_text(text)
     assert [path.read_text() for path in written] == pages
+
+
+def test_it_shows_the_model_that_is_the_default_user_or_what_steps_in_for_it(
+    tmp_path, capsys, monkeypatch
+):
+    assert f"trained:{flat(commands.Show, id='tea').model}" == EMBEDDED_USER
+    monkeypatch.setattr(loading, "small_or_tiny", lambda kind: f"{kind}-tiny")
+    write_conversations(tmp_path / "logs.jsonl", [LOG])
+    commands.show(flat(commands.Show, id="tea", data=tmp_path / "logs.jsonl"))
+    assert "those of userlm-tiny." in capsys.readouterr().out
 
 
 def test_an_id_that_is_not_there_gets_near_ones(tmp_path):

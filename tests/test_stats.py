@@ -11,6 +11,7 @@ from userlm.stats import (
     PERCENT,
     PERPLEXITY,
     PERPLEXITY_RATIO,
+    SIGNED_PERCENT,
     Statistic,
     auroc,
     cluster_sums,
@@ -169,6 +170,16 @@ def test_what_rests_on_one_person_has_no_interval() -> None:
     alone = [MeasureRow(str(i), str(i), (float(i == 0), 0.0, 0.0)) for i in range(8)]
     found = measure(alone, F1)
     assert (found.value, found.low, found.high, found.clusters) == (100, None, None, 1)
+
+
+def test_the_interval_of_a_difference_of_shares_ends_at_what_is_possible() -> None:
+    # One of five people is far from the others: without ends it would be [-368, 208].
+    found = measure(rows([0.9, 0.9, 0.9, 0.9, -0.9]), SIGNED_PERCENT)
+    assert found.value == pytest.approx(54)
+    assert (found.low, found.high) == (-100, 100)
+    near = rows([0.1, 0.12, 0.15, 0.11, 0.13, 0.2])
+    endless = Statistic(SIGNED_PERCENT.of, -np.inf, np.inf)
+    assert measure(near, SIGNED_PERCENT) == measure(near, endless)
 
 
 def test_equal_values_without_a_largest_limit_nothing() -> None:

@@ -128,6 +128,18 @@ def test_a_progress_bar_moves_the_cursor_and_what_is_printed_meanwhile_does_not(
     assert "\x1b[2K" in shown and "⟨U+001B⟩[2K" not in shown
 
 
+def test_the_rate_is_that_of_all_batches_however_long_each_takes() -> None:
+    bar = progress_bar()
+    now = [0.0]
+    bar.get_time = lambda: now[0]
+    job = bar.add_task("scoring", total=104)
+    for size in (32, 32, 32, 8):
+        now[0] += 20.0
+        bar.advance(job, size)
+    # From the first batch on: 72 in 60 seconds; the last one alone: 8 in 20.
+    assert bar.tasks[job].speed == pytest.approx(1.2)
+
+
 def test_a_stream_that_was_closed_before_the_program_began_stays_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -171,7 +171,8 @@ def test_too_few_people_are_not_compared(people: int) -> None:
         (OVERALL, LENGTH_MATCHED, FIRST_TURNS, LATER_TURNS)
     )
     assert {one.why for one in measures} == {
-        "fewer than 5 people (or intents) in one half"
+        "5 people (or intents) of each side are needed to train the classifier, and as many "
+        "others to test it"
     }
     assert ngrams == []
     assert values(floor(crowd("yo {}", people=people))) == values(measures)

@@ -74,7 +74,7 @@ def test_an_interval_without_zero_is_a_difference_with_its_size_and_its_interval
         *("bad", True, -22, -30, -12),
     )
     assert one.sentence == (
-        "It asks fewer questions: in 12 % of turns, people in 34 % (22.0 points less, 12.0 to 30.0)"
+        "It asks fewer questions: in 12 % of turns, people in 34 % (-22.0 points, -30.0 to -12.0)"
     )
 
 
@@ -82,7 +82,7 @@ def test_a_short_interval_around_zero_is_like_people_and_says_what_is_ruled_out(
     one = only(THANKS)
     assert (one.kind, one.sure) == ("good", False)
     assert one.sentence == (
-        "in 6.0 % of turns, people in 7.0 % (1.0 points less, -3.0 to 4.0)"
+        "in 6.0 % of turns, people in 7.0 % (-1.0 points, -4.0 to 3.0)"
     )
 
 
@@ -108,8 +108,8 @@ def test_what_is_better_than_people_is_not_held_against_a_user():
 
 def test_without_an_interval_it_is_said_how_many_people_there_must_be():
     few = only(compared("questions", 12, 34, people=4))
-    assert (few.kind, few.needed) == ("unknown", 5)
-    assert few.sentence == "4 people are too few"
+    assert (few.kind, few.needed) == ("unknown", 30)
+    assert few.sentence == "Too few people: 4"
     alike = only(compared("questions", 12, 34))
     assert alike.needed is None and "are alike" in alike.sentence
 
@@ -133,7 +133,7 @@ def test_people_count_as_keeping_their_role_and_their_intent(low, value, high, k
     one, other = found(role, intent).findings
     assert one.kind == other.kind == kind
     if kind == "bad":
-        assert one.sentence.startswith("It answers questions instead of asking them:")
+        assert one.sentence.startswith("It takes the assistant's role:")
         assert other.sentence.startswith("It lets the assistant lead it away")
 
 
@@ -152,7 +152,7 @@ def test_lengths_are_compared_as_times_and_their_points_never_pass_a_hundred():
     # 32 words and 8: 24 of 32 are 75 %; 24 words and 8: 16 of 24; 40 words and 8: 32 of 40.
     assert one.size == 75 and one.low == pytest.approx(200 / 3) and one.high == 80
     assert one.sentence == (
-        "Its turns are 4.0 times as long as people's: 32 words, people 8.0 words (24.0 more, 16.0 "
+        "Its turns are 4.0 times as long as people's: 32 words, people 8.0 words (24.0, 16.0 "
         "to 32.0)"
     )
     shorter = only(words(2.0, 8.0, (-7, -5)))
@@ -180,7 +180,7 @@ def test_ends_at_the_wrong_time_are_mended_by_the_threshold_of_people():
     ends = {"threshold": 0.2, "f1_of_always": 31.4}
     early = only(EARLY, F1, ends=ends)
     assert early.sentence == (
-        "It ends conversations too early: in 60 % of turns, people in 10 % (50.0 points more, 40.0 "
+        "It ends conversations too early: in 60 % of turns, people in 10 % (50.0 points, 40.0 "
         "to 60.0); F1 of ending where people did 24 %, always ending 31 %"
     )
     assert early.mend == "--end-threshold 0.2, which ends as often as people do"
@@ -261,7 +261,7 @@ def test_an_auroc_is_said_as_pairs_with_the_ngrams_of_the_user_alone():
     assert one.sentence == (
         "It is told from people in 9.0 of 10 pairs of turns, one of each, by a classifier that read "
         "others (of similar length in 8.3, by chance in 5): an AUROC of 0.90, people "
-        "0.50 (0.40 more, 0.30 to 0.45)"
+        "0.50 (0.40, 0.30 to 0.45)"
     )
     assert one.told_by == ("sure", "I ")
     assert one.size == pytest.approx(40)
@@ -316,8 +316,8 @@ def test_too_few_test_items_are_not_called_people():
         [found] = conclude({"measures": one}, {}).findings
         assert found.clusters == "items"
         sentences.append(found.sentence)
-    assert sentences[0] == "4 items are too few"
-    assert "of tests; people were not asked, and count as 100 % (25" in sentences[1]
+    assert sentences[0] == "Too few items: 4"
+    assert "of tests; people were not asked, and count as 100 % (-25" in sentences[1]
 
 
 # --- all of them together -------------------------------------------------------------------------
@@ -328,14 +328,16 @@ def test_the_answer_counts_and_says_what_chance_alone_gives():
     assert whole.answer == (
         "Not yet: of 4 measures, 1 is like people, 2 are not, and 1 is undecided."
     )
-    few = "at most 1 difference, which in 4 intervals may be chance"
+    few = "at most 1 of the 4 measures with an interval differs, as by chance"
     assert few in whole.chance
     many = [compared(f"m{i}", 5, 5, (-3, 3)) for i in range(40)]
-    assert "at most 2 differences, which in 40 intervals" in found(*many).chance
+    assert (
+        "at most 2 of the 40 measures with an interval differ," in found(*many).chance
+    )
 
 
 def test_the_bar_that_decides_not_yet_is_said_below_it():
-    assert "none above 20 points (of percent)" in found(QUESTIONS).chance
+    assert "none by more than 20 points (of percent)" in found(QUESTIONS).chance
     assert found(QUESTIONS).answer.startswith("Not yet")
     smaller = compared("questions", 15, 34, (-30, -12))
     assert found(smaller).answer.startswith("Nearly")
@@ -353,6 +355,45 @@ def test_the_bar_that_decides_not_yet_is_said_below_it():
 )
 def test_the_answer_is_no_more_than_the_intervals_carry(measures, answer):
     assert found(*measures).answer.startswith(answer)
+
+
+def test_a_verdict_on_few_people_says_first_how_few_and_that_too_little_is_known():
+    ten = found(compared("questions", 12, 34, (-30, -12), people=10), THANKS)
+    assert ten.answer.startswith("Not yet")  # 40 people have the other measure
+    for people, some in ((29, "29 people"), (1, "1 person")):
+        few = found(compared("questions", 12, 34, (-30, -12), people=people))
+        assert few.answer == (
+            f"Too little is known, from {some} (30 are a beginning): of 1 measure, 0 are like "
+            "people, 1 is not, and 0 are undecided."
+        )
+
+
+def test_what_is_undecided_takes_no_fewer_people_than_a_verdict():
+    # Half of the interval is 30: at 15 it would be decided, with four times as many.
+    assert only(compared("requests", 40, 35, (-25, 35), people=6)).needed == 30
+
+
+def test_the_sign_of_a_difference_is_that_of_its_interval():
+    one = only(compared("questions", 30, 32.6, (-12.3, 10.1)))
+    assert one.sentence.endswith("(-2.6 points, -12.3 to 10.1)")
+    level = only(compared("questions", 30, 30.01, (-3, 3)))
+    assert level.sentence.endswith("(0.0 points, -3.0 to 3.0)")
+
+
+def test_words_that_half_of_the_people_never_use_are_called_so_though_people_have_them():
+    fewer = only(compared("out of vocabulary", 38, 52, (-20, -9)))
+    assert fewer.sentence.startswith(
+        "It uses fewer rare words: 38 % of its words are never used by half of the people, people "
+        "52 %"
+    )
+
+
+def test_what_people_could_not_be_measured_in_is_not_said_to_be_unmeasured():
+    one = told(human=None)
+    one["human"] = {**one["user"], "value": None, "why": "too few of them"}
+    alone = only(one)
+    assert alone.sentence == "There is nothing to compare it with"
+    assert alone.why == "people have no value: too few of them"
 
 
 def test_the_largest_difference_comes_first_and_an_auroc_counts_twice():

@@ -53,11 +53,13 @@ class Statistic:
     Attributes:
         of: column sums of shape (..., columns) to values of shape (...).
         least, most: the smallest and the largest possible value.
+        cut: no interval goes further from 0.
     """
 
     of: Callable[[Array], Array]
     least: float
     most: float
+    cut: float = inf
 
 
 class Estimate(NamedTuple):
@@ -104,7 +106,9 @@ MEAN = Statistic(ratio, 0, inf)
 """A mean of what is never negative: words, turns, bits."""
 PERCENT = Statistic(percent, 0, 100)
 FRACTION = Statistic(ratio, 0, 1)
-SIGNED_PERCENT = Statistic(percent, -inf, inf)
+SIGNED_PERCENT = Statistic(percent, -inf, inf, cut=100)
+"""A difference of two shares: far from its edges, which shape nothing (between edges, too few
+intervals hold the truth if clusters are skewed)."""
 PERPLEXITY = Statistic(exp_ratio, 1, inf)
 PERPLEXITY_RATIO = Statistic(exp_ratio, 0, inf)
 F1 = Statistic(f1_percent, 0, 100)
@@ -141,6 +145,8 @@ def estimate(sums: Array, statistic: Statistic) -> Estimate:
         return Estimate(None, None, None, len(sums))
     left_out = _left_out(sums, statistic)
     low, high = interval(value, left_out, statistic.least, statistic.most)
+    if low is not None and high is not None:
+        low, high = max(low, -statistic.cut), min(high, statistic.cut)
     return Estimate(value, low, high, len(sums))
 
 
@@ -169,7 +175,7 @@ def paired_difference(of_a: Array, of_b: Array, statistic: Statistic) -> Estimat
     if a.value is None or b.value is None:
         return Estimate(None, None, None, len(of_a))
     value = a.value - b.value
-    size = statistic.most - statistic.least
+    size = min(statistic.most - statistic.least, 2 * statistic.cut)
     left_out = _left_out(of_a, statistic) - _left_out(of_b, statistic)
     low, high = interval(value, left_out, -inf, inf)
     if low is None or high is None:

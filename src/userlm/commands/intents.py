@@ -69,7 +69,7 @@ from userlm.runs import FinishedRun, Run, split_files
 from userlm.show.terminal import console, track
 from userlm.types import Conversation, InputError, Sampling
 
-UNNAMED = "not said"  # the writer of intents that came with the logs
+UNNAMED = "the logs"  # the writer of intents that came with the logs
 JOINED_FILE = "note: joined file"
 UNKNOWN_JOIN = f"{JOINED_FILE}, unknown id"
 TOP_P = 0.9

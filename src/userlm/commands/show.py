@@ -46,6 +46,7 @@ from userlm.types import Conversation, InputError
 if TYPE_CHECKING:
     from userlm.models.local import LocalModel
 
+SMALL = "userlm-small"
 MAX_IDS = 100_000  # of a file, among which similar ids are searched
 
 LEGEND = (
@@ -69,9 +70,7 @@ class Show:
     data: Path = option(
         Path("runs/intents"), "Conversations: the folder of a run, or a file."
     )
-    model: str = option(
-        "userlm-tiny", "A user model: a folder, a training run or a hub id."
-    )
+    model: str = option(SMALL, "A user model: a folder, a training run or a hub id.")
     max_tokens: int = max_tokens_option()
     page: Path | None = option(None, "Also write it as an HTML page to this file.")
     device: str | None = device_option()
@@ -88,12 +87,15 @@ def show(options: Show) -> Page:
     conversation = find(options.data, options.id)
     settings = LocalSettings(device=options.device, dtype=options.dtype)
     with console.status("loading the model"):
-        model = loading.local_model(options.model, settings)
-        template = user_template(model.tokenizer, model.encode, options.model)
+        is_small = options.model == SMALL
+        name = loading.small_or_tiny("userlm") if is_small else options.model
+        model = loading.local_model(name, settings)
+        template = user_template(model.tokenizer, model.encode, name)
     max_tokens = min(options.max_tokens, model.context_length)
-    blocks = list(describe(conversation, model, template, max_tokens))
+    asked = Text(("P(end) and perplexity are those of ", Quote(name, 100), "."))
+    blocks = [asked, *describe(conversation, model, template, max_tokens)]
     print_blocks(blocks)
-    title = f"{conversation.id} as {options.model} sees it"
+    title = f"{conversation.id} as {name} sees it"
     page = Page(title, "", (), [Section("rows", "Rows", "Rows", blocks)])
     if options.page:
         from userlm.show import html

@@ -161,8 +161,10 @@ def _too_few(turns: Turns, tested: Flags) -> str:
             here = (turns.simulated == is_simulated) & (tested == is_tested)
             found = {turns.clusters[i] for i in np.flatnonzero(here)}
             if len(found) < MIN_CLUSTERS:
-                side = "simulated users" if is_simulated else "people"
-                return f"fewer than {MIN_CLUSTERS} {side} (or intents) in one half"
+                return (
+                    f"{MIN_CLUSTERS} people (or intents) of each side are needed to train the "
+                    "classifier, and as many others to test it"
+                )
     return ""
 
 

@@ -26,6 +26,8 @@ WIDE = 20.0
 """Points: an interval that allows a larger difference does not show that there is none."""
 CHANCE = 0.05
 """The share of 95 % intervals that miss the truth."""
+ENOUGH = 30
+"""People: a verdict on fewer is that too little is known."""
 TELLING = 5
 """How many n-grams are named."""
 TURN_LIMIT = 25
@@ -67,9 +69,9 @@ WORDINGS = {
     "all lower-case": "in {} of turns",
     "end punctuation": "in {} of turns",
     "intent decomposition": "{} of its words are the intent's",
-    "goal consistency": "{} of its words are the intent's, beyond chance",
+    "goal consistency": "{} of its words are the intent's, beyond another's",
     "reaction": "{} of its words are the answer's, beyond chance",
-    "out of vocabulary": "{} of its words",
+    "out of vocabulary": "{} of its words are never used by half of the people",
     "verbatim intent": "{} of its runs of three words",
     "self-repetition": "{} of its runs of three words",
     "MATTR": "{} of 50 words in a row are different",
@@ -86,7 +88,7 @@ PLAIN = {
     "words per turn": "length of turns",
     "first-turn diversity": "variety of first turns",
     "intent decomposition": "words of its intent",
-    "goal consistency": "closeness to its goal",
+    "goal consistency": "words of its own intent alone",
     "reaction": "taking up the answer",
     "verbatim intent": "copying its intent",
     "self-repetition": "repeating itself",
@@ -94,7 +96,7 @@ PLAIN = {
     "lower-case start": "starting in lower case",
     "all lower-case": "writing without capitals",
     "end punctuation": "punctuation at the end",
-    "out of vocabulary": "words that people do not use",
+    "out of vocabulary": "rare words",
     "MATTR": "different words in a row",
     "HD-D": "richness of vocabulary",
     "two-sample AUROC": "how easily it is told from people",
@@ -131,8 +133,8 @@ CLAIMS = {
         "It uses fewer of the intent's words",
     ),
     "goal consistency": (
-        "It sticks more closely to its goal",
-        "It strays from its goal",
+        "It uses more words of its own intent alone",
+        "It uses fewer words of its own intent alone",
     ),
     "reaction": (
         "It takes up more of the answer before",
@@ -167,7 +169,7 @@ CLAIMS = {
         "It ends fewer turns with punctuation",
     ),
     "out of vocabulary": (
-        "It uses more words that people do not use",
+        "It uses more rare words",
         "It uses fewer rare words",
     ),
     "MATTR": (
@@ -175,7 +177,7 @@ CLAIMS = {
         "It uses the same words again and again",
     ),
     "HD-D": ("Its vocabulary is richer", "Its vocabulary is poorer"),
-    "user-role adherence": ("", "It answers questions instead of asking them"),
+    "user-role adherence": ("", "It takes the assistant's role"),
     "intent adherence": (
         "",
         "It lets the assistant lead it away from its intent",
@@ -285,7 +287,7 @@ def conclude(results: Record, options: Record) -> Conclusion:
     kinds = ("bad", "good", "unknown")
     found.sort(key=lambda one: (kinds.index(one.kind), -_weight(one)))
     intervals = sum(one.low is not None for one in found)
-    answer = _answer(found, intervals)
+    answer = _answer(found, intervals, _people(results))
     chance = _chance(intervals)
     return Conclusion(answer, chance, _talks(results), tuple(found))
 
@@ -322,7 +324,17 @@ def _known(compared: Sequence[Record]) -> bool:
     return any(one["user"]["value"] is not None for one in compared)
 
 
-def _answer(found: Sequence[Finding], intervals: int) -> str:
+def _people(results: Record) -> int:
+    """Return how many people the user was measured beside; 0 if that is not known."""
+    counts = [0]
+    for stage in STAGES_OF_PEOPLE:
+        for one in results["measures"].get(stage, ()):
+            distance = one["user"].get("distance") or {}
+            counts.append(distance.get("clusters", 0))
+    return max(counts)
+
+
+def _answer(found: Sequence[Finding], intervals: int, people: int) -> str:
     count = dict.fromkeys(("good", "bad", "unknown"), 0)
     for one in found:
         count[one.kind] += 1
@@ -334,6 +346,9 @@ def _answer(found: Sequence[Finding], intervals: int) -> str:
         f"of {measures}, {good} {_is(good)} like people, {bad} {_is(bad)} not, and "
         f"{count['unknown']} {_is(count['unknown'])} undecided."
     )
+    if 0 < people < ENOUGH:
+        some = "1 person" if people == 1 else f"{people} people"
+        return f"Too little is known, from {some} ({ENOUGH} are a beginning): {counts}"
     differ = [one for one in found if one.kind == "bad"]
     if any(abs(one.size or 0) > WIDE for one in differ) or bad > _by_chance(intervals):
         return f"Not yet: {counts}"
@@ -355,11 +370,11 @@ def _chance(intervals: int) -> str:
     if not intervals:
         return "There is no interval, so nothing can be told from chance."
     most = _by_chance(intervals)
-    few = "1 difference" if most == 1 else f"{most} differences"
+    differ = "differs" if most == 1 else "differ"
     return (
         "In brackets: the difference from people, with its 95 % interval. Good enough: at most "
-        f"{few}, which in {intervals} intervals may be chance, and none above {WIDE:.0f} points "
-        "(of percent)."
+        f"{most} of the {intervals} measures with an interval {differ}, as by chance, and none by "
+        f"more than {WIDE:.0f} points (of percent)."
     )
 
 
@@ -399,21 +414,24 @@ def finding(
     name = user["name"]
     of_people, distance = reference_of(user, human)
     if user["value"] is None or of_people is None or not distance:
-        return Finding("unknown", name, stage, "It was not measured", why=_why(user))
+        said = "It was not measured"
+        if user["value"] is not None:
+            said = "There is nothing to compare it with"
+        return Finding("unknown", name, stage, said, why=_why(user, human))
     points = in_points(user, of_people, distance)
     clusters: Literal["people", "items"] = "items" if human is None else "people"
     count = distance["clusters"]
     if points is None:
         needed = MIN_CLUSTERS if count < MIN_CLUSTERS else None
-        sentence = NO_INTERVAL if needed is None else f"{count} {clusters} are too few"
+        sentence = NO_INTERVAL if needed is None else f"Too few {clusters}: {count}"
         few = Finding("unknown", name, stage, sentence, clusters=clusters)
-        return replace(few, needed=needed)
+        return replace(few, needed=needed and _enough(needed, clusters))
     sentence = _numbers(user, of_people, distance, is_given=human is None)
     is_sure = points.low > 0 or points.high < 0
     kind = judge(points, user["better"])
     found = Finding(kind, name, stage, sentence, *points, is_sure, clusters=clusters)
     if kind == "unknown":
-        return replace(found, needed=_needed(points, count))
+        return replace(found, needed=_enough(_needed(points, count), clusters))
     if name == "end rate":
         found = replace(found, sentence=sentence + _where_it_ends(results))
     if kind == "good":
@@ -484,10 +502,17 @@ def judge(points: Points, better: str) -> Literal["good", "bad", "unknown"]:
     return "good" if reach <= WIDE else "unknown"
 
 
-def _why(user: Record) -> str:
+def _why(user: Record, human: Record | None) -> str:
     if user["value"] is None:
         return str(user.get("why") or "nothing to measure")
-    return "there is no human reference beside it"
+    if human is None:
+        return "there is no human reference beside it"
+    return f"people have no value: {human.get('why') or 'nothing to measure'}"
+
+
+def _enough(needed: int, clusters: str) -> int:
+    """Return how many are needed at least: people, never fewer than a verdict needs."""
+    return max(needed, ENOUGH) if clusters == "people" else needed
 
 
 def _needed(points: Points, clusters: int) -> int:
@@ -515,14 +540,10 @@ def amount(value: float, unit: str) -> str:
 def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> str:
     """Return the values and their difference; `is_given`: people's is not measured."""
     unit = user["unit"]
-    value = distance["value"]
-    low = distance["low"]
-    high = distance["high"]
-    word = "more"
-    if value < 0:
-        value, low, high = -value, -high, -low
-        word = "less"
+    ends = (distance["value"], distance["low"], distance["high"])
     digits = 1 if unit else 2
+    # No "-0.0".
+    size, least, most = (f"{round(end, digits) + 0.0:,.{digits}f}" for end in ends)
     points = " points" if unit == "%" else ""
     of_user = amount(user["value"], unit)
     of_people = amount(human, unit)
@@ -532,10 +553,7 @@ def _numbers(user: Record, human: float, distance: Record, is_given: bool) -> st
     beside = f", people {of_people}"
     if is_given:
         beside = _given(user["name"], of_people)
-    return (
-        f"{wording.format(of_user)}{beside} ({value:,.{digits}f}{points} "
-        f"{word}, {low:,.{digits}f} to {high:,.{digits}f})"
-    )
+    return f"{wording.format(of_user)}{beside} ({size}{points}, {least} to {most})"
 
 
 def _given(name: str, value: str) -> str:

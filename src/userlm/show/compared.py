@@ -69,18 +69,10 @@ def answers(runs: Sequence[Finished]) -> Iterator[Text]:
 
 
 def _cost(one: Mapping[str, Any]) -> Line:
-    names = (
-        Quote(called(one["assistant"]), NAME),
-        " talked to by ",
-        Quote(called(one["user"]), NAME),
-    )
-    value, low, high = one["value"], one["low"], one["high"]
-    word = "less"
-    if value < 0:
-        word = "more"
-        value, low, high = -value, high and -high, low and -low
-    points = (f" solves {number(value, 1)} points", interval(low, high, 1))
-    return (names, points, f" {word} than with a single prompt.")
+    assistant, user = (Quote(called(one[side]), NAME) for side in ("assistant", "user"))
+    points = (number(one["value"], 1), interval(one["low"], one["high"], 1))
+    names = ("Being talked to by ", user, " costs ", assistant, " ")
+    return (*names, *points, " points, beside a single prompt.")
 
 
 def section(runs: Sequence[Finished]) -> Section:

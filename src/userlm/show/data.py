@@ -174,14 +174,12 @@ def _writers(writers: Mapping[str, Writer]) -> Table:
         label = f"{name}, without a model" if name == "extractive" else name
         rows.append((Quote(label), f"{n:,}", *cells))
         strips.append(strip)
-    note = (
-        "Leakage is the share of a first turn’s content words that its intent contains: 0 is none, "
-        "1 is all."
+    title = (
+        "Leakage of intents, by writer: the share of a first turn’s content words that its intent "
+        "contains, from 0 to 1"
     )
     head = ("writer", "intents", "measured", "mean", "25 %", "50 %", "75 %")
-    return Table(
-        head, rows, "table writers", "Leakage of intents, by writer", note, strips
-    )
+    return Table(head, rows, "table writers", title, drawings=strips)
 
 
 def _leakage(writer: Writer) -> tuple[Row, Strip | None]:

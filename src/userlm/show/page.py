@@ -138,7 +138,7 @@ def _notices(runs: Runs) -> Iterator[Line]:
         names = ", ".join(run.name for run in runs if kind in run.stubs)
         why = WITHOUT_MODEL if kind == EXTRACTIVE else STUB
         badge = Quote(kind, 60, "badge")
-        yield ("Without a model: ", badge, " in ", Quote(names, 1000), f". {why}")
+        yield ("Without a model in ", Quote(names, 1000), ": ", badge, f". {why}")
     for run in runs:
         if left := unscrubbed(run.results.get("counts") or {}):
             name = Quote(run.name, 1000)

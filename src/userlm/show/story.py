@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from userlm.metrics.adherence import CEILINGS
+from userlm.metrics.controls import OWN
 from userlm.metrics.verdict import Conclusion, conclude
 from userlm.show import assessed, compared, differences, evaluated, measures, verdicts
 from userlm.show.blocks import (
@@ -344,23 +345,14 @@ def _intents(runs: Runs) -> Iterator[Text]:
     """Yield how much an intent helps to predict what people say."""
     told: list[Line] = []
     for run in runs:
-        columns = (
-            run.columns.get(f"{word} intent", {}) for word in ("without", "with")
-        )
-        found = [
-            column["perplexity"]["value"]
-            for column in columns
-            if "perplexity" in column
-        ]
-        known = [value for value in found if value is not None]
-        if run.verb == "ppl" and len(known) == 2:
-            without, with_intent = known
-            values = (Value(without, 1), " to ", Value(with_intent, 1))
-            apart = f" ({_change(without, with_intent)})"
+        found = run.columns.get(OWN, {}).get("perplexity ratio")
+        if run.verb == "ppl" and found and found["value"] is not None:
+            ends = interval(found["low"], found["high"])
             model = _called(str(run.options.get("model")))
-            told.append(("; " if told else "", model, " from ", values, apart))
+            ratio = (" of ", model, " by ", Value(found["value"]), ends)
+            told.append(("; " if told else "", *ratio))
     if told:
-        yield Text(("The intent takes the perplexity of ", *told, "."), "finding")
+        yield Text(("The intent multiplies the perplexity", *told, "."), "finding")
 
 
 def _of_data(runs: Runs) -> Iterator[Text]:
@@ -398,11 +390,8 @@ def cautions(runs: Runs) -> Iterator[Line]:
         stops = Counter(run.results.get("stops") or {})
         name = Quote(run.name, 60)
         if errors := stops["error"]:
-            total = plural(stops.total(), "conversation")
-            yield (
-                name,
-                f": {errors:,} of {total} are unfinished, by an error or a cap.",
-            )
+            counted = f"{errors:,} of {stops.total():,}"
+            yield (name, f": conversations unfinished by an error or a cap: {counted}.")
         if warning := run.results.get("warning"):
             yield (name, ": ", Quote(warning, 400), ".")
 

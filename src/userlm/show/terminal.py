@@ -202,6 +202,9 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        # As long as a run: a batch may take longer than the usual half minute, and the rate of the
+        # last, shorter one is not that of all.
+        speed_estimate_period=float("inf"),
     )
 
 

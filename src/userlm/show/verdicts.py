@@ -21,6 +21,7 @@ from userlm.show.blocks import (
     Value,
     interval,
 )
+from userlm.show.data import dropped
 from userlm.show.finished import STAGES, Finished
 from userlm.show.formats import called, plural
 from userlm.show.published import MEASURES, NOT_ASKED, NOTE, ROWS
@@ -33,10 +34,8 @@ LOOKS = {"bad": "c1", "good": "c2", "unknown": "human"}
 SHAPES = {"bad": "circle", "good": "diamond", "unknown": "square"}
 """Name, colour and shape of each kind of finding."""
 
-PLACE = (
-    "It was put in a person's place at every turn of {}{}, and told in a sentence what they "
-    "wanted, the intent. "
-)
+PLACE = "It was put in a person's place at every turn of"
+TOLD = ", and told in a sentence what they wanted, the intent. "
 INCOMPLETE = (
     " is incomplete: some of it ended in an error, or was not begun because of a limit, and counts "
     "as missing; the same command tries it again, with a higher limit if that was the reason."
@@ -82,10 +81,11 @@ def _verdict(run: Finished) -> Iterator[Block]:
     yield Text(conclusion.answer, "answer")
     counts = run.results["counts"]
     people = plural(counts.get("out", 0), "real conversation")
-    is_all = counts.get("in", 0) == counts.get("out", 0)
-    read = "" if is_all else f" ({counts.get('in', 0):,} were read)"
-    place = PLACE.format(people, read)
-    yield Text(place + conclusion.chance)
+    why = "; ".join(f"{why}, {count:,}" for why, count in dropped(counts))
+    left_out: Line = ""
+    if why:
+        left_out = (f" ({counts['in']:,} were read; left out: ", Quote(why, 400), ")")
+    yield Text((f"{PLACE} {people}", left_out, TOLD, conclusion.chance))
     bad = conclusion.of_kind("bad")
     if bad:
         yield Text(
@@ -161,7 +161,7 @@ def _names(findings: Sequence[Finding]) -> Quote:
 
 
 def _needed(findings: Sequence[Finding]) -> str:
-    """Say how many people would decide what is unknown."""
+    """Say how many people would decide what is unknown: the first of it, and all."""
     needed = []
     for one in findings:
         if one.needed and one.clusters == "people":
@@ -169,8 +169,9 @@ def _needed(findings: Sequence[Finding]) -> str:
     if not needed:
         return ""
     least, most = min(needed), max(needed)
-    some = f"{most:,}" if least == most else f"{least:,} to {most:,}"
-    return f" Deciding it takes about {some} people."
+    if least == most:
+        return f" Deciding it takes at least {most:,} people."
+    return f" Deciding it takes at least {least:,} people, all of it {most:,}."
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[Row]:
