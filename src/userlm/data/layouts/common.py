@@ -265,7 +265,11 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
         side = roles.get(role.strip().lower())
     if side is None:
         known = ", ".join(roles)
-        raise Rejected("unknown role", f"{where} is {role!r}; known are {known}")
+        raise Rejected(
+            "unknown role",
+            f"{where} is {role!r}; with --map, --roles NAME=user,NAME=assistant says what others "
+            f"are called; known are {known}",
+        )
     return side
 
 
