@@ -200,6 +200,13 @@ def test_roles_that_are_not_known_are_named_with_the_option_for_them(tmp_path):
     assert "no known role is called 'guest'" in said and "--roles guest=user" in said
 
 
+def test_a_text_in_no_field_names_the_field(tmp_path):
+    row = {"from": "customer", "body": "hi", "ticket": 7}
+    mapped = "role=from,text=bdy,id=ticket"
+    said = refusal(tmp_path, json.dumps(row), kind=".jsonl", map=mapped)
+    assert "1 of them: empty turn: none of its rows has words in field 'bdy'" in said
+
+
 def test_a_role_in_no_field_names_the_fields_there_are(tmp_path):
     talk = {"talk": [{"who": "customer", "says": "hi"}]}
     mapped = "messages=talk,role=hwo,text=says"

@@ -302,7 +302,8 @@ class Rows:
                 # Who sends a picture after an answer does not end there.
                 whole = whole and self._map.side(each[0]) != "user"
         if not kept:
-            raise Rejected("empty turn", "none of its rows has words")
+            where = f"field {self._map.text!r}"
+            raise Rejected("empty turn", f"none of its rows has words in {where}")
         # Answers may name another person: who gave them.
         of_user = (row for row, _ in rows if self._map.side(row) == "user")
         about = next(of_user, rows[0][0])
