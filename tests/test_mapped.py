@@ -200,6 +200,15 @@ def test_roles_that_are_not_known_are_named_with_the_option_for_them(tmp_path):
     assert "no known role is called 'guest'" in said and "--roles guest=user" in said
 
 
+def test_a_role_that_a_known_layout_has_not_is_named_with_the_option_too(tmp_path):
+    row = {"messages": [{"role": "customer", "content": "hi"}]}
+    options = {"kind": ".jsonl", "map": None, "roles": None}
+    said = refusal(tmp_path, json.dumps(row), **options)
+    assert (
+        "messages[0].role is 'customer'; --roles customer=user (or assistant)" in said
+    )
+
+
 def test_a_text_in_no_field_names_the_field(tmp_path):
     row = {"from": "customer", "body": "hi", "ticket": 7}
     mapped = "role=from,text=bdy,id=ticket"
