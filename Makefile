@@ -16,6 +16,9 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist 
 .PHONY: env test test-fast test-browser test-peers demo docs lint size clean
 
 env: .venv/.ready
+ifneq ($(filter env,$(MAKECMDGOALS)),)
+	@echo "ready: run '. .venv/bin/activate', then 'userlm chat', or 'userlm --help' for all commands"
+endif
 
 # uv when it is there, else pip. uv is handed the folders of wheels that pip is told of.
 .venv/.ready: pyproject.toml constraints.txt

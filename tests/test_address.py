@@ -46,12 +46,37 @@ from userlm.users import ReplayUser
         ("script:nowhere.txt", "nowhere.txt: cannot read the script"),
         ("py:nowhere:make", "No module named 'nowhere'"),
         ("py:json", "py:json: write MODULE:NAME"),
+        ("py:json:laods", "has no attribute 'laods'); did you mean loads?"),
+        ("gpt-4o", "did you mean prompted:openai:gpt-4o?"),
+        ("prompted:gpt-4o", "did you mean openai:gpt-4o?"),
+        ("prompted:claude-sonnet-4-5", "did you mean openai:claude-sonnet-4-5?"),
+        ("trained:o3-mini", "no hub has this model"),
+        ("my_sim.py", "a file of Python; did you mean py:my_sim:FUNCTION?"),
     ],
 )
 def test_a_wrong_address_says_what_was_meant(wrong, hint):
     with pytest.raises(InputError) as caught:
         loading.user(wrong)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("desk_bot.py", "py:desk_bot:FUNCTION"),
+        ("./bots/desk_bot.py:answer", "py:bots.desk_bot:answer"),
+        ("/home/me/desk_bot.py", "py:desk_bot:FUNCTION"),
+    ],
+)
+def test_a_python_file_as_an_assistant_is_told_how_it_is_written(file, meant):
+    with pytest.raises(InputError) as caught:
+        loading.assistant(file)
+    assert str(caught.value) == f"{file}: a file of Python; did you mean {meant}?"
+
+
+def test_hub_ids_that_look_like_models_of_an_api_are_hub_ids():
+    for name in ("gpt2", "openai/gpt-oss-20b", "o1ai/x", "openai-gpt"):
+        assert loading.checkpoint(name) == name
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,8 @@ def test_an_empty_answer_is_asked_for_again_with_another_seed_and_not_at_tempera
 
 
 def test_a_server_that_is_not_there_is_an_error_of_the_model_and_costs_nothing():
-    with pytest.raises(ModelError, match="is it running") as caught:
+    where = "no connection to http://127.0.0.1:9/v1; is it running"
+    with pytest.raises(ModelError, match=where) as caught:
         EndpointModel("m", "http://127.0.0.1:9/v1", KEY, retries=1, pause=0.001).chat(
             HI, Sampling()
         )

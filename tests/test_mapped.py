@@ -102,7 +102,11 @@ def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "error"),
     [
-        ("7,robot,hi,\n", "unknown role: line[6].role is 'robot'"),
+        (
+            "7,robot,hi,\n",
+            "no known role is called 'robot'; say which is who, such as --roles "
+            "customer=user,agent=assistant,robot=assistant",
+        ),
         (",customer,hi,\n", "no messages: field 'ticket' is missing"),
         ("7,customer\n", "has 2 values, and the header 4"),
         ('7,"cus"tomer,hi,\n', "is not CSV: ',' expected after '\"'"),
@@ -133,6 +137,99 @@ def test_a_map_that_cannot_be_read_is_refused(options, problem, tmp_path):
     with pytest.raises(InputError) as caught:
         imported(tmp_path, TICKETS, **options)
     assert problem in str(caught.value)
+
+
+def second(path: Path) -> Path:
+    """Return a folder for another import."""
+    path /= "second"
+    path.mkdir()
+    return path
+
+
+def refusal(path: Path, *texts: str, **options: object) -> str:
+    with pytest.raises(InputError) as caught:
+        imported(path, *texts, **options)
+    return str(caught.value)
+
+
+def test_an_import_of_nothing_says_the_most_frequent_reason_on_one_line(tmp_path):
+    rows = [*('{"messages": []}', '{"b\\nc": 1}'), '{"b\\nc": 2}']
+    said = refusal(tmp_path, "\n".join(rows), kind=".jsonl", map=None, roles=None)
+    assert "none of the 3 lines is a conversation; 2 of them: unknown layout: " in said
+    assert "\n" not in said and len(said) < 300 + 200 + len(str(tmp_path))
+    # Another attempt reads no line again, and says the same.
+    again = refusal(tmp_path, "\n".join(rows), kind=".jsonl", map=None, roles=None)
+    assert again == said
+
+
+def test_rows_in_no_known_layout_are_told_of_the_map(tmp_path):
+    said = refusal(tmp_path, TICKETS, map=None, roles=None)
+    assert "the fields are body, customer, from, ticket" in said
+    assert "--map role=FIELD,text=FIELD,id=FIELD" in said
+    wide = "".join(f"a_long_name_of_a_column_{i}," for i in range(99))
+    said = refusal(second(tmp_path), f"{wide}b\n{',' * 99}\n", map=None, roles=None)
+    assert "--map role=FIELD,text=FIELD,id=FIELD" in said
+
+
+def test_a_column_that_no_table_has_is_an_error_at_the_start(tmp_path):
+    mapped = "role=form,text=body,id=ticket"
+    said = refusal(tmp_path, TICKETS, TICKETS, map=mapped)
+    assert said == (
+        "--map role=form: no column is called 'form'; did you mean from? the columns are "
+        "ticket, from, body, customer"
+    )
+    assert not (tmp_path / "out").exists()
+    timed = refusal(tmp_path, TICKETS, map=f"{MAP},time=sent")
+    assert "--map time=sent: no column is called 'sent'; the columns are" in timed
+    # One of the tables may lack the column, and what is in a list of messages is no column.
+    imported(tmp_path, TICKETS, "ticket,from,body\n9,customer,hi\n")
+
+
+def test_roles_that_are_not_known_are_named_with_the_option_for_them(tmp_path):
+    said = refusal(tmp_path, TICKETS.lower(), roles=None)
+    assert "no known role is called 'customer', 'agent'; say which is who, " in said
+    assert "--roles customer=user,agent=assistant" in said
+    talk = {"talk": [{"who": "guest", "says": "hi"}, {"who": "bot", "says": "ho"}]}
+    options = {"kind": ".jsonl", "roles": None}
+    said = refusal(
+        second(tmp_path),
+        json.dumps(talk),
+        map="messages=talk,role=who,text=says",
+        **options,
+    )
+    assert "no known role is called 'guest'" in said and "--roles guest=user" in said
+
+
+def test_a_role_that_a_known_layout_has_not_is_named_with_the_option_too(tmp_path):
+    row = {"messages": [{"role": "customer", "content": "hi"}]}
+    options = {"kind": ".jsonl", "map": None, "roles": None}
+    said = refusal(tmp_path, json.dumps(row), **options)
+    assert (
+        "messages[0].role is 'customer'; --roles customer=user (or assistant)" in said
+    )
+
+
+def test_a_text_in_no_field_names_the_field(tmp_path):
+    row = {"from": "customer", "body": "hi", "ticket": 7}
+    mapped = "role=from,text=bdy,id=ticket"
+    said = refusal(tmp_path, json.dumps(row), kind=".jsonl", map=mapped)
+    assert "1 of them: empty turn: none of its rows has words in field 'bdy'" in said
+
+
+def test_a_role_in_no_field_names_the_fields_there_are(tmp_path):
+    talk = {"talk": [{"who": "customer", "says": "hi"}]}
+    mapped = "messages=talk,role=hwo,text=says"
+    said = refusal(tmp_path, json.dumps(talk), kind=".jsonl", map=mapped)
+    assert "field 'hwo' is missing; there are who, says" in said
+
+
+def test_a_field_of_times_without_a_time_is_told(tmp_path, capsys):
+    imported(tmp_path, TICKETS, map=f"{MAP},time=body")
+    assert "time=body: no value of this field is a time" in capsys.readouterr().err
+    timed = TICKETS.replace("customer\n", "customer,at\n", 1)
+    timed = timed.replace(",c1", ",c1,5").replace(",c2", ",c2,6").replace(",\n", ",,\n")
+    imported(second(tmp_path), timed, map=f"{MAP},time=at")
+    assert "no value of this field" not in capsys.readouterr().err
 
 
 def rows(path: Path) -> list[dict[str, str]]:

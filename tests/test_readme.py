@@ -117,3 +117,15 @@ def test_the_citation_has_what_the_format_requires_and_names_the_paper():
     [paper] = CITATION["references"]
     assert paper["url"] == PROJECT["urls"]["Paper"]
     assert paper["authors"][0]["family-names"] == "Naous"
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_how_the_command_comes_to_be_there_is_told_by_readme_and_at_the_end_of_make_env():
+    def steps(goal: str) -> list[str]:
+        made = ["make", "--dry-run", goal]
+        return subprocess.check_output(made, cwd=ROOT, text=True).splitlines()
+
+    activate = ". .venv/bin/activate"
+    assert README.index("make env ") < README.index(activate) < README.index("## What")
+    assert activate in steps("env")[-1]
+    assert not any(activate in step for step in steps("demo"))

@@ -134,6 +134,11 @@ def test_no_server_is_an_error_and_no_point(monkeypatch):
         check(Check("http://127.0.0.1:9/v1#m", tokenizer=USER))
 
 
+def test_a_server_without_the_name_of_a_model_is_asked_for_it():
+    with pytest.raises(InputError, match="which model\\? write http://h:1/v1#NAME"):
+        check(Check("http://h:1/v1"))
+
+
 @pytest.mark.parametrize(
     "wrong", ["userlm-tiny", "openai:gpt", "prompted:http://a/v1#m"]
 )

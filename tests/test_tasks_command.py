@@ -10,6 +10,7 @@ import processes
 import pytest
 from fake_server import Said, completion, error, serving
 
+from userlm import assets
 from userlm.commands import (
     Evaluate,
     Limits,
@@ -81,6 +82,16 @@ def test_check_shows_each_family_and_the_first_task_and_what_the_tasks_need(
     assert "An answer is right if: it contains 'yes'" in shown
     for what in ("need a judge", "run code", "have no check", "do not say which facts"):
         assert f"1 of 4 tasks {what}" in shown
+
+
+def test_the_sample_tasks_have_a_name_unless_a_file_or_a_folder_has_it(
+    here: Path,
+) -> None:
+    assert tasks(Tasks("check", "sample")) == {"tasks": 12}
+    assert read_tasks("sample") == read_tasks(assets.sample_tasks())
+    (here / "sample").mkdir()
+    with pytest.raises(InputError, match="sample"):
+        read_tasks("sample")
 
 
 def test_check_lists_every_mistake_and_fails(

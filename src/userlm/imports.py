@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import traceback
 from asyncio import CancelledError
+from difflib import get_close_matches
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -32,8 +33,12 @@ def find_object(name: str) -> Any:
     try:
         return attrgetter(attribute)(import_module(module))
     except RAISED as error:
+        first = attribute.partition(".")[0]
+        known = vars(sys.modules[module]) if module in sys.modules else {}
+        near = [] if first in known else get_close_matches(first, known, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
-            f"{name}: cannot be imported ({describe_error(error)})"
+            f"{name}: cannot be imported ({describe_error(error)}){meant}"
         ) from None
 
 

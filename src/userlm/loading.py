@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import chdir
 from dataclasses import replace
@@ -83,6 +84,12 @@ CLOSE = 0.85
 """How similar a name is to one of ours at least, if that is meant: `small` to `smal`, not to
 `t5-small`, which is on the hub."""
 
+PYTHON_FILE = re.compile(r"(?:\./)?(.+)\.py(?::(.+))?")
+
+API_MODEL = re.compile(r"(chatgpt-|claude-|gemini-|gpt-[3-9]|grok-|o[1-9](-|$)).*")
+"""Names of models that only an API has, without the owner that a hub id of today has; a hub asked
+for one answers after a minute of tries. (`gpt2` is on the hub.)"""
+
 OPENAI_BASE_URL = "OPENAI_BASE_URL"
 """The environment variable with the server of `openai:NAME`, as for every use of that client."""
 PANGRAM_URL = "PANGRAM_URL"
@@ -117,6 +124,11 @@ def user(
     """
     parts = parse(address)
     if not parts.kind:
+        _check_python(parts)
+        if API_MODEL.fullmatch(parts.model):
+            raise InputError(
+                f"{address!r} names no kind of user; did you mean prompted:openai:{address}?"
+            )
         raise InputError(
             f"{address!r} names no kind of user; write for instance trained:{address} or "
             f"prompted:{address}"
@@ -236,11 +248,12 @@ def served_model(
     from userlm.models.templates import user_template
     from userlm.models.tokenization import text_functions
 
+    server = _server(address)  # without a name, there is no tokenizer either
     loaded = _server_tokenizer(address, tokenizer)
     name = f"{address.name} ({tokenizer})" if tokenizer else address.name
     form = address.form or "trained"
     template = user_template(loaded, text_functions(loaded)[0], name, form)
-    return ServedModel(_server(address), loaded), template
+    return ServedModel(server, loaded), template
 
 
 def _served_user(address: Address, tokenizer: str | None) -> TrainedUser:
@@ -318,6 +331,7 @@ def assistant(
             return SpeechOnly(_speaker(parts))
         case "py" | "cmd" | "bot":
             return SpeechOnly(_bot(parts, system, run, timeout))
+    _check_python(parts)
     near = get_close_matches(parts.model, ASSISTANTS, 1)
     if near and not Path(parts.model).exists():
         raise InputError(
@@ -327,6 +341,18 @@ def assistant(
     sampling = Sampling(top_p=1.0, max_tokens=max_tokens)
     speaker = ModelAssistant(model, system, sampling, seed)
     return _as_sampled_by_default(speaker, parts)
+
+
+def _check_python(address: Address) -> None:
+    """Raise `InputError` if a speaker is a file of Python, which is given by its module."""
+    if found := PYTHON_FILE.fullmatch(address.model):
+        file, name = found.groups(default="FUNCTION")
+        # Modules are found from the current folder, so one elsewhere is named without its path.
+        steps = Path(file).parts
+        module = ".".join(steps) if all(map(str.isidentifier, steps)) else steps[-1]
+        raise InputError(
+            f"{address}: a file of Python; did you mean py:{module}:{name}?"
+        )
 
 
 def _speaker(address: Address) -> Speaker:
@@ -590,6 +616,11 @@ def checkpoint(name: str) -> str:
     if near:
         raise InputError(
             f"{name}: there is no such model here; did you mean {near[0]}?"
+        )
+    if API_MODEL.fullmatch(name):
+        raise InputError(
+            f"{name}: there is no such folder, and no hub has this model; did you mean "
+            f"openai:{name}? (if it is not at OpenAI, {OPENAI_BASE_URL} says where)"
         )
     # A name in a folder that is here is a path; asking a hub for it would take a minute.
     in_a_folder_here = "/" in name and Path(name).expanduser().parent.is_dir()

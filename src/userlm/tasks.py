@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 import regex
 
+from userlm import assets
 from userlm.data import files
 from userlm.data.files import LogFile
 from userlm.final_answer import final_number
@@ -50,6 +51,9 @@ from userlm.types import (
 
 OWN_FILE = "tasks.jsonl"
 """The file of tasks in the folder of a run of `userlm tasks facts`."""
+
+SAMPLE = "sample"
+"""The name of the sample tasks of this package, where no file or folder is called so."""
 
 Marked = Literal["file", "judge", "default"]
 FIELDS = ("id", "intent", "goal", "facts", "check", "family", "marked", "meta")
@@ -93,12 +97,14 @@ class TaskRow:
 
 def find_tasks(place: str | Path) -> list[LogFile]:
     """Return the files of tasks in a place: one of TOML, the file of a run of `userlm tasks facts`,
-    or what `data.files.find` finds there.
+    what `data.files.find` finds there, or that of the sample tasks.
 
     Raises:
         InputError: if there is none.
     """
     path = Path(place)
+    if str(place) == SAMPLE and not path.exists():
+        return [LogFile(str(assets.sample_tasks()), assets.sample_tasks())]
     if path.suffix == ".toml" and path.is_file():
         return [LogFile(str(path), path)]
     if (path / OWN_FILE).is_file():

@@ -64,7 +64,10 @@ CALLS = "asked.jsonl"
 """The file of the judge's calls."""
 ASKED = ("attempt", "rubric", "fact", "added")
 """The prompts of a judge that grades."""
-TASKS_HELP = "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), or a public set, also hf://..."
+TASKS_HELP = (
+    "The tasks: a .jsonl or .toml file (docs/test-my-chatbot.md), a public set, also hf://..., or "
+    "`sample`, the 12 of this package"
+)
 
 
 def unsafe_local_option() -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from userlm.commands.options import (
@@ -38,7 +39,7 @@ from userlm.rows import READABLE, from_record, read_rows, to_record
 from userlm.runs import FinishedRun, Outputs, Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
-from userlm.tables import NOT_CSV, Quotes
+from userlm.tables import NOT_CSV, TABLES, Quotes
 from userlm.types import Conversation, InputError
 
 COMMIT_EVERY = 5000  # conversations between two commits
@@ -50,6 +51,8 @@ USED_BEFORE = "duplicate id"
 MOST_LISTED = 1_000_000
 """Dropped lines in dropped.jsonl: what is written about a short one has a hundred times its size,
 so a small packed file could fill the disk."""
+LONGEST_REASON = 300
+"""Characters of a reason on the terminal; dropped.jsonl has all of it."""
 UNUSED_COLUMNS = {"openai_moderation", "detoxify_moderation", "header"}
 """Large columns of WildChat that add nothing to its column `toxic`."""
 
@@ -131,6 +134,8 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
             f"all logs are inside {out}, the output folder; choose another --out"
         )
     local = [file.path for file in found if file.path]
+    if fields and len(local) == len(found):
+        _check_columns(fields, local, options.quotes)
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
     # The names are without the secrets that URLs may have.
@@ -191,6 +196,7 @@ class _Import:
             next.
         files: in a part, the counts of each file that was read, by name.
         lines: how many lines were read.
+        examples: for each reason why lines are dropped, what is wrong with the first of them.
         gathered_lines: by file, how many lines belong to conversations that span several lines.
             These are kept in memory until the end, so another attempt reads the lines again.
     """
@@ -215,6 +221,7 @@ class _Import:
         self.gathered_lines: dict[str, int] = state.get("gathered", {})
         self.counts: Counter[str] = Counter(state.get("counts", {}))
         self.files: dict[str, dict[str, int]] = state.get("files", {})
+        self.examples: dict[str, str] = state.get("examples", {})
         self._listed = min(_dropped(self.counts), MOST_LISTED)
         self.gathered = gathered
         self._path = run.path("conversations.jsonl")
@@ -299,6 +306,7 @@ class _Import:
             self._write(Found(name, Line(0), Imported(conversation), None))
         for row in dropped[: MOST_LISTED - self._listed]:
             self._outputs.write("dropped.jsonl", row)
+            self.examples.setdefault(row["reason"], row["error"])
         listed = min(len(dropped), MOST_LISTED - self._listed)
         self._listed += listed
         counts = Counter(part.files[name])
@@ -346,6 +354,7 @@ class _Import:
             )
         assert rejected is not None
         self.counts[f"dropped: {rejected.reason}"] += 1
+        self.examples.setdefault(rejected.reason, str(rejected))
         if self._listed == MOST_LISTED:
             self.counts[UNLISTED] += 1
             return rejected
@@ -371,6 +380,7 @@ class _Import:
             "gathered": self.gathered_lines,
             "files": self.files,
             "counts": self.counts,
+            "examples": self.examples,
         }
         self._outputs.commit(state)
 
@@ -384,8 +394,16 @@ class _Import:
             self._join()
         else:
             raise InputError(
-                f"none of the {self.lines} lines is a conversation; the reasons are in "
-                f"{self._run.path('dropped.jsonl')}"
+                f"none of the {self.lines} lines is a conversation{self._main_reason()}; the "
+                f"reasons are in {self._run.path('dropped.jsonl')}"
+            )
+        if field := self.gathered.no_time():
+            console.print(
+                f"time={field}: no value of this field is a time that is read, so the rows of each "
+                "conversation stay in the order of the files; leave it out, or name another field "
+                "(docs/data.md says which times are read)",
+                style="yellow",
+                markup=False,
             )
         if grew := self.counts[GREW]:
             console.print(
@@ -403,6 +421,16 @@ class _Import:
         if self._is_part:
             results["files"] = self.files
         return results
+
+    def _main_reason(self) -> str:
+        """Return the most frequent reason why lines are dropped, with its first example."""
+        dropped = Counter(
+            {why: self.counts[f"dropped: {why}"] for why in self.examples}
+        )
+        for why, count in dropped.most_common(1):
+            example = shorten(self.examples[why], LONGEST_REASON, placeholder=" …")
+            return f"; {count} of them: {example}"
+        return ""
 
     def _join(self) -> None:
         """Put conversations together that the log holds in several rows.
@@ -435,6 +463,19 @@ class _Counted:
         for line in self._lines:
             self.count += 1
             yield line
+
+
+def _check_columns(fields: Map, paths: Sequence[Path], quotes: Quotes) -> None:
+    """Raise `InputError` if some logs are tables, and none has the column of a field. Rows of JSON
+    need not have all their fields, so only the whole log could tell."""
+    if not all(path.name.endswith((*TABLES, ".parquet")) for path in paths):
+        return
+    columns: dict[str, None] = {}
+    for path in paths:
+        rows = read_rows(path, may_be_empty=True, quotes=quotes)
+        columns |= dict.fromkeys(next((line.row for line in rows if line.row), ()))
+    if columns:
+        fields.check_columns(list(columns))
 
 
 def _unread(columns: Collection[str]) -> Collection[str]:

@@ -69,7 +69,9 @@ class Tasks:
 
     action: Literal["check", "facts"] = argument(..., "check or facts.")
     tasks: str = argument(
-        ..., "A .jsonl or .toml file (docs/test-my-chatbot.md), or a public set."
+        ...,
+        "A .jsonl or .toml file (docs/test-my-chatbot.md), a public set, or `sample`, the 12 of "
+        "this package.",
     )
     assistant: str | None = option(
         None, "check: a bot or model to ask once what the user of the first task wants."

@@ -25,6 +25,7 @@ from warnings import warn
 import openai
 from openai.types.chat import ChatCompletion
 
+from userlm.address import place
 from userlm.content import THOUGHT_FIELDS, split_content
 from userlm.models.budget import TRIES, check_wanted, count_request, pause
 from userlm.models.event_loops import event_loop
@@ -252,7 +253,7 @@ class EndpointModel:
         except openai.APIStatusError as error:
             return status_fault(error, bool(self._key), self._key_variable)
         except openai.APIConnectionError as error:
-            return _connection_fault(error, timeout)
+            return _connection_fault(error, timeout, self.url)
         except UNREADABLE as error:
             return Fault(
                 "broken answer", f"the answer cannot be used: {error}", passing=True
@@ -438,10 +439,13 @@ def _late(timeout: float) -> Fault:
     return Fault("timed out", message, passing=True)
 
 
-def _connection_fault(error: openai.APIConnectionError, timeout: float) -> Fault:
+def _connection_fault(
+    error: openai.APIConnectionError, timeout: float, url: str
+) -> Fault:
     if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
         # nothing was sent
-        message = "no connection to the server; is it running, and is the URL right?"
+        where = place(url).rstrip("/")
+        message = f"no connection to {where}; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)
     if isinstance(error, openai.APITimeoutError):
         return _late(timeout)

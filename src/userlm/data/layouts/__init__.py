@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import chain
+from textwrap import shorten
 
 from userlm.data.layouts import (
     arena,
@@ -59,6 +60,9 @@ _FIELDS = "; ".join(
     f"{layout.name} has {layout.described()}" for layout in LAYOUTS if layout.fields
 )
 
+LONGEST_LIST = 150
+"""Characters of the fields of a row in a message: what to do must be seen after them."""
+
 
 class Gathered:
     """Conversations that span many lines of one or more files: OASST trees, tracing spans, and the
@@ -79,6 +83,11 @@ class Gathered:
         self._count += 1
         gatherer = self._rows or (self._spans if layout == "otel" else self._trees)
         gatherer.add(line.row, Place(self._count, file, line.number))
+
+    def no_time(self) -> str:
+        """Return the field that is mapped as the time if no row has one there; empty if some do, or
+        if none is mapped."""
+        return self._rows.no_time() if self._rows else ""
 
     def found(self, whole: bool = True) -> Iterator[Found]:
         """Return the conversations, once all lines were added.
@@ -203,7 +212,10 @@ def guess(row: Row) -> str:
             return layout.name
     seen = ", ".join(sorted(map(str, row))) or "none"
     raise Rejected(
-        "unknown layout", f"the fields are {seen}; of the known layouts {_FIELDS}"
+        "unknown layout",
+        f"the fields are {shorten(seen, LONGEST_LIST, placeholder=' …')}, which no known layout "
+        "has; name them with --map role=FIELD,text=FIELD,id=FIELD if a row is a message, or "
+        f"messages=FIELD,role=FIELD,text=FIELD if it has a list of them. Of the layouts {_FIELDS}",
     )
 
 

@@ -265,7 +265,10 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
         side = roles.get(role.strip().lower())
     if side is None:
         known = ", ".join(roles)
-        raise Rejected("unknown role", f"{where} is {role!r}; known are {known}")
+        how = ""
+        if isinstance(role, str) and has_words(role):
+            how = f"--roles {role.strip()}=user (or assistant), with --map, says who that is; "
+        raise Rejected("unknown role", f"{where} is {role!r}; {how}known are {known}")
     return side
 
 

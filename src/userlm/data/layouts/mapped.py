@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
 from typing import Any
@@ -109,12 +110,59 @@ class Map:
             sides[name.lower()] = known[side]
         return cls(**named, roles=sides)
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise `InputError` if a field of the rows is in none of these columns."""
+        in_messages = ("role", "text") if self.messages else ()
+        for name in FIELDS:
+            path = getattr(self, name)
+            column = path.split(".")[0]
+            if not path or name in in_messages or column in columns:
+                continue
+            near = get_close_matches(column, columns, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise InputError(
+                f"--map {name}={path}: no column is called {column!r}; {meant}the columns are "
+                f"{', '.join(columns)}"
+            )
+
+    def explained(self, rejected: Rejected, messages: Iterable[Any]) -> Rejected:
+        """Return why messages are rejected; if for roles that are not known, how to name these."""
+        if rejected.reason != "unknown role":
+            return rejected
+        rows = [each for each in messages if isinstance(each, Mapping)]
+        roles = [_at(row, self.role) for row in rows]
+        if rows and all(role in (None, "") for role in roles):
+            detail = f"field {self.role!r} is missing; there are {', '.join(map(str, rows[0]))}"
+            return Rejected(rejected.reason, detail)
+        named = [role.strip() for role in roles if isinstance(role, str)]
+        unknown = [
+            role for role in dict.fromkeys(named) if role.lower() not in self.roles
+        ]
+        if not unknown:
+            return rejected
+        sides = {name: side for name, side in self.roles.items() if name not in ROLES}
+        known = {*sides.values(), *(self.roles.get(role.lower()) for role in named)}
+        sides |= dict.fromkeys(unknown, "assistant")
+        if "user" not in known:
+            sides[unknown[0]] = "user"
+        example = ",".join(f"{name}={side}" for name, side in sides.items())
+        shown = ", ".join(map(repr, unknown))
+        detail = (
+            f"no known role is called {shown}; say which is who, such as --roles {example} (or "
+            "system, tool)"
+        )
+        return Rejected(rejected.reason, detail)
+
     def convert(self, row: Row) -> Imported:
         """Return the conversation of a row that has messages."""
         given = parse_json(_at(row, self.messages))  # in tables it is JSON in a text
         messages = list_of({self.messages: given}, self.messages)
         numbered = [(i, self.message(each)) for i, each in enumerate(messages)]
-        return self.assembled(row, read_messages(numbered, self.messages, self.roles))
+        try:
+            read = read_messages(numbered, self.messages, self.roles)
+        except Rejected as rejected:
+            raise self.explained(rejected, messages) from None
+        return self.assembled(row, read)
 
     def message(self, message: Any) -> Any:
         """Return a message in the form of OpenAI."""
@@ -181,6 +229,10 @@ class Rows:
             if before != time:
                 self._steps[place.file].add(before < time)
 
+    def no_time(self) -> str:
+        """Return the field of the time if no row has a time there; else an empty text."""
+        return "" if self._latest or not self._rows else self._map.time
+
     def _is_newest_first(self, file: str) -> bool:
         return self._steps[file] == {False}
 
@@ -194,7 +246,8 @@ class Rows:
             try:
                 found, empty = self._conversation(rows, is_ordered)
             except Rejected as rejected:
-                yield from _left_out(rows, rejected)
+                why = self._map.explained(rejected, [row for row, _ in rows])
+                yield from _left_out(rows, why)
                 continue
             yield found
             yield from _left_out(empty, no_words)
@@ -249,7 +302,8 @@ class Rows:
                 # Who sends a picture after an answer does not end there.
                 whole = whole and self._map.side(each[0]) != "user"
         if not kept:
-            raise Rejected("empty turn", "none of its rows has words")
+            where = f"field {self._map.text!r}"
+            raise Rejected("empty turn", f"none of its rows has words in {where}")
         # Answers may name another person: who gave them.
         of_user = (row for row, _ in rows if self._map.side(row) == "user")
         about = next(of_user, rows[0][0])
