@@ -50,13 +50,13 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.parts import in_parts
-from userlm.commands.steps import Results, finished, open_run
+from userlm.commands.steps import Results, conversations_in, finished, open_run
 from userlm.data.intents import completed
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget, Price
 from userlm.rows import has_only_intents, read_conversations, read_starts
-from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.runs import FinishedRun, Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.simulate import simulate as simulate_all
@@ -93,8 +93,8 @@ class Simulate:
     )
     intents: Path | None = option(
         None,
-        'Conversations with intents to start from, or intents alone: {"intent": ...} a line, or '
-        "a .txt file with one a line.",
+        "Conversations with intents to start from: a file, or a folder with test.jsonl; or "
+        'intents alone: {"intent": ...} a line, or a .txt file with one a line.',
         recorded=False,
     )
     tasks: str | None = option(
@@ -280,7 +280,7 @@ def _show_completed(path: Path, limit: int | None) -> None:
 
 def _starts_file(intents: Path | None, tasks: str | None) -> Path:
     if intents and not tasks:
-        return conversations_file(intents, "test")
+        return conversations_in(intents)
     if tasks and not intents:
         return Path(tasks)
     raise InputError(
