@@ -895,3 +895,24 @@ def test_goals_alone_in_a_file_of_intents_are_completed_for_a_trained_user(
     said = capfd.readouterr().err
     assert f"1 of 2 intents: the intent was completed: '{whole}'" in said
     assert said.count("1 of 2 intents: the intent does not begin as in training") == 1
+
+
+def test_a_trained_user_without_an_intent_is_said_to_have_no_goal(
+    tiny, tmp_path, capfd
+):
+    tiny.model.save_pretrained(tmp_path / "tiny")
+    tiny.tokenizer.save_pretrained(tmp_path / "tiny")
+    path = tmp_path / "logs.jsonl"
+    talk = Conversation("a").say("hi").say("yes?")
+    write_conversations(
+        path, [talk, replace(talk, id="b", intent=f"{INTENT_PREFIX}eat.")]
+    )
+    for user, times in ((f"trained:{tmp_path}/tiny", 1), (f"replay:{path}", 0)):
+        sides = {"user": user, "assistant": "clarifier", "max_turns": 1}
+        commands.simulate(
+            flat(commands.Simulate, intents=path, out=tmp_path / user[:6], **sides)
+        )
+        said = capfd.readouterr().err
+        assert (
+            said.count("1 of 2 starts have no intent, so the user has no goal") == times
+        )
