@@ -893,7 +893,7 @@ def test_goals_alone_in_a_file_of_intents_are_completed_for_a_trained_user(
         "single-stored": [bare],
     }
     said = capfd.readouterr().err
-    assert f"1 of 2 intents: the intent was completed: '{whole}'" in said
+    assert f"in 1 of 2 intents: the intent was completed: '{whole}'" in said
     assert said.count("1 of 2 intents: the intent does not begin as in training") == 1
 
 

@@ -272,7 +272,7 @@ def _show_completed(path: Path, limit: int | None) -> None:
     others = [note for intent, whole, note in found if note and whole == intent]
     for notes in filter(None, (changed, others)):
         console.print(
-            f"{path}, {len(notes):,} of {plural(len(given), 'intent')}: {notes[0]}",
+            f"{path}, in {len(notes):,} of {plural(len(given), 'intent')}: {notes[0]}",
             style="yellow",
             soft_wrap=True,
         )
