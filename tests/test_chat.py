@@ -115,8 +115,7 @@ def test_a_model_is_sampled_again_with_another_seed(talk):
 def test_an_end_of_the_other_side_can_be_sampled_again_and_counts_no_more(talk):
     talk(Lines(2), "a", "/again", "b", "/quit")
     assert said(talk) == ["line 1", "a", "line 3", "b", "line 4"]
-    assert talk.record["stop"] == "end"
-    assert not {"ended", "meta"}.intersection(talk.record)
+    assert not {"stop", "ended", "meta"}.intersection(talk.record)
     talk(Lines(2), "a", "not said")
     assert said(talk) == ["line 1", "a"] and talk.record["ended"]
 
@@ -161,10 +160,27 @@ def test_a_profile_is_no_intent_and_gets_no_opening_words(monkeypatch, talk):
     monkeypatch.setattr(sys.modules["userlm.commands.chat"], "EMBEDDED_USER", "x")
     other = Lines()
     monkeypatch.setattr(loading, "user", lambda *_, **__: other)
-    talk(other, "/intent She is a nurse.", role="user")
-    assert talk.record["intent"] == INTENT_PREFIX + "She is a nurse."
-    options = flat(commands.Chat, user="profile:some/model", intent="She is a nurse.")
+    talk(other, "/intent cook rice.", role="user")
+    assert talk.record["intent"] == INTENT_PREFIX + "cook rice."
+    options = flat(commands.Chat, user="profile:some/model", intent="cook rice.")
+    assert commands.chat(options)["intent"] == "cook rice."
+
+
+def test_a_persona_is_no_goal_and_a_trained_user_gets_it_with_a_note(
+    monkeypatch, capfd
+):
+    monkeypatch.setattr(loading, "user", lambda *_, **__: Lines())
+    monkeypatch.setattr("builtins.input", lambda *_: "/quit")
+    options = flat(commands.Chat, user="trained:some/model", intent="She is a nurse.")
     assert commands.chat(options)["intent"] == "She is a nurse."
+    assert "the intent does not begin as in training" in capfd.readouterr().err
+
+
+def test_only_a_user_who_leaves_ends_the_conversation(shown):
+    assert "you left the conversation" in shown(Lines(), "a", "/quit")
+    assert "stop" not in shown.record
+    assert "you ended the conversation" in shown(Lines(), "a", "/quit", role="user")
+    assert shown.record["stop"] == "end"
 
 
 def test_a_chat_can_be_saved_once_it_is_worth_it_and_says_where(shown, tmp_path):

@@ -865,3 +865,54 @@ def test_a_damaged_file_costs_no_answer_if_what_the_error_says_is_done(tmp_path,
         assert between(server, tmp_path) == whole
         assert read_run(folder)
     assert len(server.requests) == asked
+
+
+def test_goals_alone_in_a_file_of_intents_are_completed_for_a_trained_user(
+    tiny, tmp_path, capfd
+):
+    tiny.model.save_pretrained(tmp_path / "tiny")
+    tiny.tokenizer.save_pretrained(tmp_path / "tiny")
+    text = tmp_path / "intents.txt"
+    text.write_text("plan a trip to Rome\nYou are Anna.\n")
+    stored = tmp_path / "stored.jsonl"
+    write_conversations(stored, [Conversation("s", intent="plan a trip to Rome")])
+    intents = {}
+    for user in (f"trained:{tmp_path}/tiny", "single"):
+        for path in (text, stored):
+            out = tmp_path / f"{user[:6]}-{path.stem}"
+            sides = {"user": user, "assistant": "clarifier", "max_turns": 1}
+            commands.simulate(flat(commands.Simulate, intents=path, out=out, **sides))
+            made = read_conversations(out / "conversations.jsonl")
+            intents[out.name] = [one.intent for one in made]
+    whole = f"{INTENT_PREFIX}plan a trip to Rome."
+    bare = "plan a trip to Rome"
+    assert intents == {
+        "traine-intents": [whole, "You are Anna."],
+        "traine-stored": [bare],
+        "single-intents": [bare, "You are Anna."],
+        "single-stored": [bare],
+    }
+    said = capfd.readouterr().err
+    assert f"in 1 of 2 intents: the intent was completed: '{whole}'" in said
+    assert said.count("1 of 2 intents: the intent does not begin as in training") == 1
+
+
+def test_a_trained_user_without_an_intent_is_said_to_have_no_goal(
+    tiny, tmp_path, capfd
+):
+    tiny.model.save_pretrained(tmp_path / "tiny")
+    tiny.tokenizer.save_pretrained(tmp_path / "tiny")
+    path = tmp_path / "logs.jsonl"
+    talk = Conversation("a").say("hi").say("yes?")
+    write_conversations(
+        path, [talk, replace(talk, id="b", intent=f"{INTENT_PREFIX}eat.")]
+    )
+    for user, times in ((f"trained:{tmp_path}/tiny", 1), (f"replay:{path}", 0)):
+        sides = {"user": user, "assistant": "clarifier", "max_turns": 1}
+        commands.simulate(
+            flat(commands.Simulate, intents=path, out=tmp_path / user[:6], **sides)
+        )
+        said = capfd.readouterr().err
+        assert (
+            said.count("1 of 2 starts have no intent, so the user has no goal") == times
+        )

@@ -549,6 +549,31 @@ def test_nobody_in_test_says_what_somebody_in_train_says(how, reason, userlm, tm
     assert (counts["in"], counts["out"], counts[f"dropped: {reason}"]) == (180, 30, 150)
 
 
+def test_a_split_that_gets_next_to_nothing_is_said_and_so_is_the_file_of_a_folder(
+    userlm, tmp_path
+):
+    lines = [log(f"c{i}", f"how do {i} eggs boil", user=f"p{i % 2}") for i in range(12)]
+    write_conversations(tmp_path / "logs.jsonl", [*lines, log("t", "hi", user="p8")])
+    said = userlm("clean", "logs.jsonl", "--shares", "70/15/15", "--seed", 3)
+    splits = read_json(tmp_path / "runs/clean/results.json")["splits"]
+    few = [f"{name} {one['conversations']}" for name, one in splits.items()]
+    few = [one for one in few if int(one.split()[1]) < 5]
+    assert few and f"leave few conversations: {', '.join(few)};" in said
+    assert "few conversations" not in userlm(
+        "clean", "logs.jsonl", "--shares", "100/0/0", "--out", "all"
+    )
+    split = tmp_path / "split"
+    split.mkdir()
+    write_conversations(split / "train.jsonl", lines[1:])
+    write_conversations(split / "test.jsonl", lines[:1])
+    command = ["respond", "--user", "replay:split", "--out"]
+    said = userlm(*command, "folder", "split")
+    assert (
+        "split means split/test.jsonl, which has only 1 conversation; another" in said
+    )
+    assert "means" not in userlm(*command, "file", "split/test.jsonl")
+
+
 EXPLAINED = [
     log("first", "how long does rice take on a small stove", user="ann"),
     log("copy", "How long does rice take  on a small stove", user="bob"),

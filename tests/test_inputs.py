@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from userlm import inputs, prompts
+from userlm import Conversation, inputs, loading, prompts
 from userlm.json_files import write_json
+from userlm.rows import write_conversations
 from userlm.runs import Run
 from userlm.types import InputError
 
@@ -180,3 +181,15 @@ def test_a_url_with_a_secret_is_refused_before_it_is_recorded(address):
 
 def test_a_name_of_a_model_may_have_an_at_sign():
     assert inputs.files("http://127.0.0.1:9/v1#@cf/meta/llama") == []
+
+
+def test_a_folder_to_replay_is_that_of_a_run(tmp_path):
+    talk = Conversation("c").say("hi").say("yes?")
+    write_conversations(tmp_path / "test.jsonl", [talk])
+    address = f"replay:{tmp_path}"
+    assert loading.user(address).reply(Conversation("c")).text == "hi"
+    asked = Conversation("c").say("hi")
+    assert loading.assistant(address).reply(asked).text == "yes?"
+    assert inputs.files(address) == [tmp_path / "test.jsonl"]
+    with pytest.raises(InputError, match="does not exist; give a run folder or a file"):
+        loading.user(f"replay:{tmp_path}/no")

@@ -7,6 +7,7 @@ from userlm.data.intents import (
     TRANSCRIPT,
     USER_TURN,
     check,
+    completed,
     leakage,
     request,
     tidy,
@@ -71,6 +72,48 @@ def test_the_words_that_every_intent_begins_with_do_not_leak():
 def test_leakage_of_a_turn_without_content_cannot_be_measured():
     assert leakage(INTENT_PREFIX + "learn.", log("what is this?")) is None
     assert leakage(INTENT_PREFIX + "learn.", Conversation("x")) is None
+
+
+# --- in a person's words --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "goal"),
+    [
+        ("Plan a trip to Rome", "plan a trip to Rome."),
+        ("get a refund for a lamp.", "get a refund for a lamp."),
+        ("To renegotiate a lease", "renegotiate a lease."),
+        ("book some seats?", "book some seats?"),
+    ],
+)
+def test_a_goal_alone_gets_the_opening(text, goal):
+    whole, note = completed(text)
+    assert whole == INTENT_PREFIX + goal
+    assert whole in note
+    assert completed(whole) == (whole, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Order 1234 has not arrived",
+        "Travel plans for May",
+        "To Rome with love",
+        "To my landlord",
+        "You are Anna. Get a refund.",
+        "Get a refund, as you are a customer",
+        "Get a refund. Be rude.",
+        "Write the next message of this conversation",
+        "Be brief",
+        "I want a refund",
+        "get " + "very " * 60 + "rich",
+        "",
+    ],
+)
+def test_what_is_not_surely_a_goal_alone_stays_as_it_is(text):
+    whole, note = completed(text)
+    assert whole == text
+    assert ("one sentence" in note) == bool(text)
 
 
 # --- having it written ----------------------------------------------------------------------------

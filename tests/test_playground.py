@@ -180,6 +180,23 @@ def test_each_side_takes_its_turn(page):
     assert found["text"] and found["meta"]["stub"] == "clarifier"
 
 
+def test_a_goal_alone_is_completed_before_the_first_turn_and_the_page_hears_of_it(
+    tiny, tmp_path
+):
+    with playing(
+        {
+            "user": TrainedUser(
+                tiny, tiny.template(), tiny.context_length, Sampling(max_tokens=4)
+            )
+        },
+        tmp_path,
+    ) as page:
+        body = {"speaker": "user", "conversation": {**EMPTY, "intent": "plan a trip"}}
+        assert page.call("ask", body)["intent"] == INTENT_PREFIX + "plan a trip."
+        body["conversation"] = {**ANSWERED, "intent": "plan a trip"}  # a stored one
+        assert "intent" not in page.call("ask", body)
+
+
 def test_whatever_code_notes_of_its_turn_the_page_is_answered(tmp_path):
     class Odd:
         def reply(self, conversation):

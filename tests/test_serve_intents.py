@@ -2,6 +2,7 @@
 
 import importlib
 import threading
+from dataclasses import replace
 from decimal import Decimal
 
 import openai
@@ -9,11 +10,12 @@ import pytest
 from fake_server import completion
 from fake_server import serving as chat_server
 from flat import flat
-from test_serve import ROME, say, serving
+from test_serve import ROME, read, say, serving, trained
 
 from userlm import ModelError, Reply
 from userlm.models.budget import Budget, Caps, CountedChat, while_wanted
 from userlm.serving.intent_writer import IntentWriter
+from userlm.serving.schema import ServerConfig
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, InputError
 
@@ -227,3 +229,45 @@ def test_an_intent_is_written_though_its_first_client_is_gone():
     writer = IntentWriter("w", CountedChat(model, side))
     with while_wanted(lambda: False):
         assert writer.write(PERSONA) == TYRE
+
+
+GOAL = "Get a refund for a lamp"
+WHOLE = INTENT_PREFIX + "get a refund for a lamp."
+
+
+@pytest.mark.parametrize("way", ["system", "userlm", "--intent"])
+def test_a_goal_alone_gets_the_opening_wherever_it_comes_from_and_a_note_says_so(
+    tiny, way
+):
+    messages = say("Hello!")
+    if way == "system":
+        messages.insert(0, {"role": "system", "content": GOAL})
+    body = {"model": "user", "messages": messages, "seed": 1}
+    if way == "userlm":
+        body["userlm"] = {"intent": GOAL}
+    config = ServerConfig(intent=GOAL) if way == "--intent" else ServerConfig()
+    user = trained(tiny)
+    turn = read(body, user, config)
+    assert turn.conversation.intent == WHOLE
+    assert any(WHOLE in note for note in turn.notes)
+    profiled = replace(
+        user, template=replace(user.template, system_text="Who you are: {}")
+    )
+    for other in (profiled, Heard()):
+        assert read(body, other, config).conversation.intent == GOAL
+
+
+@pytest.mark.parametrize(
+    "persona",
+    [
+        "You are Anna, 40. Your lamp arrived broken.",
+        "Write the next message of the user.",
+        "I need a new tyre",
+    ],
+)
+def test_a_persona_stays_as_it_is_with_advice(tiny, persona):
+    body = {"model": "user", "messages": [{"role": "system", "content": persona}]}
+    turn = read(body, trained(tiny), ServerConfig())
+    assert turn.conversation.intent == persona
+    [note] = turn.notes
+    assert "does not begin as in training" in note and "--intent-by" in note

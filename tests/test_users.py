@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from userlm import users
 from userlm.flip import prompt
 from userlm.guard import PAPER, Guard
 from userlm.text import INTENT_PREFIX
@@ -12,6 +13,7 @@ from userlm.types import (
     Conversation,
     InputError,
     ModelError,
+    ModelWarning,
     Sampling,
     Turn,
 )
@@ -345,3 +347,14 @@ def test_a_replayed_person_says_what_they_said_and_leaves_where_they_left(slides
 def test_a_person_at_the_keyboard_leaves_by_saying_nothing():
     assert Human(lambda conversation: "hello").reply(Conversation()).text == "hello"
     assert Human(lambda conversation: None).reply(Conversation()).stop == "end"
+
+
+def test_a_goal_alone_in_a_conversation_warns_and_stays(tiny):
+    user = TrainedUser(
+        tiny, tiny.template(), tiny.context_length, Sampling(max_tokens=4)
+    )
+    users._warn_of_goals.cache_clear()
+    with pytest.warns(ModelWarning, match="put these words before the goal") as warned:
+        for goal in ("plan a trip", "buy milk"):
+            user.reply(Conversation(intent=goal))
+    assert len(warned) == 1

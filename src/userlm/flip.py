@@ -91,6 +91,11 @@ class Template:
     trim: bool = False
     max_answer_tokens: int | None = None
 
+    @property
+    def has_profile(self) -> bool:
+        """Whether the model was trained on who the user is, and not on an intent (USP)."""
+        return self.system_text != "{}"
+
     def prefix(self, role: str) -> Ids:
         """The ids before the content of a turn: header and header suffix."""
         return (*self.headers[role], *self.encode(self.header_suffix))

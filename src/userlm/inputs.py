@@ -25,6 +25,7 @@ from userlm.loading import (
     openai_base_url,
     pangram_url,
 )
+from userlm.runs import conversations_file
 
 MODEL_FILES = {
     ".safetensors",
@@ -57,7 +58,10 @@ def files(
 
 def _behind(parts: Address, tokenizer: str | None) -> list[Path]:
     match parts.scheme:
-        case "replay" | "script" | "bot":
+        case "replay":
+            logs = Path(parts.name)
+            return [conversations_file(logs) if logs.is_dir() else logs]
+        case "script" | "bot":
             return [Path(parts.name)]
         case "cmd":
             return _files_named(parts.name)

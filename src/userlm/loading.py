@@ -45,6 +45,7 @@ from userlm.guard import Guard
 from userlm.imports import find_object
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
+from userlm.runs import conversations_file
 from userlm.thought import SpeechOnly
 from userlm.types import (
     Chat,
@@ -753,4 +754,5 @@ def _unknown(
 
 
 def _log(path: str) -> dict[str, Conversation]:
-    return {conversation.id: conversation for conversation in read_conversations(path)}
+    logs = read_conversations(conversations_file(Path(path)))
+    return {conversation.id: conversation for conversation in logs}

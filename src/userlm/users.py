@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
+from warnings import warn
 
 from userlm import flip, prompts
+from userlm.data.intents import is_goal
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
 from userlm.text import (
     END_TOKEN,
+    INTENT_PREFIX,
     has_words,
     intent_goal,
     stable_hash,
@@ -26,6 +30,7 @@ from userlm.types import (
     InputError,
     Message,
     ModelError,
+    ModelWarning,
     Reply,
     Sampling,
     Speaker,
@@ -75,6 +80,8 @@ class TrainedUser:
         rejected (`guard.first_accepted` says which keys survive if it rejects them all).
         """
         _check_users_turn(conversation)
+        if not self.template.has_profile and is_goal(conversation.intent or ""):
+            _warn_of_goals()
         room = self.context_length - self.sampling.max_tokens
         ids, truncated_tokens = flip.fit_prompt(conversation, self.template, room)
         if ids is None:
@@ -344,6 +351,18 @@ def typed(conversation: Conversation) -> str | None:
     except EOFError:
         return None
     return text if has_words(text) else None
+
+
+@cache
+def _warn_of_goals() -> None:
+    """Warn, once, of intents that are goals alone. They are not completed here: the model may have
+    been trained on such intents."""
+    warn(
+        f"an intent does not begin with {INTENT_PREFIX!r}, as those that user models are trained "
+        "on do; put these words before the goal",
+        ModelWarning,
+        stacklevel=3,
+    )
 
 
 def _intent_of(conversation: Conversation) -> str:

@@ -18,11 +18,12 @@ from uuid import uuid4
 
 from userlm import loading
 from userlm.content import joined, read_parts
+from userlm.data.intents import with_opening
 from userlm.serving.intents import find_intent
 from userlm.serving.messages import read_turns
 from userlm.serving.schema import Message, RequestError
 from userlm.simulate import respond
-from userlm.text import INTENT_PREFIX, intent_goal
+from userlm.text import intent_goal
 from userlm.types import (
     FAILED,
     Conversation,
@@ -120,8 +121,7 @@ def intent_of(goal: str) -> str:
     found = find_intent(None, goal, None)[0] or ""
     if not found or intent_goal(found) != found:
         return found
-    is_word = found[1:2].islower()  # and neither "I" nor an acronym
-    return INTENT_PREFIX + (found[0].lower() if is_word else found[0]) + found[1:]
+    return with_opening(found)
 
 
 def turns_of(history: Iterable[Mapping[str, Any]]) -> list[Turn]:

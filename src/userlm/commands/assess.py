@@ -61,7 +61,15 @@ from userlm.commands.options import (
 )
 from userlm.commands.parts import in_parts
 from userlm.commands.report import Report, report
-from userlm.commands.steps import Results, finish, finished, in_order, open_run, unshown
+from userlm.commands.steps import (
+    Results,
+    conversations_in,
+    finish,
+    finished,
+    in_order,
+    open_run,
+    unshown,
+)
 from userlm.items import Kind
 from userlm.json_files import read_json
 from userlm.metrics.verdict import conclude
@@ -167,7 +175,7 @@ def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
     """
     user = options.user.parsed
     assistant = address.parse(options.assistant) if options.assistant else None
-    path = conversations_file(options.reference, "test")
+    path = conversations_in(options.reference)
     files = [path, *options.user.files]
     if options.trained_on:
         files.append(conversations_file(options.trained_on, "train"))

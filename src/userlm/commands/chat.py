@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -25,6 +24,7 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import Results
+from userlm.data.intents import completed
 from userlm.journal import append
 from userlm.json_files import dumps, naming
 from userlm.rows import to_record
@@ -54,9 +54,6 @@ COMMANDS = {
     "//TEXT": "Say a text that begins with one slash.",
 }
 
-_YOU = re.compile(r"you\b", re.IGNORECASE)
-"""How a whole intent begins, and a goal does not."""
-
 
 @dataclass(frozen=True, slots=True)
 class Chat:
@@ -80,8 +77,8 @@ class Chat:
     role: Literal["assistant", "user"] = option("assistant", "Your role.")
     intent: str | None = option(
         None,
-        "What the user wants, in one sentence. A goal alone is put after the opening words of an "
-        "intent.",
+        "What the user wants, in one sentence. A goal alone, such as 'plan a trip', is put after "
+        "the opening words of an intent.",
     )
     save: Path | None = option(None, "Append the conversation to this .jsonl file.")
     max_turns: int = option(20, "Maximum number of user turns.", min=1)
@@ -181,7 +178,9 @@ class _You:
         self.max_turns = options.max_turns
         self.seed = options.seed
         self.file = options.save
-        self.has_profile = options.user.parsed.form == "profile"
+        form = options.user.parsed.form
+        self.has_profile = form == "profile"
+        self.is_trained = form == "trained" and self.role == "assistant"
         self.samples = 0
         self.begun = 0
         self.why = ""
@@ -221,8 +220,11 @@ class _You:
         """Return a new conversation. Its id is new, too: bots have a session for each."""
         self.begun += 1
         self.why = ""
-        if intent and not self.has_profile and not _YOU.match(intent):
-            intent = INTENT_PREFIX + intent
+        if intent and not self.has_profile:
+            whole, note = completed(intent)
+            if self.is_trained and whole == intent and note:
+                _note(note)
+            intent = whole
         number = f"-{self.begun}" if self.begun > 1 else ""
         return Conversation(f"chat-{self.seed}{number}", intent=intent)
 
@@ -241,13 +243,17 @@ class _You:
         _note("/help shows the commands. An empty line or /quit leaves.\n")
 
     def _leave(self) -> None:
-        if not self.talk.stop:
+        """Leave the conversation: only a user ends it, an assistant leaves it unfinished."""
+        if self.talk.stop:
+            return
+        if self.role == "user":
             self.talk = self.talk.close("end")
-            self._say_why("you")
+        self._say_why("you")
 
     def _say_why(self, who: str) -> None:
         """Say why the conversation stopped, and who stopped it."""
         reasons = {
+            "": "left the conversation",
             "end": "ended the conversation",
             "max_turns": f"reached the limit of {plural(self.max_turns, 'turn')}",
             "context": "has no room left in the model's context length",

@@ -24,6 +24,7 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import (
+    FEW,
     Results,
     count_total,
     finish,
@@ -38,7 +39,7 @@ from userlm.manifest import file_hash
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
 from userlm.runs import FinishedRun, Outputs, Run, conversations_file
 from userlm.show.blocks import Quote, Table
-from userlm.show.terminal import show, track
+from userlm.show.terminal import console, show, track
 from userlm.types import Conversation, InputError
 
 
@@ -141,6 +142,7 @@ def clean(options: Clean) -> Results:
         counts = _scrubbed(counts)
         labels = ("languages", "countries", "models")
         figures |= {name: dict(_scrubbed(figures[name])) for name in labels}
+    _show_small(options, decisions.figures["splits"])
     results = {
         "counts": in_order(counts),
         **figures,
@@ -276,6 +278,24 @@ def _counts(decisions: filters.Decisions, notes: Counter[str]) -> Counter[str]:
     for note, count in notes.items():
         counts[f"note: {note}"] = count
     return +counts
+
+
+def _show_small(options: Clean, splits: Mapping[str, Mapping[str, int]]) -> None:
+    """Say so if a split has hardly anything, though it has a share."""
+    shares = dict(zip(SPLITS, _shares(options.shares), strict=True))
+    small = [
+        f"{split} {splits[split]['conversations']}"
+        for split, share in shares.items()
+        if share and splits[split]["conversations"] < FEW
+    ]
+    if small:
+        people = sum(splits[split]["people"] for split in SPLITS)
+        console.print(
+            f"--shares {options.shares} of {people:,} people leave few conversations: "
+            f"{', '.join(small)}; give more, other --shares or another --seed",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _languages(languages: str) -> tuple[str, ...] | None:

@@ -23,7 +23,7 @@ from userlm.journal import Answers, Journal
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations, to_record
 from userlm.runs import FinishedRun, Run
-from userlm.show.terminal import track
+from userlm.show.terminal import console, track
 from userlm.types import OTHER_ROLE, Conversation, InputError, Role
 
 Places = Mapping[str, int]
@@ -41,7 +41,7 @@ def find_places(
     user: User, starts: Iterable[Conversation], path: Path, may_be_empty: bool
 ) -> Places:
     """Return the places of the conversations; raise `InputError` if there are none, which a part
-    may be, or if the user needs intents and some have none."""
+    may be, or if the user needs intents and some have none. Say so if they are only better."""
     places: dict[str, int] = {}
     without_intent = 0
     for start in starts:
@@ -55,6 +55,14 @@ def find_places(
         raise InputError(
             f"{path}: {without_intent} of {len(places)} conversations have no intent, and a "
             "prompted user needs one; run `userlm intents` first"
+        )
+    if user.parsed.form == "trained" and without_intent:
+        console.print(
+            f"{path}: {without_intent:,} of {len(places):,} starts have no intent, so the user "
+            "has no goal there; run `userlm intents` first, unless its model was trained with "
+            "--no-intent",
+            style="yellow",
+            soft_wrap=True,
         )
     return places
 

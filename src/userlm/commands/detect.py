@@ -39,7 +39,14 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.score import as_log
-from userlm.commands.steps import Results, finish, finished, in_order, open_run
+from userlm.commands.steps import (
+    Results,
+    conversations_in,
+    finish,
+    finished,
+    in_order,
+    open_run,
+)
 from userlm.detectors import CountedDetector, JudgeDetector, billed_words
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
@@ -50,7 +57,7 @@ from userlm.metrics.scores import score_line
 from userlm.models.budget import Budget, Caps, CountedChat, Price
 from userlm.models.call_cache import UNUSABLE
 from userlm.rows import read_conversations
-from userlm.runs import Run, conversations_file, lasting_name, measure_record
+from userlm.runs import Run, lasting_name, measure_record
 from userlm.show.terminal import console, progress_bar
 from userlm.simulate import parallel
 from userlm.text import has_words, stable_hash
@@ -104,7 +111,7 @@ class Detect:
     )
     human: Path = option(
         ...,
-        "Real conversations, for the human reference: a folder or a file.",
+        "Real conversations, for the human reference: a file, or a folder with test.jsonl.",
         recorded=False,
     )
     human_label: str | None = option(
@@ -129,9 +136,9 @@ class Detect:
 def detect(options: Detect) -> Results:
     """Ask about all turns, measure, and write and show the results."""
     detector = address.parse(options.detector)
-    path = conversations_file(options.run)
+    path = conversations_in(options.run)
     user = made_by(path)
-    logs = conversations_file(options.human, "test")
+    logs = conversations_in(options.human)
     # Answers are kept by text. So turns may change, as when `respond` tries again what failed.
     read = {"run": file_hash(path), "human": file_hash(logs)}
     names = {"run": lasting_name(path), "human": lasting_name(logs)}

@@ -40,7 +40,9 @@ class Export:
     """
 
     runs: list[Path] = argument(
-        ..., "Folders of runs, also of `evaluate`, or files of conversations."
+        ...,
+        "Folders of runs, also of `evaluate`, or files of conversations; one of train.jsonl, "
+        "valid.jsonl and test.jsonl by name.",
     )
     as_: Format = option(..., "The format.", flag="--as")
     out: Path | None = option(

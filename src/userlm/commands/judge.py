@@ -34,6 +34,7 @@ from userlm.commands.options import (
 )
 from userlm.commands.steps import (
     Results,
+    conversations_in,
     count_total,
     finish,
     finished,
@@ -53,7 +54,7 @@ from userlm.metrics.intrinsic import cluster_name
 from userlm.models.budget import Budget, Price
 from userlm.models.call_cache import CallCache
 from userlm.rows import read_conversations, read_parsed
-from userlm.runs import Run, conversations_file, lasting_name, measure_record
+from userlm.runs import Run, lasting_name, measure_record
 from userlm.show.terminal import track
 from userlm.stats import PERCENT, Found, measure, measure_row
 from userlm.text import stable_hash
@@ -126,7 +127,7 @@ def judge(options: Judge) -> Results:
         # Refuses a URL with a password before it is written to run.json.
         loading.chat_model(given)
     prompt = judges.read_prompt(options.prompt)
-    path = conversations_file(options.run)
+    path = conversations_in(options.run)
     user = made_by(path)
     hand = read_labels(options.labels, prompt) if options.labels else {}
     hand_hash = file_hash(options.labels) if options.labels else ""

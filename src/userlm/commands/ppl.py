@@ -34,7 +34,14 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.parts import concatenate, in_parts, merged_budget
-from userlm.commands.steps import Results, finish, finished, measure_results, open_run
+from userlm.commands.steps import (
+    Results,
+    conversations_in,
+    finish,
+    finished,
+    measure_results,
+    open_run,
+)
 from userlm.journal import Journal
 from userlm.json_files import take, write_lines
 from userlm.lines import Line as RowLine
@@ -51,7 +58,7 @@ from userlm.metrics.scores import score_line, score_row
 from userlm.models.budget import CAP, Budget, Caps, CountedScore
 from userlm.models.scored_rows import ScoredRows
 from userlm.rows import read_conversations, read_parsed, read_rows
-from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.runs import FinishedRun, Run
 from userlm.show.terminal import console, progress_bar
 from userlm.simulate import parallel
 from userlm.types import Conversation, InputError, MeasureRow, ModelError, Score
@@ -177,7 +184,7 @@ def ppl(options: Ppl, parts: Sequence[FinishedRun] = ()) -> Results:
             "--price, --budget, --max-calls and --max-tokens-total are for a model on a server; "
             "leave them out"
         )
-    path = conversations_file(options.data, "test")
+    path = conversations_in(options.data)
     files = [path, *inputs.files(model, options.tokenizer, options.prompt)]
     run = open_run("ppl", options, files, inputs.stamps(model), parts=parts)
     if done := finished(run, options, lambda _: has_unscored(run.folder)):

@@ -32,11 +32,11 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.parts import in_parts
-from userlm.commands.steps import Results, finished, open_run
+from userlm.commands.steps import Results, conversations_in, finished, open_run
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget
 from userlm.rows import read_conversations
-from userlm.runs import FinishedRun, conversations_file
+from userlm.runs import FinishedRun
 from userlm.simulate import respond_all
 from userlm.types import Conversation, Role
 
@@ -71,7 +71,7 @@ def respond(options: Respond, parts: Sequence[FinishedRun] = ()) -> Results:
     """Ask the user after every prefix, and write the responses."""
     user = options.user.parsed
     price = read_price("user", options.user_price)
-    path = conversations_file(options.data, "test")
+    path = conversations_in(options.data)
     files = [path, *options.user.files]
     run = open_run("respond", options, files, inputs.stamps(user), parts=parts)
     if done := finished(run, options, has_errors):

@@ -29,6 +29,7 @@ from userlm.commands.options import (
 )
 from userlm.commands.steps import (
     Results,
+    conversations_in,
     finish,
     finished,
     measure_results,
@@ -95,9 +96,12 @@ class Score:
     $ userlm score runs/simulate runs/respond --human runs/intents
     """
 
-    runs: list[Path] = argument(..., "Run folders of `simulate` and `respond`.")
+    runs: list[Path] = argument(
+        ..., "Run folders of `simulate` and `respond`, or files."
+    )
     human: Path | None = option(
-        None, "Real conversations, for the human reference: a folder or a file."
+        None,
+        "Real conversations, for the human reference: a file, or a folder with test.jsonl.",
     )
     tasks: str | None = option(None, TASKS_HELP)
     trained_on: Path | None = option(
@@ -118,7 +122,7 @@ def score(options: Score) -> Results:
     paths, stamps = tasks_inputs(options.tasks, tasks.values())
     judge_files, judge_stamps = judge_inputs(options.grading.judge)
     inputs = _inputs(options.runs, options.human)
-    logs = conversations_file(options.human, "test") if options.human else None
+    logs = conversations_in(options.human) if options.human else None
     trained_on = options.trained_on
     training = conversations_file(trained_on, "train") if trained_on else None
     others = [path for path in (logs, training, *paths, *judge_files) if path]
@@ -309,7 +313,7 @@ def _inputs(runs: Sequence[Path], human: Path | None) -> dict[str, Path]:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):  # such as the `respond` of several assessments
         names = [f"{run.resolve().parent.name}/{run.name}" for run in runs]
-    inputs = dict(zip(names, map(conversations_file, runs), strict=True))
+    inputs = dict(zip(names, map(conversations_in, runs), strict=True))
     if len(inputs) < len(runs) or (human and HUMAN in inputs):
         raise InputError(
             "two columns would have the same name (runs are named by their folders); rename one "

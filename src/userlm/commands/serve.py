@@ -34,6 +34,7 @@ from userlm.commands.options import (
     rated_user,
 )
 from userlm.commands.show import describe
+from userlm.commands.steps import conversations_in
 from userlm.json_files import read_json
 from userlm.metrics.ratings import RatedUser
 from userlm.models.budget import Budget, CountedChat, Price
@@ -140,7 +141,8 @@ class Serve:
     )
     reference: Path | None = option(
         None,
-        "The conversations of people that those of --blind start from.",
+        "The conversations of people that those of --blind start from: a file, or a folder with "
+        "test.jsonl.",
         panel=PAGES,
     )
     models: LocalModels = LocalModels()
@@ -411,8 +413,8 @@ def _pairs(options: Serve) -> list[BlindPair]:
         raise InputError("the blind test needs both --blind and --reference")
     from userlm.serving.blind import blind_pairs
 
-    simulated = list(read_conversations(conversations_file(options.blind)))
-    people = read_conversations(conversations_file(options.reference))
+    simulated = list(read_conversations(conversations_in(options.blind)))
+    people = read_conversations(conversations_in(options.reference))
     logs = {one.id: one for one in people}
     pairs = blind_pairs(simulated, logs, options.seed or 0)
     if left_out := len(simulated) - len(pairs):

@@ -50,12 +50,13 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.parts import in_parts
-from userlm.commands.steps import Results, finished, open_run
+from userlm.commands.steps import Results, conversations_in, finished, open_run
+from userlm.data.intents import completed
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget, Price
-from userlm.rows import read_conversations, read_starts
-from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.rows import has_only_intents, read_conversations, read_starts
+from userlm.runs import FinishedRun, Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.simulate import simulate as simulate_all
@@ -92,8 +93,8 @@ class Simulate:
     )
     intents: Path | None = option(
         None,
-        'Conversations with intents to start from, or intents alone: {"intent": ...} a line, or '
-        "a .txt file with one a line.",
+        "Conversations with intents to start from: a file, or a folder with test.jsonl; or "
+        'intents alone: {"intent": ...} a line, or a .txt file with one a line.',
         recorded=False,
     )
     tasks: str | None = option(
@@ -159,6 +160,8 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         return done
 
     starts = partial(_starts, options, path, tasks)
+    if _is_completed(options, path):
+        _show_completed(path, options.limit)
     is_part = options.several.part is not None
     places = find_places(options.user, starts(), path, may_be_empty=is_part)
     if parts:
@@ -243,15 +246,41 @@ def _starts(
         own = [task for task in tasks if share.has(task.id)]
         ungreeted = from_tasks(own, options.repeats)
     else:
-        every = islice(read_starts(path), options.limit)
+        every: Iterator[Conversation] = islice(read_starts(path), options.limit)
+        if _is_completed(options, path):
+            every = map(_completed, every)
         logs = (log for log in every if share.has(log.id))
         ungreeted = _from_logs(logs, options.repeats, options.keep_turns)
     return (_greeted(start, options.greeting) for start in ungreeted)
 
 
+def _is_completed(options: Simulate, path: Path) -> bool:
+    """Whether the intents are the words of a person, for a user that is trained on whole ones."""
+    is_trained = options.user.parsed.form == "trained"
+    return bool(options.intents) and is_trained and has_only_intents(path)
+
+
+def _completed(start: Conversation) -> Conversation:
+    return replace(start, intent=completed(start.intent or "")[0])
+
+
+def _show_completed(path: Path, limit: int | None) -> None:
+    """Print how many intents were completed, and how many have another form all the same."""
+    given = [start.intent or "" for start in islice(read_starts(path), limit)]
+    found = [(intent, *completed(intent)) for intent in given]
+    changed = [note for intent, whole, note in found if whole != intent]
+    others = [note for intent, whole, note in found if note and whole == intent]
+    for notes in filter(None, (changed, others)):
+        console.print(
+            f"{path}, in {len(notes):,} of {plural(len(given), 'intent')}: {notes[0]}",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
 def _starts_file(intents: Path | None, tasks: str | None) -> Path:
     if intents and not tasks:
-        return conversations_file(intents, "test")
+        return conversations_in(intents)
     if tasks and not intents:
         return Path(tasks)
     raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,8 +16,14 @@ from userlm.data import hub
 from userlm.json_files import replacing
 from userlm.manifest import as_json, environment, other_inputs
 from userlm.rows import count_rows, read_conversations
-from userlm.runs import REPLACED, FinishedRun, Run, measure_record
-from userlm.show.formats import MARK
+from userlm.runs import (
+    REPLACED,
+    FinishedRun,
+    Run,
+    conversations_file,
+    measure_record,
+)
+from userlm.show.formats import MARK, plural
 from userlm.show.terminal import console, show_page
 from userlm.types import Conversation, InputError, Measure
 
@@ -25,6 +32,8 @@ R = TypeVar("R")
 Results = dict[str, Any]
 GIVEN = "given"
 """The key of run.json for all options of a part, also those that do not identify a run."""
+FEW = 5
+"""A split with fewer conversations is hardly one."""
 AHEAD = 16  # items queued for each worker, so that a slow answer does not block others
 
 
@@ -85,6 +94,25 @@ def open_run(
             style="dim",
         )
     return run
+
+
+def conversations_in(path: Path) -> Path:
+    """Return `conversations_file`; say so if a folder stands for a test split of a few
+    conversations, and has more to train on."""
+    file = conversations_file(path)
+    train = file.with_name("train.jsonl")
+    if not path.is_dir() or file.name != "test.jsonl" or not train.is_file():
+        return file
+    with file.open("rb") as lines:
+        count = sum(1 for _ in islice(lines, FEW))
+    if count < FEW and train.stat().st_size > file.stat().st_size and _IS_SHOWN.get():
+        console.print(
+            f"{path} means {file}, which has only {plural(count, 'conversation')}; another file, "
+            f"such as {train}, can be given by name",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return file
 
 
 def count_total(files: Sequence[Path], limit: int | None) -> int | None:

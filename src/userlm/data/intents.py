@@ -63,6 +63,82 @@ def leakage(intent: str, conversation: Conversation) -> float | None:
     return len(said.intersection(content_words(intent_goal(intent)))) / len(said)
 
 
+# --- intents in a person's words ------------------------------------------------------------------
+
+_VERBS = """
+    add apply arrange ask assemble bake brainstorm build buy calculate cancel choose compare
+    complain compose confirm convert cook create debug decide delete describe determine discover
+    discuss draw edit explain explore extend find finish fix generate get go have identify implement
+    improve install invent know learn locate make mend modify negotiate obtain organise organize pay
+    practise prepare proofread prove publish rebook receive recover reduce refactor register remove
+    rename renew repair replace reschedule reserve reset resolve restore retrieve revise rewrite
+    select sell send settle shorten simplify solve submit subscribe summarise summarize translate
+    troubleshoot understand unsubscribe verify write
+""".split()
+_NOUNS_TOO = """
+    book change chat check claim clean complete correct design download draft estimate exchange file
+    format list move open order outline paint pick plan practice purchase rent report request
+    research return review save schedule search set share sketch sort study switch take talk test
+    track train transfer travel turn update upgrade visit watch work
+""".split()
+"""Verbs that are also nouns or adjectives: before an article or the like they are surely verbs."""
+_GOAL = re.compile(
+    # No name, as in "to Rome".
+    r"to\s+(?!(?:an?|the|my|your|our|his|her|its|their|th[aeio]\w+|who\w*|me|you|us|it|all)\b)[a-z]\w"
+    rf"|(?:{'|'.join(_VERBS)})\b"
+    rf"|(?:{'|'.join(_NOUNS_TOO)})\s+(?:an?|the|my|our|your|some|this|these|me|it|about|for|up|out)\b"
+)
+_LONGEST_GOAL = 500  # characters
+_TO_A_SIMULATOR = re.compile(
+    r"\b(?:you|users?|persona|role|next (?:message|turn|reply))\b", re.IGNORECASE
+)
+"""What a prompt says that tells a model how to play somebody."""
+
+
+def completed(intent: str) -> tuple[str, str]:
+    """Return an intent in a person's words in the form that user models are trained on, and a note
+    of what was done, or is left to do; empty if the intent has that form.
+
+    What is surely a goal alone, one sentence that begins with a verb or "to", is put after the
+    opening. A persona or any other text stays as it is. Intents of logs are never completed: a
+    model may have been trained on another form.
+    """
+    if is_goal(intent):
+        whole = with_opening(intent)
+        whole += "" if whole.endswith((".", "!", "?")) else "."
+        return whole, f"the intent was completed: {whole!r}"
+    count = len(intent.split())
+    if count > MAX_WORDS:
+        problem = f"has {count} words"
+    elif intent and intent_goal(intent) == intent:
+        problem = "does not begin as in training"
+    else:
+        return intent, ""
+    return intent, (
+        f"the intent {problem}: user models are trained on one sentence, {INTENT_PREFIX!r} and "
+        "what is wanted; give such a sentence"
+    )
+
+
+def is_goal(text: str) -> bool:
+    """Return whether a text is surely a goal without the opening, such as `plan a trip to Rome`."""
+    text = text.strip()
+    return (
+        len(text) <= _LONGEST_GOAL  # no regular expression sees the prompt of a harness
+        and _GOAL.match(text[:1].lower() + text[1:]) is not None
+        and not ("\n" in text or _SENTENCE_END.search(text))
+        and not _TO_A_SIMULATOR.search(text)
+        and len(words(with_opening(text))) <= MAX_WORDS
+    )
+
+
+def with_opening(goal: str) -> str:
+    """Return a goal after the fixed opening words."""
+    goal = re.sub(r"\A\s*to\s+", "", goal, flags=re.IGNORECASE).strip()
+    is_word = goal[1:2].islower()  # and neither "I" nor an acronym
+    return INTENT_PREFIX + (goal[0].lower() if is_word else goal[:1]) + goal[1:]
+
+
 # --- intents by a model ---------------------------------------------------------------------------
 
 USER_TURN = 4_000

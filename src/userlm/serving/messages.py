@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from operator import itemgetter
 
 from userlm.content import joined, read_parts
-from userlm.data.intents import MAX_WORDS
+from userlm.data.intents import completed
 from userlm.flip import first_that_fits
 from userlm.serving.endings import find_stop_phrase
 from userlm.serving.forms import Form, form_of
@@ -28,7 +28,7 @@ from userlm.serving.schema import (
     UserOptions,
     too_long,
 )
-from userlm.text import INTENT_PREFIX, stable_hash
+from userlm.text import stable_hash
 from userlm.thought import split_thought
 from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
 from userlm.users import PromptedUser, TrainedUser
@@ -142,7 +142,9 @@ def turn_request(
     said = chain.from_iterable((turn.role, turn.text) for turn in turns)
     id = options.id or f"{stable_hash(described_in, *said):016x}"
     if isinstance(user, TrainedUser):
-        notes += _long_intent(user, intent)
+        if intent:
+            intent, completed_notes = completed_for(user, intent)
+            notes += completed_notes
         max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
         turns, length_notes = drop_oldest(
             intent, turns, max_characters, user.template.max_answer_tokens
@@ -209,17 +211,18 @@ def _settings(
     return settings, max_tokens, ignored, notes
 
 
-def _long_intent(user: TrainedUser, intent: str | None) -> list[str]:
-    """Return a note if the intent is much longer than those that the model was trained on."""
-    count = len((intent or "").split())
-    has_profile = user.template.system_text != "{}"
-    if has_profile or count <= MAX_WORDS:
-        return []
-    return [
-        f"the intent has {count} words, and this model was trained on one sentence: "
-        f"{INTENT_PREFIX!r} and what is wanted; send such a sentence in the system message, or as "
-        '"userlm": {"intent": ...}'
-    ]
+def completed_for(user: TrainedUser, intent: str) -> tuple[str, list[str]]:
+    """Return the intent in the form that the model was trained on if it is surely a goal, and a
+    note if it was not in that form."""
+    if user.template.has_profile:
+        return intent, []
+    whole, note = completed(intent)
+    if note and whole == intent:
+        note += (
+            ' in the system message or as "userlm": {"intent": ...}, or start the server with '
+            "--intent-by"
+        )
+    return whole, [note] if note else []
 
 
 # --- roles and turns ------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from userlm.serving.access import check_own_page, check_page
 from userlm.serving.answers import reply_of
 from userlm.serving.app import json_response, read_body, read_json
 from userlm.serving.blind import BlindPair, name_of
-from userlm.serving.messages import check_length
+from userlm.serving.messages import check_length, completed_for
 from userlm.serving.saved import Saved
 from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
 from userlm.show.blocks import Block
@@ -213,9 +213,11 @@ def state(play: Playground, asked: Nothing) -> Any:
 
 
 def ask(play: Playground, asked: Ask) -> Any:
-    """Return the next turn: its text, the reason to stop if there is one, and its `meta`."""
+    """Return the next turn: its text, the reason to stop if there is one, its `meta`, and the
+    intent if what was typed for it was completed."""
     speaker = _speaker(play, asked.speaker)
     conversation = asked.read
+    given = intent = conversation.intent
     role = ASSISTANT if asked.speaker == ASSISTANT else USER
     if conversation.next_role != role:
         raise RequestError(400, f"it is not the {role}'s turn", "conversation")
@@ -226,6 +228,9 @@ def ask(play: Playground, asked: Ask) -> Any:
         elif asked.session:  # a bot has one for each id
             conversation = replace(conversation, id=asked.session)
     else:
+        if isinstance(speaker, TrainedUser) and not conversation.user_turns:
+            intent = completed_for(speaker, intent or "")[0] or None
+            conversation = replace(conversation, intent=intent)
         speaker = with_sampling(
             speaker,
             seed=asked.seed,
@@ -235,7 +240,10 @@ def ask(play: Playground, asked: Ask) -> Any:
         )
     reply = reply_of(speaker, conversation)
     meta = loads(dump(dict(reply.meta)))  # code may have put anything into it
-    return {"text": reply.text, "stop": reply.stop, "meta": meta}
+    found = {"text": reply.text, "stop": reply.stop, "meta": meta}
+    if intent != given:
+        found["intent"] = intent
+    return found
 
 
 def _guard(play: Playground, given: str) -> Guard:

@@ -100,6 +100,8 @@ async function takeTurn() {
     if (side === "against") return { text: "", stop: "error", meta: {}, error: error.message };
     throw error;
   })));
+  const completed = found.find(({ intent }) => intent);
+  if (completed) find("intent").value = completed.intent;
   items = [...before, { role, chosen: sides[0], replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
 }
 
