@@ -39,7 +39,8 @@ if __name__ == "__main__":
     logs = sys.argv[1] if len(sys.argv) > 1 else str(assets.sample_logs())
     runs = Path("runs/my_simulator")
     import_(Import([logs], runs / "import"))
-    clean(Clean(runs / "import", runs / "clean"))
+    # Nobody trains on these people, so all of them are in the test split.
+    clean(Clean(runs / "import", runs / "clean", shares="0/0/100"))
     intents(Intents(runs / "clean", runs / "intents"))  # without a model: extractive
     people = runs / "intents"
     assess(

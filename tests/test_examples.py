@@ -55,7 +55,7 @@ def test_the_gate_in_pytest_passes_the_bot(folder):
 
 
 def test_a_simulator_without_a_model_is_told_from_people(folder):
-    assert "Not yet" in output(folder, "my_simulator.py")
+    assert "Is curious good enough?\nNot yet" in output(folder, "my_simulator.py")
 
 
 def test_training_on_logs_ends_with_a_first_turn(folder):
