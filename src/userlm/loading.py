@@ -375,9 +375,8 @@ def _bot(
     ask: Callable[[Asked], object]
     match address.scheme:
         case "py":
-            with chdir(
-                "."
-            ):  # a module may leave the folder to which paths are relative
+            # A module may leave the folder to which paths are relative.
+            with chdir("."):
                 try:
                     found = find_object(address.name)
                 except InputError as error:
