@@ -122,7 +122,8 @@ def test_the_citation_has_what_the_format_requires_and_names_the_paper():
 @pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
 def test_how_the_command_comes_to_be_there_is_told_by_readme_and_at_the_end_of_make_env():
     def steps(goal: str) -> list[str]:
-        made = ["make", "--dry-run", goal]
+        # Also below `make test`, which would say which folder it enters and leaves.
+        made = ["make", "--no-print-directory", "--dry-run", goal]
         return subprocess.check_output(made, cwd=ROOT, text=True).splitlines()
 
     activate = ". .venv/bin/activate"
