@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import userlm
+from userlm.manifest import file_hash
 from userlm.metrics.scores import score_line
 from userlm.show import (
     charts,
@@ -1421,15 +1422,19 @@ def hostile_folders(root: Path) -> list[Path]:
         "writers": dict.fromkeys(names, writer),
         "faults": names,
     }
+    score = write(
+        root,
+        "score",
+        "score",
+        {name: [figure, gone], HOSTILE[0]: [figure], "endings": endings},
+        scores=scores,
+    )
+    scored = json.loads((score / "run.json").read_text())
+    scored["inputs"]["sim"] = file_hash(sim / "conversations.jsonl")
+    (score / "run.json").write_text(json.dumps(scored))
     return [
         sim,
-        write(
-            root,
-            "score",
-            "score",
-            {name: [figure, gone], HOSTILE[0]: [figure], "endings": endings},
-            scores=scores,
-        ),
+        score,
         write(root, "clean", "clean", cleaned, test=talks[:1]),
         write(root, "intents", "intents", written, test=talks[:1]),
         assess,

@@ -125,15 +125,7 @@ def user(
     """
     parts = parse(address)
     if not parts.kind:
-        _check_python(parts)
-        if API_MODEL.fullmatch(parts.model):
-            raise InputError(
-                f"{address!r} names no kind of user; did you mean prompted:openai:{address}?"
-            )
-        raise InputError(
-            f"{address!r} names no kind of user; write for instance trained:{address} or "
-            f"prompted:{address}"
-        )
+        raise _no_kind(parts)
     if parts.kind not in USERS:
         raise _unknown(address, parts.kind, USERS, "user")
     if isinstance(guard, str):
@@ -142,8 +134,7 @@ def user(
     if tokenizer and not (is_trained and parts.url):
         raise InputError(
             f"--tokenizer {tokenizer}: {address} has its own; the option is for a trained model on "
-            f"a "
-            "server"
+            "a server"
         )
     instructions = prompt_text(prompt, parts)
     speaker: Speaker
@@ -342,6 +333,15 @@ def assistant(
     sampling = Sampling(top_p=1.0, max_tokens=max_tokens)
     speaker = ModelAssistant(model, system, sampling, seed)
     return _as_sampled_by_default(speaker, parts)
+
+
+def _no_kind(address: Address) -> InputError:
+    """Return the error of a user that is named without its kind."""
+    _check_python(address)
+    meant = f"write for instance trained:{address} or prompted:{address}"
+    if API_MODEL.fullmatch(address.model):
+        meant = f"did you mean prompted:openai:{address}?"
+    return InputError(f"'{address}' names no kind of user; {meant}")
 
 
 def _check_python(address: Address) -> None:
