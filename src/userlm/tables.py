@@ -213,8 +213,7 @@ class _Table:
         """Return why the lines taken may not be this row; empty if they surely are."""
         if self._are_text:
             return ""
-        is_all_quoted = self._is_all_quoted(values)
-        is_quoted = self._quoted_rows > 0 and is_all_quoted
+        is_quoted = self._quoted_rows > 0 and self._is_all_quoted(values)
         if is_quoted and self._is_next_opened():
             self._quoted_rows += 1
             return ""
@@ -225,8 +224,9 @@ class _Table:
             if self._quoted_rows > 1 and self._may_be_escaped:
                 return _NOT_DOUBLED  # it may be a line of a text
             self._quoted_rows = 0
-        may_be_text = not is_all_quoted and self._may_be_rows(len(values))
-        return _PLAIN_QUOTES if may_be_text else ""
+        if self._may_be_rows(len(values)) and not self._is_all_quoted(values):
+            return _PLAIN_QUOTES
+        return ""
 
     def _is_all_quoted(self, values: Sequence[str]) -> bool:
         """Return whether the lines taken have quotes around each value, and double those in it.

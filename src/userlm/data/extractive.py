@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, islice
 
-from userlm.data.intents import check
+from userlm.data.intents import check, in_sentence
 from userlm.data.language import LANGUAGES, language
 from userlm.text import INTENT_PREFIX, content_words, words
 from userlm.types import Conversation
@@ -262,7 +262,7 @@ def _goals(conversation: Conversation, said: list[str]) -> Iterator[str]:
         if len(requests) == 1 and not _NO_SUBJECT.match(requests[0]):
             subject = _subject(requests[0], _ENDS, SUBJECT)
             if subject and len(words(turn)) <= SUBJECT:
-                yield f"get help with {_in_sentence(subject)}"
+                yield f"get help with {in_sentence(subject)}"
         if any(" " in phrase for phrase in phrases):
             phrases = [phrase for phrase in phrases if " " in phrase]
         for count in range(len(phrases), 0, -1):
@@ -321,11 +321,6 @@ def _agreed(match: re.Match[str]) -> str:
 
 def _third_person(word: str) -> str:
     return _THIRD_PERSON.get(word.lower(), word)
-
-
-def _in_sentence(text: str) -> str:
-    """Return the beginning of a turn as it is written within a sentence."""
-    return text[0].lower() + text[1:] if text[1:2].islower() else text
 
 
 def _phrases(turn: str) -> list[str]:

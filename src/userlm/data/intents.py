@@ -135,8 +135,14 @@ def is_goal(text: str) -> bool:
 def with_opening(goal: str) -> str:
     """Return a goal after the fixed opening words."""
     goal = re.sub(r"\A\s*to\s+", "", goal, flags=re.IGNORECASE).strip()
-    is_word = goal[1:2].islower()  # and neither "I" nor an acronym
-    return INTENT_PREFIX + (goal[0].lower() if is_word else goal[:1]) + goal[1:]
+    return INTENT_PREFIX + in_sentence(goal)
+
+
+def in_sentence(text: str) -> str:
+    """Return a text as it is written within a sentence: its first letter is small, if that is not
+    "I" or of an acronym."""
+    is_word = text[1:2].islower()
+    return text[:1].lower() + text[1:] if is_word else text
 
 
 # --- intents by a model ---------------------------------------------------------------------------

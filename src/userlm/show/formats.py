@@ -74,8 +74,10 @@ def called(address: str) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return `1 turn`, `2 turns`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """Return `1 turn`, `2 turns`, `2 people`."""
+    if count == 1:
+        return f"{count:,} {noun}"
+    return f"{count:,} people" if noun == "person" else f"{count:,} {noun}s"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -274,11 +274,7 @@ def _measurement(
 
 def clusters_of(one: Measured) -> str:
     """Return how many people, tasks, test items or pairs its interval is over."""
-    count = one.get("clusters", 0)
-    noun = catalog.cluster_of(one["name"])
-    return (
-        f"{count:,} people" if noun == "person" and count != 1 else plural(count, noun)
-    )
+    return plural(one.get("clusters", 0), catalog.cluster_of(one["name"]))
 
 
 def measured(one: Measured, digits: int = 2) -> Line:

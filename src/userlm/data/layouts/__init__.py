@@ -147,6 +147,8 @@ def _unpacked(line: Line, source: str | None, gathered: Gathered) -> Iterable[Li
     """Return the line, or those of the conversations in it, if it is a file of results and may be:
     a row with messages of its own is none."""
     may_be = source in (None, *_HARNESSES) and not gathered.map
+    # Nearly no row has one of these, and the layouts are compared with each row once more later.
+    may_be = may_be and not harnesses.LISTS.isdisjoint(line.row)
     if not may_be or any(layout.matches(line.row) for layout in LAYOUTS):
         return [line]
     return harnesses.unpacked(line)

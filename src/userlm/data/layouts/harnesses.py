@@ -37,6 +37,10 @@ _TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats
 possible settings of its user and the number of repeats (promptfoo)."""
 
 
+LISTS = frozenset(("simulations", "results"))
+"""The fields of which a file of results has one."""
+
+
 def unpacked(line: Line) -> Iterator[Line]:
     """Yield the line, or for a whole file of results one for each conversation. It is a bad line if
     it has none, or if with their tasks and settings they would be much longer than the file."""

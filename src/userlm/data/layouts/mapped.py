@@ -219,7 +219,8 @@ class Rows:
         if not name:
             raise Rejected("no messages", f"field {self._map.id!r} is missing")
         self._rows[name].append((row, place))
-        self._note_order(row, place)
+        if self._map.time:
+            self._note_order(row, place)
 
     def _note_order(self, row: Row, place: Place) -> None:
         with suppress(ValueError, TypeError, OverflowError):
