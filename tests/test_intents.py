@@ -7,7 +7,7 @@ from userlm.data.intents import (
     TRANSCRIPT,
     USER_TURN,
     check,
-    completed,
+    complete_intent,
     leakage,
     request,
     tidy,
@@ -87,10 +87,10 @@ def test_leakage_of_a_turn_without_content_cannot_be_measured():
     ],
 )
 def test_a_goal_alone_gets_the_opening(text, goal):
-    whole, note = completed(text)
+    whole, note = complete_intent(text)
     assert whole == INTENT_PREFIX + goal
     assert whole in note
-    assert completed(whole) == (whole, "")
+    assert complete_intent(whole) == (whole, "")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_goal_alone_gets_the_opening(text, goal):
     ],
 )
 def test_what_is_not_surely_a_goal_alone_stays_as_it_is(text):
-    whole, note = completed(text)
+    whole, note = complete_intent(text)
     assert whole == text
     assert ("one sentence" in note) == bool(text)
 

@@ -24,7 +24,7 @@ from userlm.commands.options import (
     seed_option,
 )
 from userlm.commands.steps import Results
-from userlm.data.intents import completed
+from userlm.data.intents import complete_intent
 from userlm.journal import append
 from userlm.json_files import dumps, naming
 from userlm.rows import to_record
@@ -221,7 +221,7 @@ class _You:
         self.begun += 1
         self.why = ""
         if intent and not self.has_profile:
-            whole, note = completed(intent)
+            whole, note = complete_intent(intent)
             if self.is_trained and whole == intent and note:
                 _note(note)
             intent = whole

@@ -51,7 +51,7 @@ from userlm.commands.options import (
 )
 from userlm.commands.parts import in_parts
 from userlm.commands.steps import Results, conversations_in, finished, open_run
-from userlm.data.intents import completed
+from userlm.data.intents import complete_intent
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
 from userlm.models.budget import Budget, Price
@@ -160,8 +160,8 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         return done
 
     starts = partial(_starts, options, path, tasks)
-    if _is_completed(options, path):
-        _show_completed(path, options.limit)
+    if _completes_intents(options, path):
+        _show_completed_intents(path, options.limit)
     is_part = options.several.part is not None
     places = find_places(options.user, starts(), path, may_be_empty=is_part)
     if parts:
@@ -247,27 +247,27 @@ def _starts(
         ungreeted = from_tasks(own, options.repeats)
     else:
         every: Iterator[Conversation] = islice(read_starts(path), options.limit)
-        if _is_completed(options, path):
-            every = map(_completed, every)
+        if _completes_intents(options, path):
+            every = map(_with_whole_intent, every)
         logs = (log for log in every if share.has(log.id))
         ungreeted = _from_logs(logs, options.repeats, options.keep_turns)
     return (_greeted(start, options.greeting) for start in ungreeted)
 
 
-def _is_completed(options: Simulate, path: Path) -> bool:
+def _completes_intents(options: Simulate, path: Path) -> bool:
     """Whether the intents are the words of a person, for a user that is trained on whole ones."""
     is_trained = options.user.parsed.form == "trained"
     return bool(options.intents) and is_trained and has_only_intents(path)
 
 
-def _completed(start: Conversation) -> Conversation:
-    return replace(start, intent=completed(start.intent or "")[0])
+def _with_whole_intent(start: Conversation) -> Conversation:
+    return replace(start, intent=complete_intent(start.intent or "")[0])
 
 
-def _show_completed(path: Path, limit: int | None) -> None:
+def _show_completed_intents(path: Path, limit: int | None) -> None:
     """Print how many intents were completed, and how many have another form all the same."""
     given = [start.intent or "" for start in islice(read_starts(path), limit)]
-    found = [(intent, *completed(intent)) for intent in given]
+    found = [(intent, *complete_intent(intent)) for intent in given]
     changed = [note for intent, whole, note in found if whole != intent]
     others = [note for intent, whole, note in found if note and whole == intent]
     for notes in filter(None, (changed, others)):

@@ -95,7 +95,7 @@ _TO_A_SIMULATOR = re.compile(
 """What a prompt says that tells a model how to play somebody."""
 
 
-def completed(intent: str) -> tuple[str, str]:
+def complete_intent(intent: str) -> tuple[str, str]:
     """Return an intent in a person's words in the form that user models are trained on, and a note
     of what was done, or is left to do; empty if the intent has that form.
 

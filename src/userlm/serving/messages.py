@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from operator import itemgetter
 
 from userlm.content import joined, read_parts
-from userlm.data.intents import completed
+from userlm.data.intents import complete_intent
 from userlm.flip import first_that_fits
 from userlm.serving.endings import find_stop_phrase
 from userlm.serving.forms import Form, form_of
@@ -143,7 +143,7 @@ def turn_request(
     id = options.id or f"{stable_hash(described_in, *said):016x}"
     if isinstance(user, TrainedUser):
         if intent:
-            intent, completed_notes = completed_for(user, intent)
+            intent, completed_notes = complete_intent_for(user, intent)
             notes += completed_notes
         max_characters = MAX_CHARACTERS_PER_TOKEN * user.context_length
         turns, length_notes = drop_oldest(
@@ -211,12 +211,12 @@ def _settings(
     return settings, max_tokens, ignored, notes
 
 
-def completed_for(user: TrainedUser, intent: str) -> tuple[str, list[str]]:
+def complete_intent_for(user: TrainedUser, intent: str) -> tuple[str, list[str]]:
     """Return the intent in the form that the model was trained on if it is surely a goal, and a
     note if it was not in that form."""
     if user.template.has_profile:
         return intent, []
-    whole, note = completed(intent)
+    whole, note = complete_intent(intent)
     if note and whole == intent:
         note += (
             ' in the system message or as "userlm": {"intent": ...}, or start the server with '

@@ -28,7 +28,7 @@ from userlm.serving.access import check_own_page, check_page
 from userlm.serving.answers import reply_of
 from userlm.serving.app import json_response, read_body, read_json
 from userlm.serving.blind import BlindPair, name_of
-from userlm.serving.messages import check_length, completed_for
+from userlm.serving.messages import check_length, complete_intent_for
 from userlm.serving.saved import Saved
 from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
 from userlm.show.blocks import Block
@@ -229,7 +229,7 @@ def ask(play: Playground, asked: Ask) -> Any:
             conversation = replace(conversation, id=asked.session)
     else:
         if isinstance(speaker, TrainedUser) and not conversation.user_turns:
-            intent = completed_for(speaker, intent or "")[0] or None
+            intent = complete_intent_for(speaker, intent or "")[0] or None
             conversation = replace(conversation, intent=intent)
         speaker = with_sampling(
             speaker,
