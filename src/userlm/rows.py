@@ -307,7 +307,7 @@ def read_rows(
     upto: int | None = None,
     longest: int = LONGEST,
     most_values: int = LONGEST,
-    quotes: Quotes = "csv",
+    quotes: Quotes = "auto",
 ) -> Iterator[Line]:
     """Yield the rows of a file of one of the `READABLE` kinds, including bad lines.
 
@@ -322,7 +322,7 @@ def read_rows(
             than its text.
         most_values: set aside rows of a text file with more brackets and commas, or those of a
             table with more delimiters, than this.
-        quotes: what quotes in tables are.
+        quotes: how tables are quoted.
 
     Raises:
         InputError: if the file is missing, empty, cut short or of an unknown kind.

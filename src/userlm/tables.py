@@ -8,7 +8,7 @@ import re
 import sys
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,28 +28,20 @@ from userlm.types import InputError
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 DELIMITERS = ",;\t"
 """What may separate the values of a `.csv` file: Excel writes semicolons in many countries."""
-Quotes = Literal["csv", "text"]
-"""Whether quotes stand around values, or are text as in TSV by its definition, where a line is a
-row."""
+Quotes = Literal["auto", "csv", "backslash", "text"]
+"""How a table is quoted. `csv`: quotes stand around values, and are doubled within them;
+`backslash`: they have a backslash before them instead; `text`: quotes are text, and a line is a
+row, as in TSV by its definition. `auto`: csv or backslash, whichever fits the whole table."""
 NOT_CSV = "not CSV"
 """Why a line is set aside that is no row, or of which nobody knows whether it is one."""
-MOST_LOOKED = 1 << 26
-"""Characters of a table that are read again, to see what rows would be if backslashes escaped
-quotes. After that a row with such quotes is set aside."""
 _LINE = 64  # bytes that a line in memory takes beside its text
-_ESCAPED = (re.compile(r'\\"'), re.compile(r'(?<!\\)(?:\\\\)*\\"'))
-"""A quote after a backslash, which some exports write for a quote in a text, where CSV doubles it;
-and one where a backslash is written twice, too."""
-_NOT_DOUBLED = (
-    "backslashes before quotes, which then may be a part of the text or close it; export it again "
-    "with quotes doubled: FIELDS ESCAPED BY '\"' in MySQL, .option('escape', '\"') in Spark, no "
-    "`escapechar` in Python; or, if a text ends in a backslash, as JSON lines"
-)
+_ESCAPED = re.compile(r'\\[\\"]')
+_LONE = re.compile(r'\\([\\"\r\n]?)')
 
 _IF_TEXT = "if quotes are plain text in this table, import it with --quotes text"
 _PLAIN_QUOTES = (
     "a quote at the beginning of a value, and a later line has one at the end of a value; those "
-    f"between look like rows; {_IF_TEXT}; else delete these quotes, or export it as .csv"
+    f"between look like rows; {_IF_TEXT}; if they are a text, with --quotes csv"
 )
 
 
@@ -58,7 +50,7 @@ def read_table(
     size: int,
     longest: int = LONGEST,
     most_values: int = LONGEST,
-    quotes: Quotes = "csv",
+    quotes: Quotes = "auto",
 ) -> Iterator[Line]:
     """Yield the rows in the first `size` bytes of a table, including bad ones: objects of texts,
     by the names of the columns. A value may have line breaks; the number of a row is that of its
@@ -69,11 +61,14 @@ def read_table(
         most_values: set aside rows with more delimiters than this.
 
     Raises:
-        InputError: if it is damaged or not UTF-8, or its header is not CSV or has a name twice.
+        InputError: if it is damaged or not UTF-8, or its header is not CSV or has a name twice, or
+            nobody can tell how it is quoted.
     """
     csv.field_size_limit(min(longest, sys.maxsize))
     number = 0
     try:
+        if quotes == "auto" and _has_escaped(path, size):
+            quotes = _quotes_of(path, size, longest, most_values)
         with opened(path, size) as file:
             lines = _lines(path, file, longest)
             table = _Table(path, lines, longest, most_values, quotes)
@@ -82,6 +77,49 @@ def read_table(
                 yield line
     except (EOFError, zlib.error, OSError) as error:
         raise read_error(path, number, error) from None
+
+
+def _has_escaped(path: Path, size: int) -> bool:
+    """Return whether a quote stands after a backslash anywhere in a table."""
+    before = b""
+    with opened(path, size) as file:
+        while block := file.read(BUFFER):
+            if b'\\"' in before + block:
+                return True
+            before = block[-1:]
+    return False
+
+
+def _quotes_of(path: Path, size: int, longest: int, most_values: int) -> Quotes:
+    """Return how a table is quoted that has quotes after backslashes.
+
+    These are text in CSV; elsewhere they are quotes in a text. It is what the whole table is by one
+    of both: a text that is written to look like rows if it is read in the other way does not make
+    the other rows fit. Where both fit, or none, a guess could make rows out of such a text.
+
+    Raises:
+        InputError: if both fit, or none.
+    """
+    readings: dict[Quotes, tuple[str, int]] = {}
+    for quotes in ("auto", "backslash"):  # without backslashes, auto is csv
+        with opened(path, size) as file:
+            lines = _lines(path, file, longest)
+            table = _Table(path, lines, longest, most_values, quotes)
+            readings[quotes] = table.reading()
+    (csv_error, as_csv), (backslash_error, as_backslash) = readings.values()
+    if not csv_error and (backslash_error or as_csv == as_backslash):
+        return "auto"
+    if csv_error and not backslash_error:
+        return "backslash"
+    why = "all rows are right in both ways, and are others"
+    if csv_error:
+        why = f"{csv_error}; with --quotes backslash {backslash_error}"
+    raise InputError(
+        f"{path}: has quotes after backslashes, and nobody can tell what these are ({why}); "
+        "import it with --quotes csv if quotes are doubled and backslashes are text, with "
+        "--quotes backslash if a backslash escapes a quote, or --quotes text if quotes are text; "
+        "rows that are not right then are set aside"
+    )
 
 
 class _Text(NamedTuple):
@@ -106,8 +144,7 @@ class _Table:
     """The rows in the lines of a table.
 
     A row that Python's `csv` reads strictly, with as many values as the header, is one, whatever
-    its text; unless it would be another row if backslashes escaped the quotes after them. Where a
-    quote is not closed, or may be escaped, nobody knows which of the next lines are rows, and which
+    its text. Where a quote is not closed nobody knows which of the next lines are rows, and which
     are in a text, where anyone may have written what looks like rows of others. So all are set
     aside, up to a line that surely ends outside quotes (`_closes`).
     """
@@ -130,15 +167,13 @@ class _Table:
         if ".tsv" in path.suffixes:
             self._delimiter = "\t"
         self._are_text = quotes == "text"
-        # Rows with quotes around all values, the header too, unless one has others.
-        self._quoted_rows = 0
-        self._may_be_escaped = False  # a quote of a row that was set aside
-        self._looked = 0  # characters that were read again for what they may be
+        self._are_escaped = quotes == "backslash"
+        # Where no commas separate the values, quotes are often text. Not where the names have
+        # them, which no person of the log wrote.
+        self._may_be_text = (
+            quotes == "auto" and self._delimiter != "," and '"' not in first.text
+        )
         self._cell = re.compile(f"[^{self._delimiter}]+")
-        # a value that a quote after a backslash closes
-        self._closed = re.compile(rf'\\"({self._delimiter}|[\r\n]|$)')
-        # the beginning of a value in quotes, which is not the end of one
-        self._opened = re.compile(f'"[^{self._delimiter}\\r\\n]')
         self._taken: list[_Text] = []  # the lines of this row
         self._number = 1  # of the first of them
 
@@ -160,13 +195,44 @@ class _Table:
                 error = f"has {len(values)} values, and the header {len(names)}"
             if error:
                 yield from self._set_aside(error, bool(values), len(names))
-            elif values and (doubt := self._doubt(values)):
-                yield from self._each_aside(f"has {doubt}")
+            elif values and self._may_be_text and self._may_be_rows(len(values)):
+                yield from self._each_aside(f"has {_PLAIN_QUOTES}")
             elif values:
                 yield Line(self._number, dict(zip(names, values, strict=True)))
 
-    def _row(self, escaped: re.Pattern[str] | None = None) -> list[str]:
-        """Return the values of the next row, without escaped quotes; take its lines.
+    def reading(self) -> tuple[str, int]:
+        """Read all rows. Return the first error, empty if there is none, and a hash of the values
+        that does not depend on quotes and backslashes."""
+        values = 0
+        try:
+            for line in self.rows():
+                error = line.error or self._unquoted(line.row.values())
+                if error:
+                    return f"line {line.number} {error}", 0
+                texts = (re.sub(r'[\\"]', "", text) for text in line.row.values())
+                values = hash((values, *texts))
+        except InputError as error:  # of its header
+            return str(error), 0
+        return "", values
+
+    def _unquoted(self, values: Iterable[str]) -> str:
+        """Return why the lines taken are no row that a program writes as CSV, though they can be
+        read: a value with a quote has none around it."""
+        if self._are_escaped:
+            return ""
+        text = "".join(line.text for line in self._taken)
+        start = 0
+        for value in values:
+            cell = '"' + value.replace('"', '""') + '"'
+            if not text.startswith(cell, start):
+                cell = value
+                if '"' in value:
+                    return "has a quote in a value that has none around it"
+            start += len(cell) + 1
+        return ""
+
+    def _row(self) -> list[str]:
+        """Return the values of the next row; take its lines.
 
         Raises:
             csv.Error: it is not CSV.
@@ -176,8 +242,22 @@ class _Table:
         if self._are_text:
             text = next(lines, "").rstrip("\r\n")
             return text.split(self._delimiter) if text else []
-        texts = (escaped.sub("", text) for text in lines) if escaped else lines
-        return next(csv.reader(texts, delimiter=self._delimiter, strict=True), [])
+        return next(self._read(lines), [])
+
+    def _read(
+        self, lines: Iterable[str], *, strict: bool = True
+    ) -> Iterator[list[str]]:
+        if self._are_escaped:
+            # Any other character after a backslash would lose it.
+            lines = (
+                _LONE.sub(lambda at: at[0] if at[1] else "\\\\", line) for line in lines
+            )
+        return csv.reader(
+            lines,
+            delimiter=self._delimiter,
+            strict=strict,
+            escapechar="\\" if self._are_escaped else None,
+        )
 
     def _taking(self) -> Iterator[str]:
         size = delimiters = 0
@@ -201,7 +281,6 @@ class _Table:
             raise InputError(
                 f"{self._path}: its header is not CSV: {error}; close the quotes in it"
             ) from None
-        self._quoted_rows = int(self._is_all_quoted(values))
         names = [name.strip() for name in values]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise InputError(
@@ -209,82 +288,10 @@ class _Table:
             )
         return names
 
-    def _doubt(self, values: Sequence[str]) -> str:
-        """Return why the lines taken may not be this row; empty if they surely are."""
-        if self._are_text:
-            return ""
-        is_quoted = self._quoted_rows > 0 and self._is_all_quoted(values)
-        if is_quoted and self._is_next_opened():
-            self._quoted_rows += 1
-            return ""
-        if self._may_be_other(values):
-            self._may_be_escaped = True
-            return _NOT_DOUBLED
-        if not is_quoted:
-            if self._quoted_rows > 1 and self._may_be_escaped:
-                return _NOT_DOUBLED  # it may be a line of a text
-            self._quoted_rows = 0
-        if self._may_be_rows(len(values)) and not self._is_all_quoted(values):
-            return _PLAIN_QUOTES
-        return ""
-
-    def _is_all_quoted(self, values: Sequence[str]) -> bool:
-        """Return whether the lines taken have quotes around each value, and double those in it.
-
-        In a table of such rows a quote after a backslash closes a value only where a delimiter and
-        another quote follow. If backslashes escape quotes, a text cannot have that: its own quotes
-        all have a backslash before them.
-        """
-        text = "".join(line.text for line in self._taken).rstrip("\r\n")
-        doubled = (value.replace('"', '""') for value in values)
-        return text == self._delimiter.join(f'"{value}"' for value in doubled)
-
-    def _is_next_opened(self) -> bool:
-        """Return whether the next line, if any, surely begins with a value in quotes: then these
-        do not end in the middle of a text."""
-        following = self._next()
-        if following is None:
-            return True
-        self._ahead.appendleft(following)
-        return self._opened.match(following.text) is not None
-
-    def _may_be_other(self, values: Sequence[str]) -> bool:
-        """Return whether the lines taken may begin another row, since a quote after a backslash
-        may be text: if one closes a value, or if without such quotes they are a row."""
-        taken = self._taken
-        if not any('\\"' in line.text for line in taken):
-            return False
-        # Not all exports double a backslash at the end of a text, so it cannot be told from one
-        # before a quote in the text.
-        is_other = any(value.endswith("\\") for value in values) and any(
-            self._closed.search(line.text) for line in taken
-        )
-        for escaped in _ESCAPED:
-            if (
-                self._looked > MOST_LOOKED
-            ):  # each such row may read up to the end of the file
-                return True
-            self._ahead.extendleft(reversed(self._taken))
-            self._taken = []
-            try:
-                others = self._row(escaped)
-                is_row = len(others) == len(values)
-                is_same = others == [escaped.sub("", value) for value in values]
-                is_other |= is_row and not (is_same and len(self._taken) == len(taken))
-            except csv.Error:
-                pass
-            except _TooLong:
-                is_other = True
-            self._looked += sum(len(line.text) for line in self._taken)
-        self._ahead.extendleft(reversed(self._taken))
-        self._taken = [self._ahead.popleft() for _ in taken]
-        return is_other
-
     def _may_be_rows(self, columns: int) -> bool:
-        """Return whether lines within the quotes may be rows: where no commas separate the values
-        quotes are often text, so two that people wrote may stand around the rows of others. In a
-        text many commas mean nothing, and many tabs or semicolons in a line are rare."""
-        if self._delimiter == "," or len(self._taken) == 1:
+        """Return whether lines within the quotes may be rows: two quotes that people wrote may
+        stand around the rows of others. In a text many tabs or semicolons in a line are rare."""
+        if len(self._taken) == 1:
             return False
         counts = [line.text.count(self._delimiter) for line in self._taken]
         may_be = [count >= columns - 1 for count in counts]
@@ -300,9 +307,6 @@ class _Table:
         if self._are_text:
             yield self._bad(self._number, self._taken[0], error)
             return
-        if any('\\"' in line.text for line in self._taken):
-            self._may_be_escaped = True
-            error += f"; it has {_NOT_DOUBLED}"
         if self._is_whole(is_read, columns):
             first, *others = self._taken
             text = first.text + "".join(line.text for line in others)
@@ -330,25 +334,26 @@ class _Table:
             return is_read and self._closes(last)
         if last.length:
             return not last.end or self._closes(last)
-        return all(self._is_row(text, columns) for text in _readings(last.text))
+        return self._is_row(last.text, columns)
 
     def _is_row(self, text: str, columns: int) -> bool:
         """Return whether a line alone is a row, if a bad one."""
-        if all(cell[0].count('"') % 2 == 0 for cell in self._cell.finditer(text)):
+        plain = self._plain(text)
+        if all(cell[0].count('"') % 2 == 0 for cell in self._cell.finditer(plain)):
             return True
         if text.count(self._delimiter) > self._most_values:
             return False
         try:
-            next(csv.reader([text], delimiter=self._delimiter, strict=True))
+            next(self._read([text]))
             return True
         except csv.Error:
             pass
         try:
             # Within quotes a single one was not doubled, as that of 5" in "a 5" pipe".
-            [values] = csv.reader([text], delimiter=self._delimiter)
+            [values] = self._read([text], strict=False)
         except csv.Error:  # a CR outside quotes
             return False
-        return self._ends_value(text) and len(values) == columns
+        return self._ends_value(plain) and len(values) == columns
 
     def _doubtful(self) -> Iterator[_Text]:
         """Yield the lines taken, and others, up to one that surely ends outside quotes."""
@@ -360,9 +365,12 @@ class _Table:
             is_closed = self._closes(line)
 
     def _closes(self, line: _Text) -> bool:
-        """Return whether the last quote of a line closes a value, escaped or not."""
-        text = line.end or line.text
-        return '"' in text and all(map(self._ends_value, _readings(text)))
+        """Return whether the last quote of a line closes a value."""
+        return self._ends_value(self._plain(line.end or line.text))
+
+    def _plain(self, text: str) -> str:
+        """Return a text without escaped quotes, which neither open nor close a value."""
+        return _ESCAPED.sub("", text) if self._are_escaped else text
 
     def _ends_value(self, line: str) -> bool:
         """Return whether the last quote of a line closes a value.
@@ -380,13 +388,6 @@ class _Table:
                 before = cell.rstrip('"')
                 return before != "" and (len(cell) - len(before)) % 2 == 1
         return False
-
-
-def _readings(text: str) -> list[str]:
-    """Return a text as it is, and without quotes that a backslash may escape."""
-    if '\\"' not in text:
-        return [text]
-    return [text, *(escaped.sub("", text) for escaped in _ESCAPED)]
 
 
 # --- lines ----------------------------------------------------------------------------------------

@@ -86,9 +86,11 @@ class Import:
         "With --map, what the roles are called, such as customer=user,agent=assistant.",
     )
     quotes: Quotes = option(
-        "csv",
-        "What quotes in tables are: csv, they stand around values; text, they are text, and a line "
-        "is a row, as `mysql -B` and COPY of Postgres write them.",
+        "auto",
+        "How tables are quoted: csv, with quotes around values and doubled within them; backslash, "
+        "with a backslash before those within values, as MySQL and Spark write them; text, quotes "
+        "are text and a line is a row, as `mysql -B` and COPY of Postgres write them; auto, csv or "
+        "backslash, whichever fits the whole table.",
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(
