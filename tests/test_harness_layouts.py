@@ -220,6 +220,17 @@ def test_many_results_of_many_tests_take_no_time():
     assert len(found) == 3_000
 
 
+@pytest.mark.parametrize("vars", [{"x": 1}, {}])
+def test_many_tests_of_the_same_variables_take_no_time(vars):
+    settings = [{"maxTurns": 3, "instructions": f"{n}"} for n in range(3_000)]
+    tests = [{"vars": vars, "provider": {"config": each}} for each in settings]
+    begun = time.process_time()
+    found = read(evaluation(*[tried(n, **vars) for n in range(3_000)], tests=tests))
+    assert time.process_time() - begun < 5  # it was minutes
+    assert not any("goal" in one.imported.conversation.meta for one in found)
+    assert not any(one.imported.conversation.ended for one in found)
+
+
 def test_results_without_ids_are_conversations_of_their_own():
     given = [tried(n) for n in range(3)]
     for one in given:

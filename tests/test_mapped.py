@@ -451,13 +451,27 @@ def test_days_and_times_of_day_are_no_numbers_to_sort_by(times, tmp_path):
     assert counts(tmp_path)["note: times not read"] == 1
 
 
-def test_a_conversation_of_one_minute_is_turned_round_as_its_file_is(tmp_path):
-    later, earlier = "2024-05-01 09:45", "2024-05-01 09:30"
-    rows = [("2", "agent", "D", later), ("2", "customer", "c", later)]
-    rows += [("1", "agent", "B", earlier), ("1", "customer", "a", earlier)]
+def newest_first(tmp_path, *rows):
     text = "".join(f"{id},{who},{said},,{time}\n" for id, who, said, time in rows)
     found = imported(tmp_path, timed("") + text, map=f"{MAP},time=time")
-    assert ["".join(turn for _, turn in said(each)) for each in found] == ["cD", "aB"]
+    return ["".join(turn for _, turn in said(each)) for each in found]
+
+
+def test_a_conversation_of_one_minute_is_turned_round_as_others_of_its_file_are(
+    tmp_path,
+):
+    later, earlier = "2024-05-01 09:45", "2024-05-01 09:30"
+    rows = [("2", "agent", "D", later), ("2", "customer", "c", later)]
+    rows += [("1", "agent", "B", later), ("1", "customer", "a", earlier)]
+    assert newest_first(tmp_path, *rows) == ["cD", "aB"]
+    assert "note: times not read" not in counts(tmp_path)
+
+
+def test_tickets_of_one_day_stay_as_they_are_where_the_newest_ticket_is_first(tmp_path):
+    rows = [("2", "customer", "c", "2024-05-04"), ("2", "agent", "D", "2024-05-04")]
+    rows += [("1", "customer", "a", "2024-05-03"), ("1", "agent", "B", "2024-05-03")]
+    assert newest_first(tmp_path, *rows) == ["cD", "aB"]
+    assert counts(tmp_path)["note: times not read"] == 2
 
 
 def test_rows_without_a_time_are_compared_as_if_there_were_none(tmp_path):

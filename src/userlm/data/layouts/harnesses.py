@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +37,7 @@ _TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats
 possible settings of its user and the number of repeats (promptfoo)."""
 
 
+_Settings = dict[str, Any]
 LISTS = frozenset(("simulations", "results"))
 """The fields of which a file of results has one."""
 
@@ -97,37 +98,54 @@ class _Tests:
 
     def __init__(self, config: Any) -> None:
         default = at_path(config, "defaultTest.provider", {})
-        tests: dict[tuple[frozenset[bytes], bytes], Any] = {}
+        self._of: dict[frozenset[bytes], list[_Settings]] = {}
         for test in _objects(at_path(config, "tests", None)):
             variables = at_path(test, "vars", {})
             if isinstance(variables, dict):
                 user = test.get("provider") or default
-                settings = at_path(user, "config", user)
-                tests[_items(variables), dump(settings)] = settings
-        counts = Counter(item for items, _ in tests for item in items)
+                one = _settings(at_path(user, "config", user))
+                items = _items(variables)
+                self._of[items] = _differing([*self._of.get(items, []), one])
         # By the rarest variable: a thousand results of a thousand tests take no time.
-        self._by_item = defaultdict[bytes, list[tuple[frozenset[bytes], Any]]](list)
-        self._of_all: list[Any] = []
-        for (items, _), settings in tests.items():
-            if items:
-                rarest = min(items, key=lambda item: (counts[item], item))
-                self._by_item[rarest].append((items, settings))
-            else:
-                self._of_all.append(settings)
+        counts = Counter(item for items in self._of for item in items)
+        self._by_rarest = defaultdict[bytes | None, list[frozenset[bytes]]](list)
+        for items in self._of:
+            rarest = min(items, key=lambda item: (counts[item], item), default=None)
+            self._by_rarest[rarest].append(items)
 
-    def settings(self, result: Mapping[str, Any]) -> list[Any]:
+    def settings(self, result: Mapping[str, Any]) -> list[_Settings]:
         """Return the settings in the tests that a result may be of: those whose variables it has.
         The result itself names only the provider."""
         given = at_path(result, "testCase.vars", {})
         if not isinstance(given, dict):
             return []
         items = _items(given)
-        found = list(self._of_all)
-        for item in sorted(items & self._by_item.keys()):
-            for needed, settings in self._by_item[item]:
-                if needed <= items and settings not in found:
-                    found.append(settings)
+        found: list[_Settings] = []
+        for item in [None, *sorted(items & self._by_rarest.keys())]:
+            for needed in self._by_rarest.get(item, []):
+                if needed <= items:
+                    found = _differing([*found, *self._of[needed]])
         return found
+
+
+def _settings(user: Any) -> _Settings:
+    """Return those settings of a user of promptfoo that are used here."""
+    raw = at_path(user, "rawInstructions", "{{instructions}}")
+    return {
+        "maxTurns": at_path(user, "maxTurns", _MAX_TURNS),
+        "instructions": at_path(user, "instructions", raw),
+    }
+
+
+def _differing(settings: Sequence[_Settings]) -> list[_Settings]:
+    """Return the first of these settings, and if any differ another that differs wherever any
+    does: that is all one needs to know what is the same in all of them."""
+    first, *others = settings
+    second = {
+        name: next((one[name] for one in others if one[name] != value), value)
+        for name, value in first.items()
+    }
+    return [first] if second == first else [first, second]
 
 
 def _items(variables: Mapping[str, Any]) -> frozenset[bytes]:
@@ -193,11 +211,11 @@ def promptfoo(row: Row) -> Imported:
     variables = at_path(test, "vars", row.get("vars"))
     own = at_path(test, "provider.config", None)
     found = row.get(_SETTINGS)
-    settings = found if isinstance(found, list) else []
-    if own:
-        settings = [own]
-    most = _shared([at_path(each, "maxTurns", _MAX_TURNS) for each in settings])
-    goal = _shared([_instructions(each, variables) for each in settings or [{}]])
+    given = [own] if own else found if isinstance(found, list) else []
+    settings = [_settings(each) for each in given]
+    most = _shared([each["maxTurns"] for each in settings])
+    texts = [each["instructions"] for each in settings or [_settings({})]]
+    goal = _shared([_filled(text, variables) for text in texts])
     opening = at_path(variables, "initialMessages", [])
     is_opened = isinstance(opening, list) and said[: len(opening)] == opening
     earlier = _user_turns(opening) if is_opened else 0
@@ -234,14 +252,14 @@ def _shared(values: list[Any]) -> Any:
     return values[0] if is_known else None
 
 
-def _instructions(settings: Any, variables: Any) -> str | None:
+def _filled(instructions: Any, variables: Any) -> str | None:
     """Return what the user is told, with the variables of the test in their places; `None` if it is
     computed otherwise."""
-    raw = at_path(settings, "rawInstructions", "{{instructions}}")
-    text = at_path(settings, "instructions", raw)
-    if not isinstance(text, str):
+    if not isinstance(instructions, str):
         return None
-    filled = _VARIABLE.sub(lambda at: str(at_path(variables, at[1], at[0])), text)
+    filled = _VARIABLE.sub(
+        lambda at: str(at_path(variables, at[1], at[0])), instructions
+    )
     return None if "{{" in filled or "{%" in filled else filled
 
 

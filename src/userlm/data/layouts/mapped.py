@@ -209,9 +209,11 @@ class Rows:
     def __init__(self, mapped: Map) -> None:
         self._map = mapped
         self._rows: defaultdict[str, list[_Placed]] = defaultdict(list)
-        self._latest: dict[str, Any] = {}  # the last time that was read, of each file
-        # whether the next time was later: what occurs in each file
+        # The last time that was read of each file, and of each conversation of it.
+        self._latest: dict[tuple[str, str], Any] = {}
+        # Whether the next time was later: what occurs in each file, and within its conversations.
         self._steps: defaultdict[str, set[bool]] = defaultdict(set)
+        self._steps_within: defaultdict[str, set[bool]] = defaultdict(set)
 
     def add(self, row: Row, place: Place) -> None:
         """Add a message; raise `Rejected` if it does not say of which conversation it is."""
@@ -220,22 +222,27 @@ class Rows:
             raise Rejected("no messages", f"field {self._map.id!r} is missing")
         self._rows[name].append((row, place))
         if self._map.time:
-            self._note_order(row, place)
+            self._note_order(row, place.file, name)
 
-    def _note_order(self, row: Row, place: Place) -> None:
+    def _note_order(self, row: Row, file: str, name: str) -> None:
         with suppress(ValueError, TypeError, OverflowError):
             time = _time(self._map.time_in(row))
-            before = self._latest.get(place.file, time)
-            self._latest[place.file] = time
-            if before != time:
-                self._steps[place.file].add(before < time)
+            for of, steps in ("", self._steps), (name, self._steps_within):
+                before = self._latest.get((file, of), time)
+                self._latest[file, of] = time
+                if before != time:
+                    steps[file].add(before < time)
 
     def no_time(self) -> str:
         """Return the field of the time if no row has a time there; else an empty text."""
         return "" if self._latest or not self._rows else self._map.time
 
-    def _is_newest_first(self, file: str) -> bool:
-        return self._steps[file] == {False}
+    def _is_newest_first(self, file: str) -> bool | None:
+        """Return whether the rows of a conversation are so; `None` if nobody knows: the newest
+        conversations may be first, each from its beginning to its end."""
+        if self._steps_within[file]:
+            return self._steps_within[file] == {False}
+        return None if self._steps[file] == {False} else False
 
     def found(self) -> Iterator[Found]:
         """Return the conversations, in the order of their first rows, and the rows left out."""
@@ -270,13 +277,17 @@ class Rows:
             row, _ = placed
             return _time(self._map.time_in(row))
 
+        def is_known(rows: Sequence[_Placed]) -> bool:
+            is_newest_first = self._is_newest_first(rows[0][1].file)
+            return is_newest_first is not None or len({*map(time, rows)}) == len(rows)
+
         try:
             files = [
-                _oldest_first(each, time, self._is_newest_first(each[0][1].file))
+                _oldest_first(each, time, bool(self._is_newest_first(each[0][1].file)))
                 for each in _by_file(placed)
             ]
             rows, repeated = _united(files, key)
-            return sorted(rows, key=time), repeated, True
+            return sorted(rows, key=time), repeated, all(map(is_known, files))
         # No times, or such as cannot be compared.
         except (ValueError, TypeError, OverflowError):
             return *_united(_by_file(placed), key), False
