@@ -167,6 +167,14 @@ class Run:
             self.delete_replaced()
         return written
 
+    def check_inputs(self, *paths: Path) -> None:
+        """Raise `InputError` if one of these files has changed since the run began: files that are
+        read one after the other would not belong together."""
+        inputs = self.manifest["inputs"]
+        for path in paths:
+            if str(path) in inputs and file_hash(path) != inputs[str(path)]:
+                raise changed(path)
+
     def unfinish(self) -> None:
         """Delete the results of an earlier attempt, before this one changes the run."""
         self.path("results.json").unlink(missing_ok=True)
@@ -198,6 +206,13 @@ class FinishedRun:
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
         return self.folder / name
+
+
+def changed(path: Path) -> InputError:
+    """Return the error of a file that is not what it was when the run began."""
+    return InputError(
+        f"{path} changed while it was read; run the command again with another --out"
+    )
 
 
 def rows_of(folder: Path) -> dict[str, str]:

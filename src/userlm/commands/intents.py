@@ -204,6 +204,7 @@ def _write(
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
         stop(budget)
+    run.check_inputs(*paths.values())
     results = tally.results()
     if options.several.part:
         results["counts"].pop(UNKNOWN_JOIN, None)  # most are of other parts

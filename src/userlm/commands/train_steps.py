@@ -74,6 +74,8 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         local = _trainable(local, options)
     with accelerator.main_process_first():
         dataset, valid = _datasets(path, options, local, out)
+        if run:
+            run.check_inputs(path, *[file for file in [recorded.valid] if file])
     notes += _check(path, options, dataset, valid)
     for note in notes:
         console.print(note)
