@@ -14,7 +14,7 @@ from userlm.commands.steps import Results, in_order
 from userlm.exports import inspect_log, lineage, protobuf, spans, table, training
 from userlm.exports.lineage import LICENSES, Source
 from userlm.exports.training import Talk
-from userlm.json_files import replacing, write_json, write_lines
+from userlm.json_files import replacing, write_file, write_json
 from userlm.manifest import environment
 from userlm.rows import read_conversations
 from userlm.show.terminal import console, track
@@ -206,12 +206,8 @@ def _write(options: Export, path: Path, selected: _Selected) -> int:
         case name:
             make = training.FORMATS[name]
             rows = chain.from_iterable(make(talk, options.for_) for talk in selected)
-    # `path` is a partial one, whose name does not say whether it is packed.
     assert options.out is not None
-    packed = path.with_name(f"{path.name}{options.out.suffix}")
-    count = write_lines(packed, rows)
-    packed.replace(path)
-    return count
+    return write_file(path, rows, is_packed=options.out.suffix == ".gz")
 
 
 def _sent(options: Export, selected: _Selected) -> Iterator[dict[str, Any]]:

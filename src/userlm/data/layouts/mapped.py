@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
@@ -267,11 +267,13 @@ class Rows:
         whether the order is known where rows have a time."""
         times = [self._map.time_in(row) for row, _ in placed]
         if not self._map.time or None in times:
-            return *_merged(placed), not self._map.time
+            return *_merged(placed, self._comparable), not self._map.time
 
         def key(row: Row) -> str:
             said = self._map.message(row)
-            return repr((said, _at(row, self._map.user), self._map.time_in(row)))
+            return repr(
+                (said, self._ids(row), _comparable_time(self._map.time_in(row)))
+            )
 
         def time(placed: _Placed) -> datetime | float:
             row, _ = placed
@@ -291,6 +293,20 @@ class Rows:
         # No times, or such as cannot be compared.
         except (ValueError, TypeError, OverflowError):
             return *_united(_by_file(placed), key), False
+
+    def _comparable(self, row: Row) -> Row:
+        """Return a row as all exports of it write it."""
+        return {**row, **self._ids(row)}
+
+    def _ids(self, row: Row) -> dict[str, Any]:
+        """Return the ids of a row by their fields: one export has 12, another 12.0 or "12"."""
+        found = {}
+        for path in filter(None, (self._map.id, self._map.user)):
+            try:
+                found[path] = _id_at(row, path)
+            except Rejected:
+                found[path] = _at(row, path)
+        return found
 
     def _conversation(
         self, rows: Sequence[_Placed], is_ordered: bool
@@ -373,6 +389,17 @@ def _time(value: Any) -> datetime | float:
     return number
 
 
+def _comparable_time(value: Any) -> Any:
+    """Return a time as all exports of a row write it."""
+    try:
+        time = _time(value)
+    except (ValueError, TypeError, OverflowError):
+        return value
+    if isinstance(time, datetime) and time.tzinfo:
+        return time.astimezone(UTC)
+    return time
+
+
 def _oldest_first(
     rows: list[_Placed], time: Callable[[_Placed], Any], newest_first: bool
 ) -> list[_Placed]:
@@ -432,7 +459,9 @@ def _flat(nodes: Sequence[_Node]) -> list[_Placed]:
     return flat
 
 
-def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
+def _merged(
+    rows: Sequence[_Placed], comparable: Callable[[Row], Row]
+) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
     """Return the rows of a conversation without those that a later file has again, and these.
 
     Exports of overlapping times both have the rows between, one at its end and the other at its
@@ -442,8 +471,8 @@ def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     merged = files[0]
     repeated: list[_Placed] = []
     for later in files[1:]:
-        _, count = _beginning(later, merged)
-        start, count_before = _beginning(merged, later)
+        _, count = _beginning(later, merged, comparable)
+        start, count_before = _beginning(merged, later, comparable)
         # Files may be given in any order; but one row alone may be a second "thanks".
         if count_before > max(count, 1):
             end = start + count_before
@@ -455,10 +484,14 @@ def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     return merged, repeated
 
 
-def _beginning(rows: Sequence[_Placed], others: Sequence[_Placed]) -> tuple[int, int]:
+def _beginning(
+    rows: Sequence[_Placed],
+    others: Sequence[_Placed],
+    comparable: Callable[[Row], Row],
+) -> tuple[int, int]:
     """Return where others have all of these rows, or else end with the first of them, and how many
     they have. Thousands of equal rows take no longer (search of Knuth, Morris and Pratt)."""
-    wanted = [row for row, _ in rows]
+    wanted = [comparable(row) for row, _ in rows]
     borders = [0]  # for each row: how many first ones the rows up to it end with
 
     def matched_with(row: Row, matched: int) -> int:
@@ -470,7 +503,7 @@ def _beginning(rows: Sequence[_Placed], others: Sequence[_Placed]) -> tuple[int,
         borders.append(matched_with(row, borders[-1]))
     matched = 0
     for end, (row, _) in enumerate(others, 1):
-        matched = matched_with(row, matched)
+        matched = matched_with(comparable(row), matched)
         if matched == len(wanted):
             return end - matched, matched
     return len(others) - matched, matched
