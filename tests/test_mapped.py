@@ -107,6 +107,10 @@ def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
             "no known role is called 'robot'; say which is who, such as --roles "
             "customer=user,agent=assistant,robot=assistant",
         ),
+        (
+            '7,Support $(id),hi,\n7,"a,b=c",hi,\n',
+            "--roles 'customer=user,agent=assistant,Support $(id)=assistant' (or",
+        ),
         (",customer,hi,\n", "no messages: field 'ticket' is missing"),
         ("7,customer\n", "has 2 values, and the header 4"),
         ('7,"cus"tomer,hi,\n', "is not CSV: ',' expected after '\"'"),
@@ -115,9 +119,9 @@ def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
 def test_what_cannot_be_used_is_set_aside_with_its_line(rows, error, tmp_path):
     rows = rows.replace("7", "9")
     imported(tmp_path, TICKETS.replace("8,agent,Done,\n", rows))
-    dropped = (tmp_path / "out" / "dropped.jsonl").read_text()
-    assert error in json.loads(dropped)["error"]
-    assert json.loads(dropped)["line"] == 6
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    assert error in json.loads(dropped[0])["error"]
+    assert json.loads(dropped[0])["line"] == 6
 
 
 @pytest.mark.parametrize(

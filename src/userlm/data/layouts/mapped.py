@@ -7,6 +7,7 @@ rows with the same `id` are a conversation, in their order, or in that of their 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -145,7 +146,11 @@ class Map:
         sides |= dict.fromkeys(unknown, "assistant")
         if "user" not in known:
             sides[unknown[0]] = "user"
-        example = ",".join(f"{name}={side}" for name, side in sides.items())
+        # What cannot be written as a role has to be changed in the log.
+        named_sides = (
+            f"{name}={side}" for name, side in sides.items() if not {*",="} & {*name}
+        )
+        example = shlex.quote(",".join(named_sides))
         shown = ", ".join(map(repr, unknown))
         detail = (
             f"no known role is called {shown}; say which is who, such as --roles {example} (or "
