@@ -167,12 +167,13 @@ class Run:
             self.delete_replaced()
         return written
 
-    def check_inputs(self, *paths: Path) -> None:
-        """Raise `InputError` if one of these files has changed since the run began: files that are
-        read one after the other would not belong together."""
-        inputs = self.manifest["inputs"]
-        for path in paths:
-            if str(path) in inputs and file_hash(path) != inputs[str(path)]:
+    def check_inputs(self, sizes: Mapping[Path, int]) -> None:
+        """Raise `InputError` if a file is not what it was when the run began, with these sizes: of
+        files that are read one after the other, the later ones would be of another run. Files may
+        grow."""
+        for path, size in sizes.items():
+            begun = self.manifest["inputs"][str(path)]
+            if file_hash(path, size=size) != begun:
                 raise changed(path)
 
     def unfinish(self) -> None:

@@ -128,9 +128,7 @@ def clean(options: Clean) -> Results:
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
     notes = _write(run, path, decisions, options.scrub)
-    [begun] = run.manifest["inputs"].values()
-    if file_hash(path, size=size) != begun:  # it may only grow
-        raise changed(path)
+    run.check_inputs({path: size})
     counts = _counts(decisions, notes)
     if not counts["out"]:
         raise InputError(
