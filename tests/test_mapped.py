@@ -590,3 +590,42 @@ def test_a_folder_of_logs_does_not_mean_the_tables_beside_them_but_a_pattern_may
     assert [file.path.name for file in find([tmp_path])] == ["c.jsonl"]
     tables = find([tmp_path / "*.csv"])
     assert [file.path.name for file in tables] == ["a.csv", "b.csv"]
+
+
+def test_columns_may_have_dots_in_their_names(tmp_path):
+    text = "ticket.id,message.from,message.body\n7,customer,hi\n7,agent,ho\n"
+    fields = "role=message.from,text=message.body,id=ticket.id"
+    [found] = imported(tmp_path, text, map=fields)
+    assert said(found) == [("user", "hi"), ("assistant", "ho")]
+    assert "note: fields left out" not in counts(tmp_path)
+
+
+def test_times_in_nanoseconds_are_as_exact_as_they_are(tmp_path):
+    first = 1714550400_000_000_001
+    text = f"1,agent,B,,{first + 1}\n1,customer,a,,{first}\n1,customer,c,,{first + 2}\n"
+    assert said_in_order(tmp_path, timed("") + text) == "aBc"
+
+
+def test_a_column_of_dates_is_one_of_times(tmp_path):
+    import datetime
+
+    import polars as pl
+
+    days = [datetime.date(2024, 5, day) for day in (2, 1)]
+    rows = {"ticket": [1, 1], "from": ["agent", "customer"], "body": ["B", "a"]}
+    pl.DataFrame({**rows, "sent": days}).write_parquet(tmp_path / "log.parquet")
+    options = {"map": "role=from,text=body,id=ticket,time=sent", "roles": ROLES}
+    files = [str(tmp_path / "log.parquet")]
+    commands.import_(commands.Import(files, out=tmp_path / "out", **options))
+    [found] = read_conversations(tmp_path / "out/conversations.jsonl")
+    assert "".join(text for _, text in said(found)) == "aB"
+
+
+def test_a_person_called_nan_is_one_and_a_gap_is_none(tmp_path):
+    assert [each.user for each in imported(tmp_path, TICKETS.replace("c1", "Nan"))] == [
+        "Nan",
+        "c2",
+    ]
+    out = tmp_path / "gaps"
+    imported(tmp_path, TICKETS.replace("c1", "nan"), out=out)
+    assert next(read_conversations(out / "conversations.jsonl")).user is None

@@ -85,6 +85,8 @@ def export(options: Export) -> Results:
         with replacing(options.out) as partial:
             rows = _write(options, partial, selected)
             selected.check(rows)
+            # Another process may have written it meanwhile.
+            _check_is_new(options.out, options.force)
             write_json(_beside(options.out), selected.lineage(rows))
     counts = in_order(selected.counts)
     where = f"{options.out or options.to}: {rows:,} rows of {options.as_}"
@@ -115,12 +117,15 @@ def _check(options: Export) -> None:
         raise InputError(
             f"--out {options.out}: {options.as_} is written to {' or '.join(endings)}"
         )
-    if not options.force:
-        for path in (options.out, _beside(options.out)):
-            if path.exists():
-                raise InputError(
-                    f"{path} is there already; choose another --out, or give --force"
-                )
+    _check_is_new(options.out, options.force)
+
+
+def _check_is_new(out: Path, force: bool) -> None:
+    for path in (out, _beside(out)):
+        if path.exists() and not force:
+            raise InputError(
+                f"{path} is there already; choose another --out, or give --force"
+            )
 
 
 def _check_not_read(out: Path | None, sources: Sequence[Source]) -> None:

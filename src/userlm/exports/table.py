@@ -36,7 +36,7 @@ def write(path: Path, talks: Iterable[Talk]) -> int:
         "solved": pl.Boolean(),
     }
     count = 0
-    with _folder(path) as folder:
+    with _folder(path) as folder, _os_errors(path):
         parts = []
         for number, lines in enumerate(_batches(map(dump, map(_row, talks)))):
             parts.append(Path(folder, f"{number}.parquet"))
@@ -47,6 +47,17 @@ def write(path: Path, talks: Iterable[Talk]) -> int:
             whole = pl.scan_parquet(parts, glob=False)
             whole.sink_parquet(path, row_group_size=_ROWS)
     return count
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Raise the error of the system in place of polars' own, as for a full disk."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
@@ -48,7 +48,7 @@ _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
 LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
-_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan", re.IGNORECASE)
+_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan|NaN")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
 
@@ -117,7 +117,8 @@ class Map:
         for name in FIELDS:
             path = getattr(self, name)
             column = path.split(".")[0]
-            if not path or name in in_messages or column in columns:
+            is_there = path in columns or column in columns
+            if not path or name in in_messages or is_there:
                 continue
             near = get_close_matches(column, columns, 1)
             meant = f"did you mean {near[0]}? " if near else ""
@@ -177,7 +178,8 @@ class Map:
 
     def assembled(self, row: Row, messages: Messages, whole: bool = True) -> Imported:
         """Return the conversation of these messages, with what a row says about it."""
-        used = {path.split(".")[0] for path in (getattr(self, each) for each in FIELDS)}
+        paths = [getattr(self, each) for each in FIELDS]
+        used = {*paths, *(path.split(".")[0] for path in paths)}
         intent = _at(row, self.intent)
         return assemble(
             messages,
@@ -380,6 +382,8 @@ def _time(value: Any) -> datetime | float:
     """
     if isinstance(value, datetime):
         return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
     if isinstance(value, str):
         value = value.strip()
         if not _TIME_IN_SECONDS.fullmatch(value):
@@ -388,10 +392,10 @@ def _time(value: Any) -> datetime | float:
         is_part = not float(value).is_integer() and float(value) < LEAST_EPOCH
         if is_day or is_part:
             raise ValueError
-    number = float(value)
-    if not isfinite(number):
+        value = int(value) if value.isdigit() else float(value)
+    if not isinstance(value, int | float) or not isfinite(value):
         raise ValueError
-    return number
+    return value  # a float has no nanoseconds
 
 
 def _comparable_time(value: Any) -> Any:
@@ -536,5 +540,7 @@ def _id_at(row: Row, path: str) -> str:
 
 
 def _at(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a path; `None` if there is none."""
+    """Return the value at a path; `None` if there is none. Tables may have names with dots."""
+    if path in row:
+        return row[path]
     return at_path(row, path, None) if path else None
