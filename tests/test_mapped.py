@@ -471,6 +471,14 @@ def test_a_conversation_of_one_minute_is_turned_round_as_others_of_its_file_are(
     assert "note: times not read" not in counts(tmp_path)
 
 
+def test_one_time_that_goes_back_turns_no_other_conversation_round(tmp_path):
+    rows = [("1", "customer", "a", "2024-05-03"), ("1", "agent", "B", "2024-05-03")]
+    rows += [("2", "customer", "c", "2024-05-04"), ("2", "agent", "D", "2024-05-03")]
+    rows += [("3", "customer", "e", "2024-05-05"), ("3", "agent", "F", "2024-05-05")]
+    assert newest_first(tmp_path, *rows) == ["aB", "Dc", "eF"]
+    assert counts(tmp_path)["note: times not read"] == 2
+
+
 def test_tickets_of_one_day_stay_as_they_are_where_the_newest_ticket_is_first(tmp_path):
     rows = [("2", "customer", "c", "2024-05-04"), ("2", "agent", "D", "2024-05-04")]
     rows += [("1", "customer", "a", "2024-05-03"), ("1", "agent", "B", "2024-05-03")]

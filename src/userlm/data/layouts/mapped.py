@@ -247,9 +247,11 @@ class Rows:
     def _is_newest_first(self, file: str) -> bool | None:
         """Return whether the rows of a conversation are so; `None` if nobody knows: the newest
         conversations may be first, each from its beginning to its end."""
-        if self._steps_within[file]:
-            return self._steps_within[file] == {False}
-        return None if self._steps[file] == {False} else False
+        if True in self._steps_within[file] or False not in self._steps[file]:
+            return False
+        if self._steps[file] == {False}:
+            return True if self._steps_within[file] else None
+        return None if self._steps_within[file] else False
 
     def found(self) -> Iterator[Found]:
         """Return the conversations, in the order of their first rows, and the rows left out."""
