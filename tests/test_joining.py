@@ -140,9 +140,10 @@ def calls(length: int, most: int, user: str | None = "p") -> list[Conversation]:
     return [log(f"call{n}", *texts[max(0, n - most) : n], user=user) for n in ends]
 
 
-@pytest.mark.parametrize("most", [4, 6, 10])
-def test_calls_with_the_last_messages_are_one_conversation(most):
-    [found] = joined(*calls(20, most))
+@pytest.mark.parametrize("most", [6, 8, 10])
+@pytest.mark.parametrize("step", [1, -1])
+def test_calls_with_the_last_messages_are_one_conversation(most, step):
+    [found] = joined(*calls(20, most)[::step])
     assert [turn.text for turn in found.turns] == [f"turn {n}" for n in range(20)]
     assert (found.ended, found.user) == (True, "p")
 
@@ -157,25 +158,27 @@ def test_calls_with_the_last_messages_of_several_people_are_kept_apart():
     assert joined(*nameless) == nameless[2:]
 
 
-def test_the_last_message_alone_makes_no_two_conversations_one():
-    first = log("a", "and now?", "so", "thanks", "any time", user="p")
-    second = log("b", "any time?", "yes", "thanks", "any time", user="p")
-    third = log("c", "thanks", "welcome", user="p")
-    assert ids(first, second, third) == ["a", "b", "c"]
+def test_a_greeting_makes_no_two_conversations_of_a_person_one():
+    hello = ("Hi", "Hello! How can I help you?")
+    monday = log("a", "and now?", "so", *hello, user="guest")
+    friday = log("b", *hello, "I want a refund", "Done.", user="guest")
+    assert ids(monday, friday) == ["a", "b"]
 
 
-def test_spans_with_the_last_messages_are_one_conversation():
-    spans = calls(20, 6, None)[2:]
-    spans = [
-        replace(each, id="talk" + f"/{n}" * (n > 1), meta={"source": "otel"})
-        for n, each in enumerate(spans, 1)
-    ]
-    [found] = joined(*spans)
-    assert (found.id, len(found.turns)) == ("talk", 20)
+def test_a_call_goes_on_from_the_one_that_shares_most_with_it():
+    own = calls(12, 8)
+    end = [turn.text for turn in own[-1].turns[:4]]
+    other = log("other", "so?", "so", *end, user="p")
+    assert [len(each.turns) for each in joined(other, *own)] == [6, 12]
+
+
+def test_rows_of_strangers_are_whole_though_an_address_is_known():
+    rows = [replace(each, meta={"source": "wildchat"}) for each in calls(20, 6)]
+    assert joined(*rows) == rows[2:]
 
 
 def test_thousands_of_calls_that_share_their_turns_are_joined_at_once():
-    turns = ("hi", "hello")
+    turns = ("hi", "hello", "well?", "well")
     rows = [log(f"{n}", *turns, f"{n}", "so", *turns, user="p") for n in range(5_000)]
     begun = time.process_time()
     assert len(joined(*rows)) == 1

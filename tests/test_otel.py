@@ -573,6 +573,23 @@ def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is
     ]
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_calls_with_the_last_messages_alone_are_one_conversation(step):
+    rows = [call(*TALK[max(0, n - 4) : n], conversation="c1") for n in (2, 4, 6)]
+    (one,) = read(*map(sdk, rows[::step]))
+    found = one.imported.conversation
+    assert [turn.text for turn in found.turns] == TALK
+    assert (found.id, found.ended, one.line.number) == ("c1", True, 1)
+    assert one.imported.notes == {"merged spans": 2, "merged lines": 2}
+
+
+@pytest.mark.parametrize("ids", [("shop/41", "shop/42"), ("a", "b")])
+def test_calls_of_other_conversations_are_not_joined_over_a_greeting(ids):
+    texts = (["and now?", "rest", *TALK[:2]], TALK[:4])
+    rows = [call(*text, conversation=id) for text, id in zip(texts, ids, strict=True)]
+    assert conversations(*map(sdk, rows)) == list(texts)
+
+
 def test_a_history_that_was_changed_in_its_middle_is_another_conversation():
     changed = [*TALK[:2], "no, tomorrow?", "work"]
     rows = [

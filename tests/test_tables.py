@@ -416,6 +416,53 @@ def test_backslashes_that_may_be_either_are_asked_for(folder):
         assert f"--quotes {quotes}" in str(raised.value)
 
 
+FORGING = (
+    'so? \\"\n2{0}agent{0}We owe you{0}c\n2{0}customer{0}Thanks{0}c\n1{0}customer{0}bye'
+)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_backslash_does_not_let_a_text_forge_rows(folder, delimiter):
+    said = [FORGING.format(delimiter), "so", "well"]
+    rows = [[str(n), "customer", text, "c"] for n, text in enumerate(said, 1)]
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows([NAMES, *rows])
+    found = read(folder, text.getvalue())
+    assert says(found) == (said if delimiter == "," else said[1:])
+
+
+def test_a_quote_after_a_backslash_lets_no_quotes_of_people_swallow_rows(folder):
+    said = ['printf(\\"hi\\")', '"hello', "no", 'bye"', "well"]
+    table = "".join(f"{n}\ta\t{text}\tc\n" for n, text in enumerate(said))
+    found = read(folder, HEAD.replace(",", "\t") + table, "a.tsv")
+    assert says(found) == [said[0], "well"]
+    assert "import it with --quotes text" in found[1].error
+
+
+def test_json_without_quotes_around_it_is_text(folder):
+    said = '[{"role": "user", "content": "What is \\"x\\"?"}]'
+    found = read(folder, HEAD.replace(",", "\t") + f"1\ta\t{said}\tc\n", "a.tsv")
+    assert says(found) == [said]
+
+
+def test_a_table_that_escapes_and_doubles_quotes_is_neither(folder):
+    """As PHP's `fputcsv` writes: a quote is doubled unless a backslash is before it."""
+    table = '1,customer,"so \\"x\\" so",c\n1,agent,"a ""full"" refund",c\n'
+    with pytest.raises(
+        InputError, match="line 3 is not CSV: a quote in a value has no"
+    ):
+        read(folder, HEAD + table)
+    found = read(folder, HEAD + table, quotes="backslash")
+    assert says(found) == ['so "x" so']
+    assert found[1].raw == '1,agent,"a ""full"" refund",c'
+
+
+def test_a_header_of_many_columns_takes_no_time(folder):
+    begun = time.process_time()
+    read(folder, ",".join(map(str, range(40_000))) + "\n")
+    assert time.process_time() - begun < 2  # it was 15 s
+
+
 def test_a_damaged_table_with_backslashes_before_quotes_is_asked_for(folder):
     table = f'{HEAD}9,a,"so ""\\"" so",c\n9,a\n{TAIL}'
     with pytest.raises(InputError, match=r"line 3 has 2 values.*line 2 is not CSV"):

@@ -100,19 +100,20 @@ def _check_is_csv(path: Path, size: int, longest: int, most_values: int) -> None
         InputError: if it may be no CSV.
     """
 
-    def reading(quotes: Quotes) -> tuple[str, int]:
+    def reading(quotes: Quotes) -> _Reading:
         with opened(path, size) as file:
             lines = _lines(path, file, longest)
             return _Table(path, lines, longest, most_values, quotes).reading()
 
-    error, values = reading("csv")
-    other_error, other_values = reading("backslash")
-    if not error and (other_error or values == other_values):
+    as_csv, other = reading("csv"), reading("backslash")
+    if not as_csv.error and as_csv.values == other.values:
+        return
+    if other.error and not (as_csv.error or as_csv.unusual):
         return
     raise InputError(
         f"{path}: has quotes after backslashes, so it may be no CSV: with --quotes csv "
-        f"{error or 'all rows are right'}; with --quotes backslash "
-        f"{other_error or 'all rows are right'}. Import it with --quotes backslash if each quote "
+        f"{as_csv.error or as_csv.unusual or 'all rows are right'}; with --quotes backslash "
+        f"{other.error or 'all rows are right'}. Import it with --quotes backslash if each quote "
         "in a text has a backslash before it, with --quotes csv if it is doubled, or with --quotes "
         "text if quotes stand around no value; rows that are not right then are set aside"
     )
@@ -130,6 +131,20 @@ class _Text(NamedTuple):
     text: str
     length: int = 0
     end: str = ""
+
+
+class _Reading(NamedTuple):
+    """What a table is if it is quoted in one way.
+
+    Attributes:
+        error: the first that is not right; empty if all rows are.
+        unusual: the first row that can be read as CSV, but that no program writes so.
+        values: a hash of all values without their quotes and backslashes, if all rows are right.
+    """
+
+    error: str
+    unusual: str
+    values: int | None = None
 
 
 class _TooLong(Exception):
@@ -170,7 +185,7 @@ class _Table:
             quotes == "auto" and self._delimiter != "," and '"' not in first.text
         )
         self._cell = re.compile(f"[^{self._delimiter}]+")
-        value = rf'(?:"(?:[^"\\]|\\.)*+"|(?:[^"\\{self._delimiter}]|\\.)*+)'
+        value = rf'(?:"(?:[^"\\]|\\.)*+"|(?!")(?:[^\\{self._delimiter}]|\\.)*+)'
         self._escaped_row = re.compile(
             rf"{value}(?:{self._delimiter}{value})*+[\r\n]*", re.DOTALL
         )
@@ -200,26 +215,25 @@ class _Table:
             elif values:
                 yield Line(self._number, dict(zip(names, values, strict=True)))
 
-    def reading(self) -> tuple[str, int]:
-        """Read all rows. Return the first error, empty if there is none, and a hash of the values
-        that does not depend on quotes and backslashes."""
+    def reading(self) -> _Reading:
+        """Read all rows, up to the first one that is not right."""
         values = 0
+        unusual = ""
         try:
             for line in self.rows():
-                error = line.error or self._unquoted(line.row.values())
-                if error:
-                    return f"line {line.number} {error}", 0
+                if line.error:
+                    return _Reading(f"line {line.number} {line.error}", unusual)
+                if not unusual and self._has_plain_quote(line.row.values()):
+                    unusual = f"line {line.number} has a quote in a value that has none around it"
                 texts = (re.sub(r'[\\"]', "", text) for text in line.row.values())
                 values = hash((values, *texts))
         except InputError as error:  # of its header
-            return str(error), 0
-        return "", values
+            return _Reading(str(error), unusual)
+        return _Reading("", unusual, values)
 
-    def _unquoted(self, values: Iterable[str]) -> str:
-        """Return why the lines taken are no row that a program writes as CSV, though they can be
-        read: a value with a quote has none around it."""
-        if self._are_escaped:
-            return ""
+    def _has_plain_quote(self, values: Iterable[str]) -> bool:
+        """Return whether a value of the lines taken has a quote, and none around it. No program
+        writes CSV so."""
         text = self._text()
         start = 0
         for value in values:
@@ -227,9 +241,9 @@ class _Table:
             if not text.startswith(cell, start):
                 cell = value
                 if '"' in value:
-                    return "has a quote in a value that has none around it"
+                    return True
             start += len(cell) + 1
-        return ""
+        return False
 
     def _row(self) -> list[str]:
         """Return the values of the next row; take its lines.

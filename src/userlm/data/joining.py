@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from userlm.data.windows import Windows
+from userlm.data.windows import Windows, join
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -115,7 +115,7 @@ class Joining:
         self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
-        self._windows = Windows()
+        self._windows = Windows(_TWO_EXCHANGES)
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
@@ -126,9 +126,9 @@ class Joining:
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
-        self._windows.add(
-            conversation, None if self._are_whole else _whose(conversation)
-        )
+        is_call = not (self._are_whole or _is_of_strangers(conversation))
+        is_call = is_call and _may_be_a_part(conversation)
+        self._windows.add(conversation, conversation.user if is_call else None)
         if whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
@@ -247,20 +247,12 @@ def _may_be_a_piece(conversation: Conversation) -> bool:
 
 
 def _may_be_a_call(conversation: Conversation) -> bool:
-    is_of_strangers = any(name in _source(conversation) for name in _STRANGERS)
-    is_known = conversation.user is not None or not is_of_strangers
+    is_known = conversation.user is not None or not _is_of_strangers(conversation)
     return is_known and _may_be_a_part(conversation)
 
 
-def _whose(conversation: Conversation) -> str | None:
-    """Return the person of what may be a call; of spans without one, the id of the conversation;
-    `None` if it is not known."""
-    if _source(conversation) == "otel" and not (
-        conversation.stop or conversation.origin
-    ):
-        name, _, number = conversation.id.rpartition("/")
-        return conversation.user or (name if number.isdecimal() else conversation.id)
-    return conversation.user if _may_be_a_call(conversation) else None
+def _is_of_strangers(conversation: Conversation) -> bool:
+    return any(name in _source(conversation) for name in _STRANGERS)
 
 
 def _is_open(conversation: Conversation) -> bool:
@@ -328,15 +320,13 @@ def _segments(name: str, pieces: Sequence[_Piece]) -> list[Segment]:
 
 
 def _joined(pieces: Sequence[Conversation], segment: Segment) -> Conversation:
-    """Return the conversation of a segment, under the id of its last piece; of calls with shared
-    turns under that of the first one, which spans have from the log."""
+    """Return the conversation of a segment, under the id of its last piece; of calls, see
+    `windows.join`."""
+    if segment.shared:
+        return join(pieces, segment.shared)
     meta = dict(chain.from_iterable(piece.meta.items() for piece in reversed(pieces)))
     if segment.name is not None:
         meta["tree"] = segment.name
-    shared = segment.shared or [0] * len(pieces)
-    turns = chain.from_iterable(
-        piece.turns[count:] for piece, count in zip(pieces, shared, strict=True)
-    )
-    id = pieces[0 if segment.shared else -1].id
+    turns = tuple(chain.from_iterable(piece.turns for piece in pieces))
     ended = segment.is_last and pieces[-1].ended
-    return replace(pieces[-1], id=id, turns=tuple(turns), ended=ended, meta=meta)
+    return replace(pieces[-1], turns=turns, ended=ended, meta=meta)

@@ -9,35 +9,41 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from userlm.types import Conversation
 
-_FEWEST = 2  # turns that two calls share, so one of each side
 _MODULUS = (1 << 61) - 1
 _BASE = 0x9E3779B97F4A7C1
 
-_Entry = tuple[int, int]
+Entry = tuple[int, int]
 """The place of a call, and how many turns it shares with the one before."""
 
 
 class Windows:
-    """Finds calls that begin with the last turns of an earlier one. It holds 16 bytes a turn.
+    """Finds calls that begin with the last turns of another one. It holds 16 bytes a turn.
 
     The turns at the beginning and at the end of each call are compared by hashes of all lengths,
     which a polynomial in the hashes of the turns gives (Rabin and Karp).
+
+    Args:
+        fewest: turns that two calls must share. Two may be a greeting that a person writes again
+            and again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fewest: int) -> None:
+        self._fewest = fewest
         self._counts = array("q")  # of the hashes of each call
         self._heads = array("q")
         self._tails = array("q")
 
     def add(self, conversation: Conversation, whose: str | None) -> None:
-        """Add what may be a call, in the order of the file; of an unknown person, only its
-        place."""
+        """Add what may be a call, in the order of the file; if it is not known of which person or
+        conversation, only its place."""
         before = len(self._heads)
         if whose is not None:
             sums, power = [0], 1
@@ -46,51 +52,68 @@ class Windows:
                 sums.append((sums[-1] * _BASE + said) % _MODULUS)
             for count in range(1, len(conversation.turns)):
                 power = power * _BASE % _MODULUS
-                if count >= _FEWEST:
+                if count >= self._fewest:
                     tail = (sums[-1] - sums[-1 - count] * power) % _MODULUS
                     self._heads.append(hash((whose, count, sums[count])))
                     self._tails.append(hash((whose, count, tail)))
         self._counts.append(len(self._heads) - before)
 
-    def chains(self, others: Set[int]) -> Iterator[list[_Entry]]:
-        """Return the calls of each conversation, in order.
+    def chains(self, others: Set[int] = frozenset()) -> Iterator[list[Entry]]:
+        """Return the calls of each conversation, in order. In the file the last may stand first.
 
         Args:
             others: places of conversations that are no calls.
         """
-        following = self._following(others)
+        following = max(self._following(others), self._following(others, -1), key=len)
         later = {place for place, _ in following.values()}
         for first in following.keys() - later:
-            chain = [(first, 0)]
-            while (last := chain[-1][0]) in following:
-                chain.append(following[last])
-            yield chain
+            calls = [(first, 0)]
+            while (last := calls[-1][0]) in following:
+                calls.append(following[last])
+            yield calls
 
-    def _following(self, others: Set[int]) -> dict[int, _Entry]:
-        """Return for each call the next one that begins with its last turns: with most of them."""
+    def _following(self, others: Set[int], step: int = 1) -> dict[int, Entry]:
+        """Return for each call the next one that begins with its last turns: with most of them.
+
+        Args:
+            step: 1 if calls follow each other in the file; -1 if the last one is first.
+        """
         heads, tails = np.array(self._heads), np.array(self._tails)
-        begins = np.flatnonzero(np.isin(heads, tails))
+        begins = np.flatnonzero(np.isin(heads, tails))[::-step]
         ends = np.flatnonzero(np.isin(tails, heads))
         counts = np.array(self._counts)
         places = np.repeat(np.arange(len(counts)), counts)
         starts = np.cumsum(counts) - counts
-        # The last of these in the file first, so that those before a call are popped.
+        # The last of these first, so that those before a call are popped.
         by_head: defaultdict[int, list[int]] = defaultdict(list)
-        for at in reversed(begins.tolist()):
+        for at in begins.tolist():
             by_head[self._heads[at]].append(int(places[at]))
-        of_place: defaultdict[int, list[int]] = defaultdict(list)
-        for at in ends.tolist():
-            of_place[int(places[at])].append(at)
-        following: dict[int, _Entry] = {}
+        shared = ends - starts[places[ends]] + self._fewest
+        # Those that share most first: a call may begin as an earlier conversation ends by chance.
+        order = np.lexsort((places[ends] * step, -shared))
+        following: dict[int, Entry] = {}
         taken = set(others)
-        for place, tail_places in of_place.items():
-            for at in reversed(tail_places) if place not in others else ():
-                calls = by_head[self._tails[at]]
-                while calls and (calls[-1] <= place or calls[-1] in taken):
-                    calls.pop()
-                if calls:
-                    taken.add(calls[-1])
-                    shared = at - int(starts[place]) + _FEWEST
-                    following[place] = calls.pop(), shared
-                    break
+        for at, count in zip(ends[order].tolist(), shared[order].tolist(), strict=True):
+            place = int(places[at])
+            if place in following or place in others:
+                continue
+            calls = by_head[self._tails[at]]
+            while calls and ((calls[-1] - place) * step <= 0 or calls[-1] in taken):
+                calls.pop()
+            if calls:
+                taken.add(calls[-1])
+                following[place] = calls.pop(), count
         return following
+
+
+def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
+    """Return the conversation of these calls, under the id of the first one.
+
+    Args:
+        shared: how many of its first turns each shares with the one before.
+    """
+    turns = chain.from_iterable(
+        call.turns[count:] for call, count in zip(calls, shared, strict=True)
+    )
+    meta = dict(chain.from_iterable(call.meta.items() for call in reversed(calls)))
+    return replace(calls[-1], id=calls[0].id, turns=tuple(turns), meta=meta)

@@ -31,6 +31,8 @@ _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MOST = 30
 """How many times as long as its file the results in it may be, since each gets its task: a small
 packed file could fill the disk."""
+_MOST_COMPARED = 1 << 20
+"""Comparisons of results with tests; the settings of further results are not known."""
 _MAX_TURNS = 10  # of promptfoo, if nothing else is set
 _TASK, _DOMAIN, _SETTINGS, _REPEATS = "task", "domain", "userSettings", "repeats"
 """The fields in which a row gets what stands elsewhere in its file: its task and domain (tau2), the
@@ -109,6 +111,7 @@ class _Tests:
                 self._of[items] = _differing([*self._of.get(items, []), one])
         # By the rarest variable: a thousand results of a thousand tests take no time.
         counts = Counter(item for items in self._of for item in items)
+        self._compared = 0
         self._by_rarest = defaultdict[bytes | None, list[frozenset[bytes]]](list)
         for items in self._of:
             rarest = min(items, key=lambda item: (counts[item], item), default=None)
@@ -124,6 +127,9 @@ class _Tests:
         found: list[_Settings] = []
         for item in [None, *sorted(items & self._by_rarest.keys())]:
             for needed in self._by_rarest.get(item, []):
+                self._compared += 1
+                if self._compared > _MOST_COMPARED:
+                    return []
                 if needed <= items:
                     found = _differing([*found, *self._of[needed]])
         return found

@@ -8,7 +8,7 @@ OpenLLMetry (`gen_ai.prompt.0.content`). Phoenix nests these names, or exports a
 
 A chat app sends the whole history with each call. So the span with the longest history is kept for
 each conversation, with its answer; spans whose messages are the beginning of that history are
-merged into it.
+merged into it, and those of which an app sent only the last messages are joined.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from userlm.content import read_parts
 from userlm.data.layouts.common import (
     Found,
+    Imported,
     Layout,
     Messages,
     Place,
@@ -38,6 +39,7 @@ from userlm.data.layouts.fields import (
     utc_time,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
+from userlm.data.windows import Windows, join
 from userlm.json_files import dump, loads
 from userlm.lines import Line
 
@@ -218,27 +220,57 @@ class Spans:
                 line = Line(number, loads(zlib.decompress(packed)))
                 yield Found(file, line, None, Rejected("no messages", detail))
             return
-        first_lines = {span.place for span in kept}
+        joined = _joined(kept)
+        self._notes["merged spans"] += len(kept) - len(joined)
+        first_lines = {min(span.place for span in spans) for spans, _ in joined}
         self._notes["merged lines"] = self._lines - len(first_lines)
         by_last = sorted(kept, key=lambda span: span.last)
         latest = {span.name: span for span in by_last}
         seen: Counter[str] = Counter()
-        for span in kept:
-            _, file, number = span.place
-            name = span.name or span.trace or f"{file}-{number}"
+        for spans, imported in joined:
+            first = spans[0]
+            _, file, number = min(span.place for span in spans)
+            name = first.name or first.trace or f"{file}-{number}"
             seen[name] += 1
             if seen[name] > 1:
                 name = f"{name}/{seen[name]}"
-            imported = assemble(
-                span.messages,
+            is_last = not first.name or latest[first.name] in spans
+            conversation = replace(
+                imported.conversation,
                 id=name,
-                user=span.user,
-                intent=span.intent,
-                meta=span.meta,
-                whole=span.ended and (not span.name or latest[span.name] is span),
+                ended=imported.conversation.ended and is_last,
             )
-            yield Found(file, Line(number), imported.with_notes(self._notes), None)
+            found = replace(imported, conversation=conversation)
+            yield Found(file, Line(number), found.with_notes(self._notes), None)
             self._notes.clear()
+
+
+def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
+    """Return the conversations of spans, in their order. An app may send only the last messages:
+    then under one id each span begins with the last turns of the one before."""
+    windows = Windows(fewest=2)
+    found = []
+    for span in kept:
+        imported = assemble(
+            span.messages,
+            id=span.name,
+            user=span.user,
+            intent=span.intent,
+            meta=span.meta,
+            whole=span.ended,
+        )
+        windows.add(imported.conversation, span.name or None)
+        found.append(([span], imported))
+    later = set()
+    for calls in windows.chains():
+        places, shared = zip(*calls, strict=True)
+        parts = [found[place][1] for place in places]
+        whole = join([part.conversation for part in parts], shared)
+        notes = sum((Counter(part.notes) for part in parts), Counter[str]())
+        spans = [kept[place] for place in places]
+        found[min(places)] = spans, replace(parts[-1], conversation=whole, notes=notes)
+        later.update(set(places) - {min(places)})
+    return [each for place, each in enumerate(found) if place not in later]
 
 
 # --- spans ----------------------------------------------------------------------------------------
