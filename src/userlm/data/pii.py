@@ -20,8 +20,8 @@ What is replaced, and what is kept because it does not identify a person:
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
 characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
 Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
-the key of its field. A number at the beginning of a turn is a phone number if the turn before asked
-for one.
+the key of its field. Numbers at the beginning of a user turn are phone numbers if the last sentence
+before it asked for one.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -34,13 +34,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise, takewhile
 from typing import Any
 
 from userlm.data.characters import Places, end_of, hides, plain, shown_text
 from userlm.data.pii_patterns import (
     ASKED,
+    BEFORE_NUMBER,
     CUED,
-    FIRST_NUMBER,
     NUMBERS,
     SIX_DIGITS,
     Form,
@@ -58,8 +59,8 @@ others."""
 _LONGEST = 1_000
 """Characters. An address has fewer; a longer key is found in the next pass."""
 _REACH = 8
-_QUESTION = 100
-"""Characters at the end of a turn that may ask for what the next one gives."""
+_QUESTION, _ANSWER = 100, 200
+"""Characters at the end of a turn that may ask for a number, and of the next that may give it."""
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 _Span = tuple[str, int, int]
 """A kind, the first character, and the place after the last."""
@@ -80,7 +81,7 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     turns = []
     before = ""
     for turn in conversation.turns:
-        text = _scrub_turn(turn.text, before, counts)
+        text = _scrub_turn(turn.role, turn.text, before, counts)
         turns.append(replace(turn, text=text, meta=_scrub(turn.meta, counts)))
         before = turn.text
     scrubbed = replace(
@@ -102,7 +103,7 @@ def kinds_in(record: Mapping[str, Any]) -> set[str]:
     _scrub((record.get("origin") or {}).get("target"), counts)
     before = ""
     for turn in record["turns"]:
-        _scrub_turn(turn["text"], before, counts)
+        _scrub_turn(turn["role"], turn["text"], before, counts)
         _scrub(turn.get("meta"), counts)
         before = turn["text"]
     return set(counts)
@@ -130,12 +131,15 @@ def _scrub(value: Any, counts: Counter[str], key: str = "") -> Any:
     return _scrub_behind(key, value, counts) if isinstance(value, str) else value
 
 
-def _scrub_turn(text: str, before: str, counts: Counter[str]) -> str:
-    """Return the text of a turn scrubbed; the turn before it may have asked for a phone number."""
-    number = FIRST_NUMBER.match(text)
-    if number and ASKED.search(before, max(0, len(before) - _QUESTION)):
-        at = number.end()
-        text = text[:at] + _scrub_behind("phone", text[at:], counts)
+def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
+    """Return the text of a turn scrubbed. The turn before may have asked the user for a phone
+    number, which stands near the beginning then."""
+    if role == "user" and ASKED.search(before, max(0, len(before) - _QUESTION)):
+        found = (at.start() for at in BEFORE_NUMBER.finditer(text))
+        starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
+        numbers = (text[start:end] for start, end in pairwise(starts))
+        scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
+        text = text[: starts[0]] + "".join(scrubbed)
     return _scrub_string(text, counts)
 
 

@@ -287,14 +287,18 @@ _NUMBER = re.compile(
 """What is before a number of another kind too, such as that of an account; a phone number then
 begins with 0, or is American."""
 ASKED = re.compile(
-    r"""\b(?: (?:tele|cell|mobile)?[ ]?phone | mobile | cell | whatsapp | celular | portable
-        | (?:telefon|handy|mobil)(?:nummer)? | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone ) s? \b
-    | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",
+    r"""(?: \b (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono | cellulare
+            | celular | tel[eé]fono | t[eé]l[eé]phone | m[oó]vil | телефон
+            | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
+            | (?:mobile|cell|contact|call-?back)[ ](?:phone[ ])?(?:number|no\.)
+            | (?:reach|call) [ ] you (?:[ ](?:on|at|back))? ) s? \b
+        | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 )
+    [^.!?。？！]*[.!?。？！]*\s*\Z""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What asks for a phone number at the end of a turn."""
-FIRST_NUMBER = re.compile(r"(?:[^\d(+]{0,60}[^\w(+./:-])?(?=[+(]?\d)", re.ASCII)
-"""A text up to its first number, which stands near its beginning."""
+"""What asks for a phone number in the last sentence of a turn."""
+BEFORE_NUMBER = re.compile(r"(?<![\w+(./:-])(?<!\d[ .)/-])(?<!\d\)[ ])(?=[+(]*\d)")
+"""Where a number begins in a text, which may have several."""
 _AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
 # Five pairs with the same separator are a French phone number, not a date.
 _DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")
