@@ -205,8 +205,8 @@ class Budget:
         settled.
 
         Raises:
-            ModelError: if a cap does not allow it, or after `stop`. No other call starts then,
-                unless this one alone would pass a cap. Also if it is not wanted any more.
+            ModelError: if a cap does not allow it, or after `stop`. No other call of a run starts
+                then, unless this one alone would pass a cap. Also if it is not wanted any more.
         """
         needed = side.amount(worst)
         with self._state:
@@ -215,10 +215,10 @@ class Budget:
                 why = self._stopped or self._passed(needed)
                 if not why:
                     break
-                if not self._stopped and self.caps.passed(needed):
+                if self._stopped or self.caps.passed(needed):
                     raise _not_made(why)
-                if self._stopped or not self._in_flight:
-                    self.stop(why)
+                if not self._in_flight:
+                    self.give_up(why)
                     raise _not_made(why)
                 self._state.wait()
             self._book(side, worst)
@@ -258,7 +258,8 @@ class Budget:
             return self._in_flight
 
     def give_up(self, why: str) -> None:
-        """Allow no more calls, since all would fail; those of a server may not tomorrow."""
+        """Allow no more calls, since all would fail; those of a server may not: they come from many
+        callers, and tomorrow, too."""
         if self._path:
             self.stop(why)
 

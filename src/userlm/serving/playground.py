@@ -117,8 +117,8 @@ def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
         body = await read_body(request, app.state.unfinished)
         job = partial(_answer, name, play, body)
         if name in (ASK, VIEW):  # they wait for a model, in the queue of all requests
-            found = await app.state.pool.results([job], request, config.key)
-            return json_response(found[0]) if found else Response()
+            (found,) = await app.state.pool.results([job], request, config.key)
+            return json_response(found)
         try:
             return json_response(await asyncio.to_thread(job))
         except InputError as error:
