@@ -408,6 +408,25 @@ def test_where_nothing_can_be_written_the_reason_is_said_and_nothing_is_lost(
     assert len(page.call("saved")) == 2
 
 
+def test_what_was_saved_is_so_though_its_counts_could_not_be_written(
+    tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "saved/results.json")
+
+    pairs = blind_pairs(responses(), LOGS, 0)
+    folder = tmp_path / "saved"
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+        chosen = told(page.call("pair"), "left", rater="ann")
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "finish", full)
+            assert page.call("save", {"conversation": ASKED})["id"]
+            assert page.call("rate", chosen)["rated"] == 1
+        page.call("save", {"conversation": ASKED})
+    found = Run.read(folder).results
+    assert (found["conversations"], found["ratings"]) == (2, 1)
+
+
 def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
     pairs = blind_pairs(responses(), LOGS, 0)
     folder = tmp_path / "saved"
