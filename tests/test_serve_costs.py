@@ -21,6 +21,7 @@ from userlm.models.budget import (
     TRIES,
     Budget,
     Caps,
+    CountedChat,
     max_tokens_in,
     pause,
     while_wanted,
@@ -194,6 +195,22 @@ def test_no_request_is_made_for_a_caller_who_left_before_the_first():
         asked = EndpointModel("m", model.url, None, pause=0.001)
         asked.chat([{"role": "user", "content": "hi"}], Sampling(seed=1))
     assert not model.requests
+
+
+def test_a_call_that_nobody_waited_for_any_more_is_not_counted():
+    budget = Budget(Caps(calls=1), None)
+    side = budget.side("user")
+    with fake_server.serving(lambda body, n: completion("hi")) as model:
+        chat = CountedChat(EndpointModel("m", model.url, None), side)
+        asked = [{"role": "user", "content": "hi"}], Sampling(seed=1)
+        # It is wanted until it is counted, as if it had waited since.
+        with (
+            while_wanted(lambda: not budget.spent.calls),
+            pytest.raises(ModelError, match="nobody waits"),
+        ):
+            chat.chat(*asked)
+        assert not model.requests and not side.used["calls"]
+        assert chat.chat(*asked).text == "hi"
 
 
 def test_a_pause_between_two_requests_ends_when_the_caller_leaves():

@@ -370,7 +370,8 @@ class Side:
         worst["open"] = 1
         self.budget.reserve(self, worst)
         used = worst.copy()
-        call = _CALL.set(_Call(self))
+        call = _Call(self)
+        previous = _CALL.set(call)
         try:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
@@ -383,6 +384,8 @@ class Side:
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             used["doubt_out"] += error.reasoning_tokens
+            if error.reason == "stopped" and not call.requests:
+                used["calls"] = 0  # nobody waited any more, so nothing was sent
             is_unreadable = error.reason == "broken answer" and not self.used["drafts"]
             would_repeat = error.permanent or is_unreadable
             self.latest.append(error.reason if would_repeat else "")
@@ -392,7 +395,7 @@ class Side:
                 self._count_wordless(True)
             raise
         finally:
-            _CALL.reset(call)
+            _CALL.reset(previous)
             used.subtract(worst)
             self.budget.settle(self, used)
 
