@@ -4,13 +4,15 @@ import errno
 import importlib
 import json
 import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from flat import flat
-from playing import Page, playing, while_serving
+from playing import LOOPBACK, Page, playing, while_serving
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn, inputs
 from userlm.assistants import Clarifier, ModelAssistant, Script
@@ -353,6 +355,37 @@ def test_of_a_long_conversation_the_view_has_the_first_rows(tiny):
     *rows, more, later = look(long)[1:]
     assert len([block for block in rows if isinstance(block, Group)]) == 3
     assert "more rows" in more.line and later.line == "Not shown: 200 later turns."
+
+
+def test_views_are_shown_one_after_the_other_and_keep_no_turn_waiting(tmp_path):
+    shown = threading.Event()
+    begun = []
+
+    def look(talk):
+        begun.append(1)
+        assert shown.wait(30)
+        return []
+
+    user, asked = Script(["hi"]), {"conversation": ASKED, "speaker": "user"}
+    config = ServerConfig(hosts=LOOPBACK, batch=2)
+    with (
+        playing({"user": user}, tmp_path, config, views={"user": look}) as page,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        views = [pool.submit(page.call, "view", asked) for _ in range(3)]
+        found = page.call("ask", {"conversation": EMPTY, "speaker": "user"})
+        time.sleep(0.2)
+        assert (found["text"], len(begun)) == ("hi", 1)
+        shown.set()
+        assert [view.result() for view in views] == [[], [], []]
+
+
+def test_a_guard_of_the_page_is_no_longer_than_one_can_be(page):
+    asked = {"conversation": EMPTY, "speaker": "user"}
+    digits = page.call("ask", {**asked, "guard": f"words={'1' * 5_000}-"})
+    assert digits.startswith("400: guard is") and "2000 characters" in digits
+    many = page.call("ask", {**asked, "guard": f"words={'1' * 1_000}-"})
+    assert many.startswith("400: ") and "is not a known part" in many
 
 
 def test_a_view_without_a_model_here_is_refused_in_words(page):

@@ -117,6 +117,8 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         exception_handlers=dict.fromkeys(HANDLED, _error),
     )
     app.state.pool = pool
+    # What a model sees of a conversation takes long to show, and no thread from the turns.
+    app.state.views = Pool(1, config.queue)
     app.state.unfinished = unfinished
     return app
 
@@ -210,6 +212,7 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         yield thread
     finally:
         app.state.pool.close()
+        app.state.views.close()
         server.should_exit = True
         thread.join()
 
