@@ -22,11 +22,12 @@ from flat import flat
 from processes import Process
 
 from userlm import commands, loading
+from userlm.assistants import Script
 from userlm.commands.options import Failures
 from userlm.json_files import read_json
 from userlm.models.budget import WORDLESS
 from userlm.models.endpoint import EndpointModel
-from userlm.rows import read_conversations, write_conversations
+from userlm.rows import read_conversations, read_starts, write_conversations
 from userlm.show.finished import read_run
 from userlm.text import END_TOKEN, INTENT_PREFIX
 from userlm.types import Conversation, InputError, ModelError, Reply
@@ -865,6 +866,16 @@ def test_a_damaged_file_costs_no_answer_if_what_the_error_says_is_done(tmp_path,
         assert between(server, tmp_path) == whole
         assert read_run(folder)
     assert len(server.requests) == asked
+
+
+def test_an_intent_or_a_turn_in_a_text_ends_at_a_line_break_alone(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("plan\u2028a trip\x85\n\r\nbuy it\r\n")
+    assert [start.intent for start in read_starts(path)] == [
+        "plan\u2028a trip",
+        "buy it",
+    ]
+    assert Script.read(str(path)).lines == ["plan\u2028a trip\x85", "buy it"]
 
 
 def test_goals_alone_in_a_file_of_intents_are_completed_for_a_trained_user(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -621,3 +622,18 @@ def test_options_that_are_keywords_of_python_can_stand_in_a_configuration(tmp_pa
     config.write_text('[export]\nas = "dpo"\nfor = "user"\n')
     found = read_config(config, "export", option_types(commands.Export))
     assert found == {"as_": "dpo", "for_": "user"}
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(tmp_path, monkeypatch):
+    command = sys.modules["userlm.commands.export"]
+    write = command._write
+
+    def writes_beside_another(options, path, selected):
+        options.out.write_text("theirs")
+        return write(options, path, selected)
+
+    monkeypatch.setattr(command, "_write", writes_beside_another)
+    with pytest.raises(InputError, match="is there already"):
+        exported(tmp_path, "messages", ended())
+    assert (tmp_path / "out.jsonl").read_text() == "theirs"
+    assert not list(tmp_path.glob("*.lineage.json"))

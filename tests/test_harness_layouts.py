@@ -231,6 +231,17 @@ def test_many_tests_of_the_same_variables_take_no_time(vars):
     assert not any(one.imported.conversation.ended for one in found)
 
 
+def test_tests_whose_filled_instructions_differ_have_no_goal():
+    texts = ["Cancel {{x}}", "Cancel 5", "Refund {{x}}"]
+    tests = [
+        {"vars": {"x": "5"}, "provider": {"config": {"instructions": text}}}
+        for text in texts
+    ]
+    for given, goal in (tests[:2], "Cancel 5"), (tests, None):
+        [found] = read(evaluation(tried(0, x="5"), tests=given))
+        assert found.imported.conversation.meta.get("goal") == goal
+
+
 def test_results_without_ids_are_conversations_of_their_own():
     given = [tried(n) for n in range(3)]
     for one in given:

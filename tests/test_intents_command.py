@@ -177,6 +177,23 @@ def test_a_model_writes_an_intent_for_every_conversation_of_every_split(tmp_path
     assert results == read_json(tmp_path / "out" / "results.json")
 
 
+def test_splits_that_are_made_anew_meanwhile_are_not_mixed(tmp_path):
+    for i, split in enumerate(("train", "test")):
+        write(tmp_path / "clean" / f"{split}.jsonl", [log(i)])
+
+    def made_anew(body):
+        write(tmp_path / "clean/test.jsonl", [log(2)])
+        return good(body)
+
+    with serving(lambda body, n: made_anew(body)) as server:
+        options = commands.Intents(
+            tmp_path / "clean", out=tmp_path / "out", writer=f"{server.url}#m"
+        )
+        with pytest.raises(InputError, match=r"test\.jsonl changed while it was read"):
+            commands.intents(options)
+    assert not (tmp_path / "out/results.json").exists()
+
+
 def test_leakage_is_shown_for_each_writer_by_its_own(tmp_path, data):
     first = log(1000, intent="x")
     rows = [

@@ -4,6 +4,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from userlm.data.joining import Joining, SharedTurns
 from userlm.data.split import split
 from userlm.types import Conversation, Origin, Turn
@@ -126,6 +128,58 @@ def test_thousands_of_rows_that_go_on_from_one_long_answer_are_compared_once():
     begun = time.process_time()
     assert len(joined(*waits, *others)) == 2999
     assert time.process_time() - begun < 1.5  # it was 4 s
+
+
+# --- a row for each call, with the last messages ---------------------------------------------------
+
+
+def calls(length: int, most: int, user: str | None = "p") -> list[Conversation]:
+    """The calls of one conversation, each with its last turns alone."""
+    texts = [f"turn {n}" for n in range(length)]
+    ends = range(2, length + 1, 2)
+    return [log(f"call{n}", *texts[max(0, n - most) : n], user=user) for n in ends]
+
+
+@pytest.mark.parametrize("most", [4, 6, 10])
+def test_calls_with_the_last_messages_are_one_conversation(most):
+    [found] = joined(*calls(20, most))
+    assert [turn.text for turn in found.turns] == [f"turn {n}" for n in range(20)]
+    assert (found.ended, found.user) == (True, "p")
+
+
+def test_calls_with_the_last_messages_of_several_people_are_kept_apart():
+    mixed = [
+        each for n in range(10) for each in (calls(20, 6)[n], calls(20, 6, "q")[n])
+    ]
+    mixed = [replace(each, id=f"{n}") for n, each in enumerate(mixed)]
+    assert [len(each.turns) for each in joined(*mixed)] == [20, 20]
+    nameless = calls(20, 6, None)
+    assert joined(*nameless) == nameless[2:]
+
+
+def test_the_last_message_alone_makes_no_two_conversations_one():
+    first = log("a", "and now?", "so", "thanks", "any time", user="p")
+    second = log("b", "any time?", "yes", "thanks", "any time", user="p")
+    third = log("c", "thanks", "welcome", user="p")
+    assert ids(first, second, third) == ["a", "b", "c"]
+
+
+def test_spans_with_the_last_messages_are_one_conversation():
+    spans = calls(20, 6, None)[2:]
+    spans = [
+        replace(each, id="talk" + f"/{n}" * (n > 1), meta={"source": "otel"})
+        for n, each in enumerate(spans, 1)
+    ]
+    [found] = joined(*spans)
+    assert (found.id, len(found.turns)) == ("talk", 20)
+
+
+def test_thousands_of_calls_that_share_their_turns_are_joined_at_once():
+    turns = ("hi", "hello")
+    rows = [log(f"{n}", *turns, f"{n}", "so", *turns, user="p") for n in range(5_000)]
+    begun = time.process_time()
+    assert len(joined(*rows)) == 1
+    assert time.process_time() - begun < 5
 
 
 # --- pieces of ShareGPT ---------------------------------------------------------------------------

@@ -107,6 +107,10 @@ def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
             "no known role is called 'robot'; say which is who, such as --roles "
             "customer=user,agent=assistant,robot=assistant",
         ),
+        (
+            '7,Support $(id),hi,\n7,"a,b=c",hi,\n',
+            "--roles 'customer=user,agent=assistant,Support $(id)=assistant' (or",
+        ),
         (",customer,hi,\n", "no messages: field 'ticket' is missing"),
         ("7,customer\n", "has 2 values, and the header 4"),
         ('7,"cus"tomer,hi,\n', "is not CSV: ',' expected after '\"'"),
@@ -115,9 +119,9 @@ def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
 def test_what_cannot_be_used_is_set_aside_with_its_line(rows, error, tmp_path):
     rows = rows.replace("7", "9")
     imported(tmp_path, TICKETS.replace("8,agent,Done,\n", rows))
-    dropped = (tmp_path / "out" / "dropped.jsonl").read_text()
-    assert error in json.loads(dropped)["error"]
-    assert json.loads(dropped)["line"] == 6
+    dropped = (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()
+    assert error in json.loads(dropped[0])["error"]
+    assert json.loads(dropped[0])["line"] == 6
 
 
 @pytest.mark.parametrize(
@@ -467,6 +471,14 @@ def test_a_conversation_of_one_minute_is_turned_round_as_others_of_its_file_are(
     assert "note: times not read" not in counts(tmp_path)
 
 
+def test_one_time_that_goes_back_turns_no_other_conversation_round(tmp_path):
+    rows = [("1", "customer", "a", "2024-05-03"), ("1", "agent", "B", "2024-05-03")]
+    rows += [("2", "customer", "c", "2024-05-04"), ("2", "agent", "D", "2024-05-03")]
+    rows += [("3", "customer", "e", "2024-05-05"), ("3", "agent", "F", "2024-05-05")]
+    assert newest_first(tmp_path, *rows) == ["aB", "Dc", "eF"]
+    assert counts(tmp_path)["note: times not read"] == 2
+
+
 def test_tickets_of_one_day_stay_as_they_are_where_the_newest_ticket_is_first(tmp_path):
     rows = [("2", "customer", "c", "2024-05-04"), ("2", "agent", "D", "2024-05-04")]
     rows += [("1", "customer", "a", "2024-05-03"), ("1", "agent", "B", "2024-05-03")]
@@ -586,3 +598,42 @@ def test_a_folder_of_logs_does_not_mean_the_tables_beside_them_but_a_pattern_may
     assert [file.path.name for file in find([tmp_path])] == ["c.jsonl"]
     tables = find([tmp_path / "*.csv"])
     assert [file.path.name for file in tables] == ["a.csv", "b.csv"]
+
+
+def test_columns_may_have_dots_in_their_names(tmp_path):
+    text = "ticket.id,message.from,message.body\n7,customer,hi\n7,agent,ho\n"
+    fields = "role=message.from,text=message.body,id=ticket.id"
+    [found] = imported(tmp_path, text, map=fields)
+    assert said(found) == [("user", "hi"), ("assistant", "ho")]
+    assert "note: fields left out" not in counts(tmp_path)
+
+
+def test_times_in_nanoseconds_are_as_exact_as_they_are(tmp_path):
+    first = 1714550400_000_000_001
+    text = f"1,agent,B,,{first + 1}\n1,customer,a,,{first}\n1,customer,c,,{first + 2}\n"
+    assert said_in_order(tmp_path, timed("") + text) == "aBc"
+
+
+def test_a_column_of_dates_is_one_of_times(tmp_path):
+    import datetime
+
+    import polars as pl
+
+    days = [datetime.date(2024, 5, day) for day in (2, 1)]
+    rows = {"ticket": [1, 1], "from": ["agent", "customer"], "body": ["B", "a"]}
+    pl.DataFrame({**rows, "sent": days}).write_parquet(tmp_path / "log.parquet")
+    options = {"map": "role=from,text=body,id=ticket,time=sent", "roles": ROLES}
+    files = [str(tmp_path / "log.parquet")]
+    commands.import_(commands.Import(files, out=tmp_path / "out", **options))
+    [found] = read_conversations(tmp_path / "out/conversations.jsonl")
+    assert "".join(text for _, text in said(found)) == "aB"
+
+
+def test_a_person_called_nan_is_one_and_a_gap_is_none(tmp_path):
+    assert [each.user for each in imported(tmp_path, TICKETS.replace("c1", "Nan"))] == [
+        "Nan",
+        "c2",
+    ]
+    out = tmp_path / "gaps"
+    imported(tmp_path, TICKETS.replace("c1", "nan"), out=out)
+    assert next(read_conversations(out / "conversations.jsonl")).user is None

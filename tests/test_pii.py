@@ -838,3 +838,24 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 12 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "scrubbed"),
+    [
+        ("What is your phone number?", "4155550132", "<PHONE>"),
+        ("On which mobile number?", "sure: 015123456789, ok?", "sure: <PHONE>, ok?"),
+        ("Your phone, please.", "(415) 555-0132", "<PHONE>"),
+        ("¿Cuál es su teléfono?", "es 612345678", "es <PHONE>"),
+        ("What is your order number?", "4155550132", "4155550132"),
+        ("Your phone?", "since 12.05.2024 I have 2", "since 12.05.2024 I have 2"),
+        ("Your phone?", "https://x.com/4155550132", "https://x.com/4155550132"),
+        ("phone?" + " a" * 60, "4155550132", "4155550132"),
+    ],
+)
+def test_the_turn_before_may_ask_for_a_phone_number(asked, said, scrubbed):
+    talk = Conversation("c").say("hi").say(asked).say(said)
+    found, counts = scrub(talk)
+    assert found.turns[-1].text == scrubbed
+    assert scrub(found)[0] == found
+    assert kinds_in(to_record(talk)) == counts.keys()

@@ -706,9 +706,12 @@ def test_two_processes_that_replace_one_file_write_files_of_their_own(tmp_path):
     assert (path.read_text(), theirs.read_text()) == ("mine", "half")
     other.kill()
     other.wait()
+    (parts := tmp_path / f"{theirs.name}.parts").mkdir()
+    (parts / "0.parquet").write_text("half")
+    (notes := tmp_path / ".rows.my.partial.notes").write_text("mine")
     with replacing(path) as partial:
         partial.write_text("mine again")
-    assert [each.name for each in tmp_path.iterdir()] == ["rows"]
+    assert {each.name for each in tmp_path.iterdir()} == {"rows", notes.name}
 
 
 def test_a_line_that_the_full_disk_cuts_off_is_none(tmp_path):

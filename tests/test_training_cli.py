@@ -95,6 +95,22 @@ def test_it_validates_on_the_people_beside_and_keeps_the_best_weights(logs, tmp_
     assert again == found
 
 
+def test_people_to_validate_on_that_change_meanwhile_are_an_error(
+    logs, tmp_path, monkeypatch
+):
+    from userlm.commands import train_steps
+
+    prepare = train_steps.prepare
+
+    def prepared(*arguments):
+        write_conversations(logs / "valid.jsonl", [talk(i) for i in range(12)])
+        return prepare(*arguments)
+
+    monkeypatch.setattr(train_steps, "prepare", prepared)
+    with pytest.raises(InputError, match=r"valid\.jsonl changed while it was read"):
+        commands.train(commands.Train(logs, out=tmp_path / "run", **SCRATCH))
+
+
 def test_people_to_validate_on_are_sampled_from_all_of_the_file():
     from userlm.commands.train_steps import sample
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
@@ -110,10 +111,16 @@ def write_json(path: Path, value: Any) -> None:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write a JSON-lines file atomically, packed if its name ends in `.gz`; return the number of
     lines."""
+    with replacing(path) as partial:
+        return write_file(partial, rows, is_packed=path.suffix == ".gz")
+
+
+def write_file(path: Path, rows: Iterable[Mapping[str, Any]], is_packed: bool) -> int:
+    """Write a JSON-lines file and return the number of lines."""
     count = 0
-    with replacing(path) as partial, partial.open("wb") as raw:
+    with path.open("wb") as raw:
         file: BufferedIOBase = raw
-        if path.suffix == ".gz":
+        if is_packed:
             # Without file name and time stamp, so that the same lines give the same bytes.
             file = gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
         with file:
@@ -149,9 +156,9 @@ def naming(path: str | Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to. It replaces `path` if there is no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{escape(path.name)}.*.partial"):
-        if not _is_written(left):
-            left.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{escape(path.name)}.*.partial*"):
+        if _is_left(left):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     # Two processes that write one file must not write into each other's.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # it may be a link to another file
@@ -163,16 +170,19 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _is_written(partial: Path) -> bool:
-    """Whether the process that began a file may still be writing it."""
-    number = partial.name.split(".")[-2]
-    try:
-        os.kill(int(number), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
+def _is_left(partial: Path) -> bool:
+    """Whether a file that a process began, or a folder of its parts, is not written any more."""
+    found = re.search(r"\.([0-9]+)\.partial(\.parts)?$", partial.name)
+    if not found:
         return False
-    except PermissionError:  # of somebody else
+    number = int(found[1])
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
         return True
-    return int(number) != os.getpid()
+    except PermissionError:  # of somebody else
+        return False
+    return number == os.getpid()
 
 
 _REQUIRED = object()

@@ -167,6 +167,15 @@ class Run:
             self.delete_replaced()
         return written
 
+    def check_inputs(self, sizes: Mapping[Path, int]) -> None:
+        """Raise `InputError` if a file is not what it was when the run began, with these sizes: of
+        files that are read one after the other, the later ones would be of another run. Files may
+        grow."""
+        for path, size in sizes.items():
+            begun = self.manifest["inputs"][str(path)]
+            if file_hash(path, size=size) != begun:
+                raise changed(path)
+
     def unfinish(self) -> None:
         """Delete the results of an earlier attempt, before this one changes the run."""
         self.path("results.json").unlink(missing_ok=True)
@@ -198,6 +207,13 @@ class FinishedRun:
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
         return self.folder / name
+
+
+def changed(path: Path) -> InputError:
+    """Return the error of a file that is not what it was when the run began."""
+    return InputError(
+        f"{path} changed while it was read; run the command again with another --out"
+    )
 
 
 def rows_of(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import io
 import re
 import sys
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,7 +31,7 @@ DELIMITERS = ",;\t"
 Quotes = Literal["auto", "csv", "backslash", "text"]
 """How a table is quoted. `csv`: quotes stand around values, and are doubled within them;
 `backslash`: they have a backslash before them instead; `text`: quotes are text, and a line is a
-row, as in TSV by its definition. `auto`: csv or backslash, whichever fits the whole table."""
+row, as in TSV by its definition. `auto`: csv, if it surely is."""
 NOT_CSV = "not CSV"
 """Why a line is set aside that is no row, or of which nobody knows whether it is one."""
 _LINE = 64  # bytes that a line in memory takes beside its text
@@ -68,7 +68,7 @@ def read_table(
     number = 0
     try:
         if quotes == "auto" and _has_escaped(path, size):
-            quotes = _quotes_of(path, size, longest, most_values)
+            _check_is_csv(path, size, longest, most_values)
         with opened(path, size) as file:
             lines = _lines(path, file, longest)
             table = _Table(path, lines, longest, most_values, quotes)
@@ -90,35 +90,31 @@ def _has_escaped(path: Path, size: int) -> bool:
     return False
 
 
-def _quotes_of(path: Path, size: int, longest: int, most_values: int) -> Quotes:
-    """Return how a table is quoted that has quotes after backslashes.
+def _check_is_csv(path: Path, size: int, longest: int, most_values: int) -> None:
+    """Check that a table with quotes after backslashes is CSV, where these are text.
 
-    These are text in CSV; elsewhere they are quotes in a text. It is what the whole table is by one
-    of both: a text that is written to look like rows if it is read in the other way does not make
-    the other rows fit. Where both fit, or none, a guess could make rows out of such a text.
+    It is if all rows are right as a program writes CSV, and would not be other rows if a backslash
+    escaped a quote. Elsewhere a guess could make rows out of a text that is written to look so.
 
     Raises:
-        InputError: if both fit, or none.
+        InputError: if it may be no CSV.
     """
-    readings: dict[Quotes, tuple[str, int]] = {}
-    for quotes in ("auto", "backslash"):  # without backslashes, auto is csv
+
+    def reading(quotes: Quotes) -> tuple[str, int]:
         with opened(path, size) as file:
             lines = _lines(path, file, longest)
-            table = _Table(path, lines, longest, most_values, quotes)
-            readings[quotes] = table.reading()
-    (csv_error, as_csv), (backslash_error, as_backslash) = readings.values()
-    if not csv_error and (backslash_error or as_csv == as_backslash):
-        return "auto"
-    if csv_error and not backslash_error:
-        return "backslash"
-    why = "all rows are right in both ways, and are others"
-    if csv_error:
-        why = f"{csv_error}; with --quotes backslash {backslash_error}"
+            return _Table(path, lines, longest, most_values, quotes).reading()
+
+    error, values = reading("csv")
+    other_error, other_values = reading("backslash")
+    if not error and (other_error or values == other_values):
+        return
     raise InputError(
-        f"{path}: has quotes after backslashes, and nobody can tell what these are ({why}); "
-        "import it with --quotes csv if quotes are doubled and backslashes are text, with "
-        "--quotes backslash if a backslash escapes a quote, or --quotes text if quotes are text; "
-        "rows that are not right then are set aside"
+        f"{path}: has quotes after backslashes, so it may be no CSV: with --quotes csv "
+        f"{error or 'all rows are right'}; with --quotes backslash "
+        f"{other_error or 'all rows are right'}. Import it with --quotes backslash if each quote "
+        "in a text has a backslash before it, with --quotes csv if it is doubled, or with --quotes "
+        "text if quotes stand around no value; rows that are not right then are set aside"
     )
 
 
@@ -174,6 +170,10 @@ class _Table:
             quotes == "auto" and self._delimiter != "," and '"' not in first.text
         )
         self._cell = re.compile(f"[^{self._delimiter}]+")
+        value = rf'(?:"(?:[^"\\]|\\.)*+"|(?:[^"\\{self._delimiter}]|\\.)*+)'
+        self._escaped_row = re.compile(
+            rf"{value}(?:{self._delimiter}{value})*+[\r\n]*", re.DOTALL
+        )
         self._taken: list[_Text] = []  # the lines of this row
         self._number = 1  # of the first of them
 
@@ -220,7 +220,7 @@ class _Table:
         read: a value with a quote has none around it."""
         if self._are_escaped:
             return ""
-        text = "".join(line.text for line in self._taken)
+        text = self._text()
         start = 0
         for value in values:
             cell = '"' + value.replace('"', '""') + '"'
@@ -242,7 +242,13 @@ class _Table:
         if self._are_text:
             text = next(lines, "").rstrip("\r\n")
             return text.split(self._delimiter) if text else []
-        return next(self._read(lines), [])
+        values = next(self._read(lines), [])
+        if self._are_escaped and not self._escaped_row.fullmatch(self._text()):
+            raise csv.Error("a quote in a value has no backslash before it")
+        return values
+
+    def _text(self) -> str:
+        return "".join(line.text for line in self._taken)
 
     def _read(
         self, lines: Iterable[str], *, strict: bool = True
@@ -282,10 +288,11 @@ class _Table:
                 f"{self._path}: its header is not CSV: {error}; close the quotes in it"
             ) from None
         names = [name.strip() for name in values]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise InputError(
-                f"{self._path}: its header has two columns of the name {repeated[0]!r}; rename one"
-            )
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise InputError(
+                    f"{self._path}: its header has two columns of the name {name!r}; rename one"
+                )
         return names
 
     def _may_be_rows(self, columns: int) -> bool:

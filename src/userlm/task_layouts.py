@@ -88,7 +88,7 @@ def _sharded_tests(row: Row, name: str) -> Check | None:
 
 def _assert(case: Mapping[str, str]) -> str:
     """A line of a test. The input has an argument of the call on each line, as JSON."""
-    values = map(json.loads, case["input"].splitlines())
+    values = map(json.loads, case["input"].rstrip("\n").split("\n"))
     arguments = ", ".join(map(repr, values))
     return f"assert candidate({arguments}) == {json.loads(case['output'])!r}"
 

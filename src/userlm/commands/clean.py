@@ -37,7 +37,7 @@ from userlm.data import filters
 from userlm.data.explain import explain
 from userlm.manifest import file_hash
 from userlm.rows import SPLITS, from_record, read_conversations, read_rows, to_record
-from userlm.runs import FinishedRun, Outputs, Run, conversations_file
+from userlm.runs import FinishedRun, Outputs, Run, changed, conversations_file
 from userlm.show.blocks import Quote, Table
 from userlm.show.terminal import console, show, track
 from userlm.types import Conversation, InputError
@@ -128,9 +128,7 @@ def clean(options: Clean) -> Results:
         _read(path, options, "reading"), rules, run.path(".ngrams")
     )
     notes = _write(run, path, decisions, options.scrub)
-    [begun] = run.manifest["inputs"].values()
-    if file_hash(path, size=size) != begun:  # it may only grow
-        raise _changed(path)
+    run.check_inputs({path: size})
     counts = _counts(decisions, notes)
     if not counts["out"]:
         raise InputError(
@@ -222,7 +220,7 @@ def _write(
     written = 0
     for line in track(islice(read_rows(path), total), "writing", total):
         if line.error:
-            raise _changed(path)
+            raise changed(path)
         record = line.row
         reason = decisions.reasons[written]
         if reason is not None:
@@ -244,7 +242,7 @@ def _write(
             outputs.write(f"{split}.jsonl", record)
         written += 1
     if written < total:
-        raise _changed(path)
+        raise changed(path)
     outputs.close()
     return notes
 
@@ -257,12 +255,6 @@ def _scrubbed(counts: Mapping[str, int]) -> Counter[str]:
     for name, count in counts.items():
         scrubbed[pii.scrub_text(name)[0]] += count
     return scrubbed
-
-
-def _changed(path: Path) -> InputError:
-    return InputError(
-        f"{path} changed while it was read; run the command again with another --out"
-    )
 
 
 def _counts(decisions: filters.Decisions, notes: Counter[str]) -> Counter[str]:

@@ -14,7 +14,7 @@ from userlm.commands.steps import Results, in_order
 from userlm.exports import inspect_log, lineage, protobuf, spans, table, training
 from userlm.exports.lineage import LICENSES, Source
 from userlm.exports.training import Talk
-from userlm.json_files import replacing, write_json, write_lines
+from userlm.json_files import replacing, write_file, write_json
 from userlm.manifest import environment
 from userlm.rows import read_conversations
 from userlm.show.terminal import console, track
@@ -85,6 +85,8 @@ def export(options: Export) -> Results:
         with replacing(options.out) as partial:
             rows = _write(options, partial, selected)
             selected.check(rows)
+            # Another process may have written it meanwhile.
+            _check_is_new(options.out, options.force)
             write_json(_beside(options.out), selected.lineage(rows))
     counts = in_order(selected.counts)
     where = f"{options.out or options.to}: {rows:,} rows of {options.as_}"
@@ -115,12 +117,15 @@ def _check(options: Export) -> None:
         raise InputError(
             f"--out {options.out}: {options.as_} is written to {' or '.join(endings)}"
         )
-    if not options.force:
-        for path in (options.out, _beside(options.out)):
-            if path.exists():
-                raise InputError(
-                    f"{path} is there already; choose another --out, or give --force"
-                )
+    _check_is_new(options.out, options.force)
+
+
+def _check_is_new(out: Path, force: bool) -> None:
+    for path in (out, _beside(out)):
+        if path.exists() and not force:
+            raise InputError(
+                f"{path} is there already; choose another --out, or give --force"
+            )
 
 
 def _check_not_read(out: Path | None, sources: Sequence[Source]) -> None:
@@ -206,12 +211,8 @@ def _write(options: Export, path: Path, selected: _Selected) -> int:
         case name:
             make = training.FORMATS[name]
             rows = chain.from_iterable(make(talk, options.for_) for talk in selected)
-    # `path` is a partial one, whose name does not say whether it is packed.
     assert options.out is not None
-    packed = path.with_name(f"{path.name}{options.out.suffix}")
-    count = write_lines(packed, rows)
-    packed.replace(path)
-    return count
+    return write_file(path, rows, is_packed=options.out.suffix == ".gz")
 
 
 def _sent(options: Export, selected: _Selected) -> Iterator[dict[str, Any]]:

@@ -89,8 +89,8 @@ class Import:
         "auto",
         "How tables are quoted: csv, with quotes around values and doubled within them; backslash, "
         "with a backslash before those within values, as MySQL and Spark write them; text, quotes "
-        "are text and a line is a row, as `mysql -B` and COPY of Postgres write them; auto, csv or "
-        "backslash, whichever fits the whole table.",
+        "are text and a line is a row, as `mysql -B` and COPY of Postgres write them; auto, csv, "
+        "if it surely is.",
     )
     strict: bool = option(False, "Stop at the first bad line instead of skipping it.")
     max_line: int = option(

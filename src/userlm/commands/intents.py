@@ -153,6 +153,7 @@ def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
     stamps = inputs.stamps(writer)
     if not is_extractive:
         stamps |= prompts.hashes("intent")
+    sizes = {path: path.stat().st_size for path in paths.values()}
     run = open_run("intents", options, files, stamps, parts=parts)
     if done := finished(run, options, lambda results: results.get("failed")):
         _check_failures(options, done)
@@ -166,13 +167,14 @@ def intents(options: Intents, parts: Sequence[FinishedRun] = ()) -> Results:
     budget = Budget(options.limits.caps, run.path("usage.jsonl"))
     model = None if is_extractive else _model_writer(options, run, budget, price)
     check_caps(budget.caps, bool(budget.sides))
-    return _write(run, options, paths, existing, tally, model, budget)
+    return _write(run, options, paths, sizes, existing, tally, model, budget)
 
 
 def _write(
     run: Run,
     options: Intents,
     paths: Mapping[str, Path],
+    sizes: Mapping[Path, int],
     existing: Existing,
     tally: _Tally,
     model: ModelWriter | None,
@@ -204,6 +206,7 @@ def _write(
             write_conversations(run.path(f"{split}.jsonl"), starmap(tally.add, found))
     finally:
         stop(budget)
+    run.check_inputs(sizes)
     results = tally.results()
     if options.several.part:
         results["counts"].pop(UNKNOWN_JOIN, None)  # most are of other parts

@@ -55,6 +55,7 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
     the card."""
     out = recorded.out
     console.quiet = console.quiet or not accelerator.is_main_process
+    sizes = {file: file.stat().st_size for file in (path, recorded.valid) if file}
     with accelerator.main_process_first():
         # only the main process writes; the others wait, then read
         run = _open(path, recorded) if accelerator.is_main_process else None
@@ -74,6 +75,8 @@ def run_training(path: Path, recorded: Train, accelerator: Accelerator) -> Resul
         local = _trainable(local, options)
     with accelerator.main_process_first():
         dataset, valid = _datasets(path, options, local, out)
+        if run:
+            run.check_inputs(sizes)
     notes += _check(path, options, dataset, valid)
     for note in notes:
         console.print(note)

@@ -2,7 +2,8 @@
 
 An app that logs each call to a model logs the history with each: rows of one, two and three
 exchanges of a person are one conversation. Left as they are, the first two would be ends that never
-happened. (Spans are gathered by `layouts.otel`, which knows their ids.)
+happened. (Spans are gathered by `layouts.otel`, which knows their ids.) If it sends only the last
+messages, each row begins with the last turns of the one before (`data.windows`).
 
 Some copies of ShareGPT cut long conversations into pieces, as FastChat's split_long_conversation
 does: `QWJhYvA_0`, `QWJhYvA_2`, `QWJhYvA_8`, where the number is that of the first message.
@@ -23,6 +24,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
+from userlm.data.windows import Windows
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -52,11 +54,13 @@ class Segment:
         pieces: their places in the file.
         is_last: whether no further pieces come after a gap.
         name: the name of the conversation if it has several segments, which cannot be joined.
+        shared: for each piece, how many of its first turns the one before has, if any has.
     """
 
     pieces: Sequence[int]
-    is_last: bool
-    name: str | None
+    is_last: bool = True
+    name: str | None = None
+    shared: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ class Plan:
 
 class Joining:
     """Collects what is needed of many conversations to find those that belong together: 8 bytes a
-    turn.
+    turn, of known people 24.
 
     Args:
         are_whole: whether each is known to be whole, as where the messages of an id were gathered:
@@ -111,6 +115,7 @@ class Joining:
         self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
+        self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
@@ -121,6 +126,9 @@ class Joining:
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
+        self._windows.add(
+            conversation, None if self._are_whole else _whose(conversation)
+        )
         if whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
@@ -162,6 +170,9 @@ class Joining:
             if is_apart and source not in counting:
                 for segment in _segments(name, sorted(pieces)):
                     segments.update(dict.fromkeys(segment.pieces, segment))
+        for chain_of_calls in self._windows.chains(continued | segments.keys()):
+            calls, shared = zip(*chain_of_calls, strict=True)
+            segments.update(dict.fromkeys(calls, Segment(calls, shared=shared)))
         return Plan(continued, segments)
 
     def _continued(
@@ -241,6 +252,17 @@ def _may_be_a_call(conversation: Conversation) -> bool:
     return is_known and _may_be_a_part(conversation)
 
 
+def _whose(conversation: Conversation) -> str | None:
+    """Return the person of what may be a call; of spans without one, the id of the conversation;
+    `None` if it is not known."""
+    if _source(conversation) == "otel" and not (
+        conversation.stop or conversation.origin
+    ):
+        name, _, number = conversation.id.rpartition("/")
+        return conversation.user or (name if number.isdecimal() else conversation.id)
+    return conversation.user if _may_be_a_call(conversation) else None
+
+
 def _is_open(conversation: Conversation) -> bool:
     """Return whether the last answer may not be complete, as before a tool call."""
     return conversation.next_role == "user" and not conversation.ended
@@ -306,10 +328,15 @@ def _segments(name: str, pieces: Sequence[_Piece]) -> list[Segment]:
 
 
 def _joined(pieces: Sequence[Conversation], segment: Segment) -> Conversation:
-    """Return the conversation of a segment, under the id of its last piece."""
+    """Return the conversation of a segment, under the id of its last piece; of calls with shared
+    turns under that of the first one, which spans have from the log."""
     meta = dict(chain.from_iterable(piece.meta.items() for piece in reversed(pieces)))
     if segment.name is not None:
         meta["tree"] = segment.name
-    turns = tuple(chain.from_iterable(piece.turns for piece in pieces))
+    shared = segment.shared or [0] * len(pieces)
+    turns = chain.from_iterable(
+        piece.turns[count:] for piece, count in zip(pieces, shared, strict=True)
+    )
+    id = pieces[0 if segment.shared else -1].id
     ended = segment.is_last and pieces[-1].ended
-    return replace(pieces[-1], turns=turns, ended=ended, meta=meta)
+    return replace(pieces[-1], id=id, turns=tuple(turns), ended=ended, meta=meta)

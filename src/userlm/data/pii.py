@@ -20,7 +20,8 @@ What is replaced, and what is kept because it does not identify a person:
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
 characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
 Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
-the key of its field.
+the key of its field. A number at the beginning of a turn is a phone number if the turn before asked
+for one.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -36,7 +37,14 @@ from functools import lru_cache
 from typing import Any
 
 from userlm.data.characters import Places, end_of, hides, plain, shown_text
-from userlm.data.pii_patterns import CUED, NUMBERS, SIX_DIGITS, Form
+from userlm.data.pii_patterns import (
+    ASKED,
+    CUED,
+    FIRST_NUMBER,
+    NUMBERS,
+    SIX_DIGITS,
+    Form,
+)
 from userlm.types import Conversation
 
 MARKS = ("email", "phone", "card", "ip", "key")
@@ -50,6 +58,8 @@ others."""
 _LONGEST = 1_000
 """Characters. An address has fewer; a longer key is found in the next pass."""
 _REACH = 8
+_QUESTION = 100
+"""Characters at the end of a turn that may ask for what the next one gives."""
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 _Span = tuple[str, int, int]
 """A kind, the first character, and the place after the last."""
@@ -68,9 +78,11 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
     origin = conversation.origin
     counts: Counter[str] = Counter()
     turns = []
+    before = ""
     for turn in conversation.turns:
-        text = _scrub(turn.text, counts)
+        text = _scrub_turn(turn.text, before, counts)
         turns.append(replace(turn, text=text, meta=_scrub(turn.meta, counts)))
+        before = turn.text
     scrubbed = replace(
         conversation,
         turns=tuple(turns),
@@ -88,9 +100,11 @@ def kinds_in(record: Mapping[str, Any]) -> set[str]:
     _scrub({key: value for key, value in meta.items() if key not in _KEPT}, counts)
     _scrub(record.get("intent"), counts)
     _scrub((record.get("origin") or {}).get("target"), counts)
+    before = ""
     for turn in record["turns"]:
-        _scrub(turn["text"], counts)
+        _scrub_turn(turn["text"], before, counts)
         _scrub(turn.get("meta"), counts)
+        before = turn["text"]
     return set(counts)
 
 
@@ -114,6 +128,15 @@ def _scrub(value: Any, counts: Counter[str], key: str = "") -> Any:
         scrubbed = _scrub(digits, counts, key)
         return value if scrubbed == digits else scrubbed
     return _scrub_behind(key, value, counts) if isinstance(value, str) else value
+
+
+def _scrub_turn(text: str, before: str, counts: Counter[str]) -> str:
+    """Return the text of a turn scrubbed; the turn before it may have asked for a phone number."""
+    number = FIRST_NUMBER.match(text)
+    if number and ASKED.search(before, max(0, len(before) - _QUESTION)):
+        at = number.end()
+        text = text[:at] + _scrub_behind("phone", text[at:], counts)
+    return _scrub_string(text, counts)
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:

@@ -286,6 +286,15 @@ _NUMBER = re.compile(
 )
 """What is before a number of another kind too, such as that of an account; a phone number then
 begins with 0, or is American."""
+ASKED = re.compile(
+    r"""\b(?: (?:tele|cell|mobile)?[ ]?phone | mobile | cell | whatsapp | celular | portable
+        | (?:telefon|handy|mobil)(?:nummer)? | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone ) s? \b
+    | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What asks for a phone number at the end of a turn."""
+FIRST_NUMBER = re.compile(r"(?:[^\d(+]{0,60}[^\w(+./:-])?(?=[+(]?\d)", re.ASCII)
+"""A text up to its first number, which stands near its beginning."""
 _AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
 # Five pairs with the same separator are a French phone number, not a date.
 _DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from userlm.exports.training import Talk, task_of
@@ -35,7 +36,7 @@ def write(path: Path, talks: Iterable[Talk]) -> int:
         "solved": pl.Boolean(),
     }
     count = 0
-    with TemporaryDirectory(dir=path.parent) as folder:
+    with _folder(path) as folder, _os_errors(path):
         parts = []
         for number, lines in enumerate(_batches(map(dump, map(_row, talks)))):
             parts.append(Path(folder, f"{number}.parquet"))
@@ -46,6 +47,28 @@ def write(path: Path, talks: Iterable[Talk]) -> int:
             whole = pl.scan_parquet(parts, glob=False)
             whole.sink_parquet(path, row_group_size=_ROWS)
     return count
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Raise the error of the system in place of polars' own, as for a full disk."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise OSError(f"{path}: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Yield a folder for parts of a file, by whose name they can be deleted if we are killed."""
+    folder = path.with_name(f"{path.name}.parts")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:

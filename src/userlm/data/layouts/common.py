@@ -8,6 +8,7 @@ is kept.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -267,7 +268,8 @@ def side_of(role: Any, where: str, roles: Mapping[str, Side]) -> Side:
         known = ", ".join(roles)
         how = ""
         if isinstance(role, str) and has_words(role):
-            how = f"--roles {role.strip()}=user (or assistant), with --map, says who that is; "
+            example = shlex.quote(f"{role.strip()}=user")
+            how = f"--roles {example} (or assistant), with --map, says who that is; "
         raise Rejected("unknown role", f"{where} is {role!r}; {how}known are {known}")
     return side
 

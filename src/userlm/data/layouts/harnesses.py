@@ -104,6 +104,7 @@ class _Tests:
             if isinstance(variables, dict):
                 user = test.get("provider") or default
                 one = _settings(at_path(user, "config", user))
+                one["instructions"] = _with_variables(one["instructions"], variables)
                 items = _items(variables)
                 self._of[items] = _differing([*self._of.get(items, []), one])
         # By the rarest variable: a thousand results of a thousand tests take no time.
@@ -255,12 +256,15 @@ def _shared(values: list[Any]) -> Any:
 def _filled(instructions: Any, variables: Any) -> str | None:
     """Return what the user is told, with the variables of the test in their places; `None` if it is
     computed otherwise."""
-    if not isinstance(instructions, str):
-        return None
-    filled = _VARIABLE.sub(
-        lambda at: str(at_path(variables, at[1], at[0])), instructions
-    )
-    return None if "{{" in filled or "{%" in filled else filled
+    filled = _with_variables(instructions, variables)
+    is_computed = not isinstance(filled, str) or "{{" in filled or "{%" in filled
+    return None if is_computed else filled
+
+
+def _with_variables(text: Any, variables: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    return _VARIABLE.sub(lambda at: str(at_path(variables, at[1], at[0])), text)
 
 
 def _user_turns(messages: list[Any]) -> int:

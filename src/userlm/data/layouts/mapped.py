@@ -7,11 +7,12 @@ rows with the same `id` are a conversation, in their order, or in that of their 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
@@ -47,7 +48,7 @@ _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
 LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
-_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan", re.IGNORECASE)
+_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan|NaN")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
 
@@ -116,7 +117,8 @@ class Map:
         for name in FIELDS:
             path = getattr(self, name)
             column = path.split(".")[0]
-            if not path or name in in_messages or column in columns:
+            is_there = path in columns or column in columns
+            if not path or name in in_messages or is_there:
                 continue
             near = get_close_matches(column, columns, 1)
             meant = f"did you mean {near[0]}? " if near else ""
@@ -145,7 +147,11 @@ class Map:
         sides |= dict.fromkeys(unknown, "assistant")
         if "user" not in known:
             sides[unknown[0]] = "user"
-        example = ",".join(f"{name}={side}" for name, side in sides.items())
+        # What cannot be written as a role has to be changed in the log.
+        named_sides = (
+            f"{name}={side}" for name, side in sides.items() if not {*",="} & {*name}
+        )
+        example = shlex.quote(",".join(named_sides))
         shown = ", ".join(map(repr, unknown))
         detail = (
             f"no known role is called {shown}; say which is who, such as --roles {example} (or "
@@ -172,7 +178,8 @@ class Map:
 
     def assembled(self, row: Row, messages: Messages, whole: bool = True) -> Imported:
         """Return the conversation of these messages, with what a row says about it."""
-        used = {path.split(".")[0] for path in (getattr(self, each) for each in FIELDS)}
+        paths = [getattr(self, each) for each in FIELDS]
+        used = {*paths, *(path.split(".")[0] for path in paths)}
         intent = _at(row, self.intent)
         return assemble(
             messages,
@@ -240,9 +247,11 @@ class Rows:
     def _is_newest_first(self, file: str) -> bool | None:
         """Return whether the rows of a conversation are so; `None` if nobody knows: the newest
         conversations may be first, each from its beginning to its end."""
-        if self._steps_within[file]:
-            return self._steps_within[file] == {False}
-        return None if self._steps[file] == {False} else False
+        if True in self._steps_within[file] or False not in self._steps[file]:
+            return False
+        if self._steps[file] == {False}:
+            return True if self._steps_within[file] else None
+        return None if self._steps_within[file] else False
 
     def found(self) -> Iterator[Found]:
         """Return the conversations, in the order of their first rows, and the rows left out."""
@@ -267,11 +276,13 @@ class Rows:
         whether the order is known where rows have a time."""
         times = [self._map.time_in(row) for row, _ in placed]
         if not self._map.time or None in times:
-            return *_merged(placed), not self._map.time
+            return *_merged(placed, self._comparable), not self._map.time
 
         def key(row: Row) -> str:
             said = self._map.message(row)
-            return repr((said, _at(row, self._map.user), self._map.time_in(row)))
+            return repr(
+                (said, self._ids(row), _comparable_time(self._map.time_in(row)))
+            )
 
         def time(placed: _Placed) -> datetime | float:
             row, _ = placed
@@ -291,6 +302,20 @@ class Rows:
         # No times, or such as cannot be compared.
         except (ValueError, TypeError, OverflowError):
             return *_united(_by_file(placed), key), False
+
+    def _comparable(self, row: Row) -> Row:
+        """Return a row as all exports of it write it."""
+        return {**row, **self._ids(row)}
+
+    def _ids(self, row: Row) -> dict[str, Any]:
+        """Return the ids of a row by their fields: one export has 12, another 12.0 or "12"."""
+        found = {}
+        for path in filter(None, (self._map.id, self._map.user)):
+            try:
+                found[path] = _id_at(row, path)
+            except Rejected:
+                found[path] = _at(row, path)
+        return found
 
     def _conversation(
         self, rows: Sequence[_Placed], is_ordered: bool
@@ -359,6 +384,8 @@ def _time(value: Any) -> datetime | float:
     """
     if isinstance(value, datetime):
         return value
+    if isinstance(value, date):
+        return datetime.combine(value, time())
     if isinstance(value, str):
         value = value.strip()
         if not _TIME_IN_SECONDS.fullmatch(value):
@@ -367,10 +394,21 @@ def _time(value: Any) -> datetime | float:
         is_part = not float(value).is_integer() and float(value) < LEAST_EPOCH
         if is_day or is_part:
             raise ValueError
-    number = float(value)
-    if not isfinite(number):
+        value = int(value) if value.isdigit() else float(value)
+    if not isinstance(value, int | float) or not isfinite(value):
         raise ValueError
-    return number
+    return value  # a float has no nanoseconds
+
+
+def _comparable_time(value: Any) -> Any:
+    """Return a time as all exports of a row write it."""
+    try:
+        time = _time(value)
+    except (ValueError, TypeError, OverflowError):
+        return value
+    if isinstance(time, datetime) and time.tzinfo:
+        return time.astimezone(UTC)
+    return time
 
 
 def _oldest_first(
@@ -432,7 +470,9 @@ def _flat(nodes: Sequence[_Node]) -> list[_Placed]:
     return flat
 
 
-def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
+def _merged(
+    rows: Sequence[_Placed], comparable: Callable[[Row], Row]
+) -> tuple[Sequence[_Placed], Sequence[_Placed]]:
     """Return the rows of a conversation without those that a later file has again, and these.
 
     Exports of overlapping times both have the rows between, one at its end and the other at its
@@ -442,8 +482,8 @@ def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     merged = files[0]
     repeated: list[_Placed] = []
     for later in files[1:]:
-        _, count = _beginning(later, merged)
-        start, count_before = _beginning(merged, later)
+        _, count = _beginning(later, merged, comparable)
+        start, count_before = _beginning(merged, later, comparable)
         # Files may be given in any order; but one row alone may be a second "thanks".
         if count_before > max(count, 1):
             end = start + count_before
@@ -455,10 +495,14 @@ def _merged(rows: Sequence[_Placed]) -> tuple[Sequence[_Placed], Sequence[_Place
     return merged, repeated
 
 
-def _beginning(rows: Sequence[_Placed], others: Sequence[_Placed]) -> tuple[int, int]:
+def _beginning(
+    rows: Sequence[_Placed],
+    others: Sequence[_Placed],
+    comparable: Callable[[Row], Row],
+) -> tuple[int, int]:
     """Return where others have all of these rows, or else end with the first of them, and how many
     they have. Thousands of equal rows take no longer (search of Knuth, Morris and Pratt)."""
-    wanted = [row for row, _ in rows]
+    wanted = [comparable(row) for row, _ in rows]
     borders = [0]  # for each row: how many first ones the rows up to it end with
 
     def matched_with(row: Row, matched: int) -> int:
@@ -470,7 +514,7 @@ def _beginning(rows: Sequence[_Placed], others: Sequence[_Placed]) -> tuple[int,
         borders.append(matched_with(row, borders[-1]))
     matched = 0
     for end, (row, _) in enumerate(others, 1):
-        matched = matched_with(row, matched)
+        matched = matched_with(comparable(row), matched)
         if matched == len(wanted):
             return end - matched, matched
     return len(others) - matched, matched
@@ -498,5 +542,7 @@ def _id_at(row: Row, path: str) -> str:
 
 
 def _at(row: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a path; `None` if there is none."""
+    """Return the value at a path; `None` if there is none. Tables may have names with dots."""
+    if path in row:
+        return row[path]
     return at_path(row, path, None) if path else None
