@@ -619,6 +619,28 @@ def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
         assert bot.reply(SAID) == Reply("[key] is of application/json")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'Cookie = "sid=0123abcd4567; theme=dark"',
+        'Authorization = \'Digest username="me", response="0123abcd4567"\'',
+        'X-Api-Key-V2 = "0123abcd4567"',
+        'X-Api-Keys = "0123abcd4567"',
+        'X-Auth-Header = "0123abcd4567"',
+        'X-Token-Value = "0123abcd4567"',
+        'X-Session-Id = "0123abcd4567"',
+    ],
+)
+def test_a_key_is_masked_wherever_the_name_has_its_word_and_beside_other_values(
+    header, tmp_path
+):
+    said = Said(body={"text": "the key is 0123abcd4567"})
+    with serving([said]) as server:
+        text = f'url = "{server.url}"\n[headers]\n{header}'
+        bot = loading.assistant(describe(tmp_path, server.url, text))
+        assert bot.reply(SAID) == Reply("the key is [key]")
+
+
 def test_a_word_in_a_header_is_no_secret_whatever_the_name_of_the_header(tmp_path):
     text = (
         'url = "{url}"\n[headers]\nX-Session-Channel = "customer-service"\n'

@@ -217,7 +217,16 @@ def test_a_guard_is_read_from_its_parts_and_later_parts_win():
 
 @pytest.mark.parametrize(
     "text",
-    ["papper", "words=25-3", "words=few", "tries=0", "no-end=1", "exhausted=run", "x"],
+    [
+        "papper",
+        "words=25-3",
+        "words=few",
+        f"words={'1' * 5_000}-",
+        "tries=0",
+        "no-end=1",
+        "exhausted=run",
+        "x",
+    ],
 )
 def test_what_is_no_part_of_a_guard_is_named(text: str):
     with pytest.raises(InputError, match=f"'{text}' is not a known part of a guard"):

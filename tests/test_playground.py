@@ -4,13 +4,15 @@ import errno
 import importlib
 import json
 import re
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from flat import flat
-from playing import Page, playing, while_serving
+from playing import LOOPBACK, Page, playing, while_serving
 
 from userlm import Conversation, InputError, ModelError, Reply, Turn, inputs
 from userlm.assistants import Clarifier, ModelAssistant, Script
@@ -355,6 +357,37 @@ def test_of_a_long_conversation_the_view_has_the_first_rows(tiny):
     assert "more rows" in more.line and later.line == "Not shown: 200 later turns."
 
 
+def test_views_are_shown_one_after_the_other_and_keep_no_turn_waiting(tmp_path):
+    shown = threading.Event()
+    begun = []
+
+    def look(talk):
+        begun.append(1)
+        assert shown.wait(30)
+        return []
+
+    user, asked = Script(["hi"]), {"conversation": ASKED, "speaker": "user"}
+    config = ServerConfig(hosts=LOOPBACK, batch=2)
+    with (
+        playing({"user": user}, tmp_path, config, views={"user": look}) as page,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        views = [pool.submit(page.call, "view", asked) for _ in range(3)]
+        found = page.call("ask", {"conversation": EMPTY, "speaker": "user"})
+        time.sleep(0.2)
+        assert (found["text"], len(begun)) == ("hi", 1)
+        shown.set()
+        assert [view.result() for view in views] == [[], [], []]
+
+
+def test_a_guard_of_the_page_is_no_longer_than_one_can_be(page):
+    asked = {"conversation": EMPTY, "speaker": "user"}
+    digits = page.call("ask", {**asked, "guard": f"words={'1' * 5_000}-"})
+    assert digits.startswith("400: guard is") and "2000 characters" in digits
+    many = page.call("ask", {**asked, "guard": f"words={'1' * 1_000}-"})
+    assert many.startswith("400: ") and "is not a known part" in many
+
+
 def test_a_view_without_a_model_here_is_refused_in_words(page):
     found = page.call("view", {"conversation": ASKED, "speaker": "user"})
     assert found.startswith("400") and "trained user on this machine" in found
@@ -406,6 +439,25 @@ def test_where_nothing_can_be_written_the_reason_is_said_and_nothing_is_lost(
     assert Run.read(tmp_path / "saved").results["conversations"] == 1
     page.call("save", {"conversation": ASKED})
     assert len(page.call("saved")) == 2
+
+
+def test_what_was_saved_is_so_though_its_counts_could_not_be_written(
+    tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "saved/results.json")
+
+    pairs = blind_pairs(responses(), LOGS, 0)
+    folder = tmp_path / "saved"
+    with playing({"user": Script(["hi"])}, folder, pairs=pairs) as page:
+        chosen = told(page.call("pair"), "left", rater="ann")
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "finish", full)
+            assert page.call("save", {"conversation": ASKED})["id"]
+            assert page.call("rate", chosen)["rated"] == 1
+        page.call("save", {"conversation": ASKED})
+    found = Run.read(folder).results
+    assert (found["conversations"], found["ratings"]) == (2, 1)
 
 
 def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):

@@ -437,6 +437,13 @@ def test_neighbours_of_one_side_are_joined_and_it_is_noted():
     assert [note.split()[0] for note in notes] == ["messages[1]", "messages[2]"]
 
 
+def test_of_thousands_of_notes_on_messages_the_first_are_given():
+    messages = [*say("a", "b")[:1] * 3_000, *say("b", first="assistant")]
+    turn = read({"model": "user", "messages": messages}, Script(["hi"]), ServerConfig())
+    assert "2,899 more notes on messages are left out" in turn.notes
+    assert len(turn.notes) < 110
+
+
 IMAGE = {
     "type": "image_url",
     "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="},

@@ -21,11 +21,13 @@ from userlm.models.budget import (
     TRIES,
     Budget,
     Caps,
+    CountedChat,
     max_tokens_in,
     pause,
     while_wanted,
 )
 from userlm.models.endpoint import EndpointModel
+from userlm.serving import app as app_module
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Sampling
 from userlm.users import user_prompt
@@ -82,26 +84,69 @@ def next_turn(page):
     return client(page).chat.completions.create(**BODY)
 
 
+@contextmanager
+def calling(page, path, body):
+    """A client that has sent its request, and leaves at the end of the context."""
+    sent = json.dumps(body)
+    head = {
+        "Host": f"127.0.0.1:{page.port}",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(sent)),
+        **page.origin,
+    }
+    lines = [f"POST {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items())]
+    with socket.create_connection(("127.0.0.1", page.port)) as caller:
+        caller.sendall(("\r\n".join(lines) + "\r\n\r\n" + sent).encode())
+        yield
+
+
 @pytest.mark.parametrize(
     ("path", "body"), [("/playground/ask", ASK), ("/v1/chat/completions", BODY)]
 )
 def test_no_draft_is_begun_for_a_client_that_has_left(path, body, monkeypatch):
     def leave(app, page, model):
-        sent = json.dumps(body)
-        head = {
-            "Host": f"127.0.0.1:{page.port}",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(sent)),
-            **page.origin,
-        }
-        lines = [f"POST {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items())]
-        with socket.create_connection(("127.0.0.1", page.port)) as caller:
-            caller.sendall(("\r\n".join(lines) + "\r\n\r\n" + sent).encode())
+        with calling(page, path, body):
             until(lambda: len(model.requests) == 2)
         until(lambda: app.state.pool.in_flight == 0)
 
     with paid(monkeypatch, leave, guard=NEVER) as requests:
         assert 2 <= len(requests) <= 4
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_nothing_is_asked_for_a_client_that_left_while_its_request_was_parsed(
+    size, monkeypatch
+):
+    """A connection is not read while more of it than 64 KB waits, so its end shows later."""
+    parse, sample = app_module._parse, app_module.sample
+    sampled = []
+    begun, left, parsed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_parse(*given):
+        begun.set()
+        left.wait(20)
+        time.sleep(0.2)
+        try:
+            return parse(*given)
+        finally:
+            parsed.set()
+
+    def leave(app, page, model):
+        path = "/v1/chat/completions"
+        with calling(page, path, {**BODY, "x": "x" * size}):
+            begun.wait(20)
+        left.set()
+        parsed.wait(20)
+        next_turn(page)  # is asked for after what was submitted before
+
+    def counted_sample(*given):
+        sampled.append(1)
+        return sample(*given)
+
+    monkeypatch.setattr(app_module, "_parse", slow_parse)
+    monkeypatch.setattr(app_module, "sample", counted_sample)
+    with paid(monkeypatch, leave) as requests:
+        assert len(sampled) == len(requests) == 1
 
 
 def test_a_server_that_stops_begins_no_draft_and_says_so(monkeypatch):
@@ -150,6 +195,22 @@ def test_no_request_is_made_for_a_caller_who_left_before_the_first():
         asked = EndpointModel("m", model.url, None, pause=0.001)
         asked.chat([{"role": "user", "content": "hi"}], Sampling(seed=1))
     assert not model.requests
+
+
+def test_a_call_that_nobody_waited_for_any_more_is_not_counted():
+    budget = Budget(Caps(calls=1), None)
+    side = budget.side("user")
+    with fake_server.serving(lambda body, n: completion("hi")) as model:
+        chat = CountedChat(EndpointModel("m", model.url, None), side)
+        asked = [{"role": "user", "content": "hi"}], Sampling(seed=1)
+        # It is wanted until it is counted, as if it had waited since.
+        with (
+            while_wanted(lambda: not budget.spent.calls),
+            pytest.raises(ModelError, match="nobody waits"),
+        ):
+            chat.chat(*asked)
+        assert not model.requests and not side.used["calls"]
+        assert chat.chat(*asked).text == "hi"
 
 
 def test_a_pause_between_two_requests_ends_when_the_caller_leaves():
@@ -240,9 +301,22 @@ def test_once_a_limit_is_reached_callers_hear_it_and_nothing_is_called(
         assert refused.code == "insufficient_quota"
         option = "--" + next(iter(limit)).replace("_", "-")
         assert f"cap reached: {option}" in refused.message
-        assert "until it is started again" in refused.message
+        assert "a smaller one may be answered" in refused.message
         assert page_says.startswith("429: cap reached")
         assert len(requests) == calls
+
+
+def test_a_request_for_which_too_little_is_left_stops_no_smaller_one(monkeypatch):
+    found = []
+
+    def ask(app, page, model):
+        next_turn(page)
+        with pytest.raises(openai.RateLimitError, match="cap reached"):
+            next_turn(page)
+        found.append(client(page).chat.completions.create(**BODY, max_tokens=1))
+
+    with paid(monkeypatch, ask, max_tokens_total=WORST + 10) as requests:
+        assert found[0].choices and len(requests) == 2
 
 
 def test_choices_that_were_paid_for_are_given_though_others_failed(monkeypatch):

@@ -1,6 +1,7 @@
 """What a model only thought is no speech."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -190,6 +191,21 @@ def test_an_answer_that_is_all_thought_is_sampled_again_with_another_seed():
     says = Says(f"<think>Is it time for {MARKER}", "<think>Hm</think>", "20 m2")
     assert PromptedUser(says).reply(ASKED).text == "20 m2"
     assert len(set(says.seeds)) == 3
+
+
+@pytest.mark.parametrize(("unknown", "total"), [(False, 30), (True, None)])
+def test_the_tokens_of_samples_that_were_all_thought_are_counted(unknown, total):
+    says = Says(*["<think>Hm</think>"] * 2, "20 m2")
+    chat = says.chat
+
+    def counted(messages, sampling):
+        is_known = says.seeds or not unknown
+        tokens = 10 if is_known else None
+        return replace(chat(messages, sampling), tokens_in=tokens, tokens_out=5)
+
+    says.chat = counted
+    meta = PromptedUser(says).reply(ASKED).meta
+    assert (meta.get("tokens_in"), meta["tokens_out"]) == (total, 15)
 
 
 @pytest.mark.parametrize("temperature, tries", [(1.0, 3), (0.0, 1)])

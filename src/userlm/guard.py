@@ -245,7 +245,7 @@ def _with_part(guard: Guard, part: str) -> Guard:
     match name:
         case "first" if re.fullmatch(r"\w+(/\w+)*", value):
             return replace(guard, first_words=tuple(value.split("/")))
-        case "words" if found := re.fullmatch(r"(\d*)-(\d*)", value):
+        case "words" if found := re.fullmatch(r"(\d{0,9})-(\d{0,9})", value):
             low, high = map(_bound, found.groups())
             if low is None or high is None or low <= high:
                 return replace(guard, min_words=low, max_words=high)

@@ -181,18 +181,31 @@ def open_thought(prompt: str) -> str:
 def sample_speech(
     chat: Chat, messages: Sequence[Message], sampling: Sampling
 ) -> Completion:
-    """Return the model's answer. One that is all thought is sampled again, with another seed.
+    """Return the model's answer. One that is all thought is sampled again, with another seed; the
+    token counts are those of all samples.
 
     Raises:
         ModelError: if every sample is all thought.
     """
     # At temperature 0 every sample is the same.
     tries = TRIES if sampling.temperature else 1
+    samples: list[Completion] = []
     for n in range(tries):
         found = spoken(chat.chat(messages, reseeded(sampling, n)))
+        samples.append(found)
         if has_words(found.text) or not found.thought:
-            return found
+            return replace(
+                found,
+                tokens_in=_sum([each.tokens_in for each in samples]),
+                tokens_out=_sum([each.tokens_out for each in samples]),
+            )
     raise only_thought()
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Return the sum of token counts; `None` if one is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def reseeded(sampling: Sampling, n: int) -> Sampling:

@@ -205,8 +205,8 @@ class Budget:
         settled.
 
         Raises:
-            ModelError: if a cap does not allow it, or after `stop`. No other call starts then,
-                unless this one alone would pass a cap. Also if it is not wanted any more.
+            ModelError: if a cap does not allow it, or after `stop`. No other call of a run starts
+                then, unless this one alone would pass a cap. Also if it is not wanted any more.
         """
         needed = side.amount(worst)
         with self._state:
@@ -215,10 +215,10 @@ class Budget:
                 why = self._stopped or self._passed(needed)
                 if not why:
                     break
-                if not self._stopped and self.caps.passed(needed):
+                if self._stopped or self.caps.passed(needed):
                     raise _not_made(why)
-                if self._stopped or not self._in_flight:
-                    self.stop(why)
+                if not self._in_flight:
+                    self.give_up(why)
                     raise _not_made(why)
                 self._state.wait()
             self._book(side, worst)
@@ -258,7 +258,8 @@ class Budget:
             return self._in_flight
 
     def give_up(self, why: str) -> None:
-        """Allow no more calls, since all would fail; those of a server may not tomorrow."""
+        """Allow no more calls, since all would fail; those of a server may not: they come from many
+        callers, and tomorrow, too."""
         if self._path:
             self.stop(why)
 
@@ -369,7 +370,8 @@ class Side:
         worst["open"] = 1
         self.budget.reserve(self, worst)
         used = worst.copy()
-        call = _CALL.set(_Call(self))
+        call = _Call(self)
+        previous = _CALL.set(call)
         try:
             answer = send()
             used = usage_of(answer, tokens_in, max_tokens)
@@ -382,6 +384,8 @@ class Side:
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             used["doubt_out"] += error.reasoning_tokens
+            if error.reason == "stopped" and not call.requests:
+                used["calls"] = 0  # nobody waited any more, so nothing was sent
             is_unreadable = error.reason == "broken answer" and not self.used["drafts"]
             would_repeat = error.permanent or is_unreadable
             self.latest.append(error.reason if would_repeat else "")
@@ -391,7 +395,7 @@ class Side:
                 self._count_wordless(True)
             raise
         finally:
-            _CALL.reset(call)
+            _CALL.reset(previous)
             used.subtract(worst)
             self.budget.settle(self, used)
 

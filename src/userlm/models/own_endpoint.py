@@ -51,10 +51,11 @@ FIELDS = {
 }
 PLACE = re.compile(r"\{(text|messages|session|role)\}")
 SECRET_HEADER = re.compile(
-    r"(?:auth(?:entication|orization)?|cookie|key|password|secret|session(?:-?id)?|token)\Z",
+    r"(?:auth|cookie|credential|key|password|secret|session|token)"
+    r"(?!.*(?:channel|date|language|mode|name|region|type|version)\Z)",
     re.IGNORECASE,
 )
-"""How the names of headers end whose values are secrets, wherever they stand."""
+"""Found in the names of headers whose values are secrets, and do not only describe one."""
 MESSAGES_BODY = {"messages": "{messages}"}
 MESSAGE = {"role": "{role}", "content": "{text}"}
 
@@ -219,7 +220,9 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
         headers[name] = template.substitute(os.environ).strip()
         values = [os.environ[each].strip() for each in template.get_identifiers()]
         if SECRET_HEADER.search(name):
-            values += filter(_may_be_key, headers[name].split())
+            # Such as sid=KEY; and response="KEY", of which a bot may repeat the key alone.
+            words = headers[name].split() + re.split(r'[\s=;,"]+', headers[name])
+            values += filter(_may_be_key, words)
         # A shorter one is a word that answers may have, such as the name of a shop.
         secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
         sent = name + headers[name]

@@ -8,7 +8,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -75,21 +75,18 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     ) -> Response:
         check_caller(request, config)
         # A large body takes long to read; others are answered meanwhile. It is kept no longer.
-        turn = await asyncio.to_thread(
+        parsing = asyncio.to_thread(
             _parse, await read_body(request, unfinished), as_chat, user, config
         )
+        turn = await while_there(request, parsing)
         writer = config.intent_writer
         if writer and turn.description is not None:
             write = partial(writer.write, turn.description, pool.is_open)
-            intents = await pool.results([write], request, config.key)
-            if not intents:
-                return Response()  # the client is gone
-            turn = turn.with_intent(intents[0], writer.name)
+            (intent,) = await pool.results([write], request, config.key)
+            turn = turn.with_intent(intent, writer.name)
         count = turn.request.n or 1
         jobs = [partial(sample, user, turn, i) for i in range(count)]
         samples = await pool.results(jobs, request, config.key)
-        if not samples:
-            return Response()  # the client is gone
         # So does the writing of one with many choices.
         return await asyncio.to_thread(
             lambda: shown(completion(samples, turn, config), turn.request)
@@ -120,6 +117,8 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         exception_handlers=dict.fromkeys(HANDLED, _error),
     )
     app.state.pool = pool
+    # What a model sees of a conversation takes long to show, and no thread from the turns.
+    app.state.views = Pool(1, config.queue)
     app.state.unfinished = unfinished
     return app
 
@@ -213,6 +212,7 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
         yield thread
     finally:
         app.state.pool.close()
+        app.state.views.close()
         server.should_exit = True
         thread.join()
 
@@ -240,14 +240,20 @@ class Pool:
     async def results(
         self, jobs: Sequence[Callable[[], Done]], request: Request, key: str | None
     ) -> list[Done]:
-        """Return what the jobs return, without those that failed; nothing if the client
-        disconnected before. If all failed for reasons that are not bugs, raise the `RequestError`
-        of the first, with the key masked."""
+        """Return what the jobs return, without those that failed.
+
+        Raises:
+            RequestError: if all failed for reasons that are not bugs; of the first, with the key
+                masked. Also if the queue is full.
+            ClientDisconnect: see `while_there`.
+        """
         gone = threading.Event()
         futures = self.submit(jobs, gone)
+        finished = map(asyncio.wrap_future, futures)
         try:
-            if not await _done(futures, request):
-                return []
+            await while_there(
+                request, asyncio.gather(*finished, return_exceptions=True)
+            )
         finally:
             gone.set()
         done: list[Done] = []
@@ -313,23 +319,27 @@ class Pool:
             self.in_flight -= 1
 
 
-async def _done(futures: Sequence[Future[Done]], request: Request) -> bool:
-    """Return whether all jobs finished before the client disconnected; if not, cancel the waiting
-    ones."""
+async def while_there(request: Request, work: Awaitable[Done]) -> Done:
+    """Return what the work returns. If the client disconnects before, cancel what has not begun of
+    it, and raise `ClientDisconnect`."""
+    task = asyncio.ensure_future(work)
 
-    async def disconnected() -> None:
+    async def cancel_if_left() -> None:
+        # While this waits, the connection is read, else nobody would notice that it ends.
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        task.cancel()
 
-    replies = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-    gone = asyncio.ensure_future(disconnected())
+    watch = asyncio.ensure_future(cancel_if_left())
     try:
-        await asyncio.wait((replies, gone), return_when=asyncio.FIRST_COMPLETED)
-        return replies.done()
+        result = await task
+    except asyncio.CancelledError:
+        raise ClientDisconnect from None
     finally:
-        gone.cancel()
-        for future in futures:
-            future.cancel()  # no effect on a running job
+        watch.cancel()
+    if await request.is_disconnected():
+        raise ClientDisconnect  # at the same time as the work ended
+    return result
 
 
 def _result(future: Future[Done], key: str | None) -> Done:
@@ -347,7 +357,8 @@ def _result(future: Future[Done], key: str | None) -> Done:
         if error.reason == "cap":
             raise RequestError(
                 429,
-                f"{message}: this server makes no more calls until it is started again",
+                f"{message}: less is left than this request may take; a smaller one may be "
+                "answered, and any once the server is started again",
                 code="insufficient_quota",
                 headers=NO_RETRY,
             ) from None

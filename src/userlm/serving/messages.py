@@ -43,6 +43,9 @@ Longer ones are prompts."""
 MAX_TEXT = 1_000_000
 """Characters of all messages of a request; tokenizing them takes a second."""
 
+MAX_NOTES = 100
+"""Notes on the messages of a request, which may be thousands."""
+
 MAX_CHARACTERS_PER_TOKEN = 16
 """Languages and code have one to six. A longer text does not fit, so it need not be tokenized."""
 
@@ -122,7 +125,7 @@ def turn_request(
         request.messages, roles, (stop_phrase or "", end_says), form
     )
     check_length(system, turns)
-    notes += [*form_notes, *end_notes, *turn_notes]
+    notes = _first_notes([*notes, *form_notes, *end_notes, *turn_notes])
     intent, intent_notes = find_intent(options.intent, system, config.intent)
     described_in = intent
     description = None
@@ -334,6 +337,14 @@ def _words(
     if message.tool_calls and not text.strip():
         return None
     return text, notes
+
+
+def _first_notes(notes: list[str]) -> list[str]:
+    """Return the first notes, and how many more there are: many messages may each have one."""
+    left_out = len(notes) - MAX_NOTES
+    if left_out <= 0:
+        return notes
+    return [*notes[:MAX_NOTES], f"{left_out:,} more notes on messages are left out"]
 
 
 def _joined_note(where: str, role: Role, roles: str) -> str:

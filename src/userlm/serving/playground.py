@@ -116,9 +116,10 @@ def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
             raise RequestError(404, f"there is no call {name!r}")
         body = await read_body(request, app.state.unfinished)
         job = partial(_answer, name, play, body)
-        if name in (ASK, VIEW):  # they wait for a model, in the queue of all requests
-            found = await app.state.pool.results([job], request, config.key)
-            return json_response(found[0]) if found else Response()
+        pools = {ASK: app.state.pool, VIEW: app.state.views}
+        if name in pools:
+            (found,) = await pools[name].results([job], request, config.key)
+            return json_response(found)
         try:
             return json_response(await asyncio.to_thread(job))
         except InputError as error:
@@ -174,7 +175,7 @@ class Ask(Talk):
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     end_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    guard: str | None = None
+    guard: Annotated[str, Field(max_length=2_000)] | None = None
     session: Annotated[str, Field(max_length=100)] = ""
 
 

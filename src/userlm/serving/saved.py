@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,7 +83,9 @@ class Saved:
         return self._run
 
     def _finish(self, run: Run) -> None:
-        talks = self.conversations()
-        stops = Counter(talk.stop or "saved" for talk in talks)
-        counts = {"conversations": len(talks), "ratings": len(self.ratings())}
-        run.finish({**counts, "stops": dict(stops)})
+        # What was saved is saved, also if there is no room for the counts, which come next time.
+        with suppress(InputError, OSError):
+            talks = self.conversations()
+            stops = Counter(talk.stop or "saved" for talk in talks)
+            counts = {"conversations": len(talks), "ratings": len(self.ratings())}
+            run.finish({**counts, "stops": dict(stops)})
