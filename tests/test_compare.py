@@ -456,6 +456,37 @@ def test_runs_that_were_graded_in_other_ways_are_refused(tmp_path) -> None:
         commands.compare(Compare([one, two], out=tmp_path / "out"))
 
 
+@pytest.mark.parametrize("changed", ["tasks", "code"])
+def test_what_graded_is_compared_however_the_file_of_tasks_is_named(
+    tmp_path, monkeypatch, changed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = Path(f"checks_that_{changed}_change.py")  # no module is imported twice
+    code.write_text("def is_right(answer, talk):\n    return True\n")
+    check = {"py": f"{code.stem}:is_right"}
+    rows = [{**task(i), "check": check} for i in range(6)]
+    write_lines(Path("tasks.jsonl"), rows)
+    talks = [run(tmp_path, one, name=one[-5:]) for one in (PATIENT, HASTY)]
+    people = "people.jsonl"
+    talk = {"id": "p", "turns": [{"role": "user", "text": "What are pears?"}]}
+    write_lines(Path(people), [talk])
+
+    def scored(talk: Path, name: str, **options) -> Path:
+        tasks = "./tasks.jsonl"
+        commands.score(Score([talk], tasks=tasks, out=Path(name), **options))
+        return Path(name)
+
+    one, two = scored(talks[0], "one"), scored(talks[1], "two", human=Path(people))
+    commands.compare(Compare([one, two], out=Path("same")))
+    if changed == "tasks":
+        write_lines(Path("tasks.jsonl"), map(task, range(6)))
+    else:
+        code.write_text("def is_right(answer, talk):\n    return False\n")
+    three = scored(talks[1], "three")
+    with pytest.raises(InputError, match="tasks differs"):
+        commands.compare(Compare([one, three], out=Path("out")))
+
+
 def test_conversations_that_changed_since_they_were_scored_are_refused(
     tmp_path,
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
+from userlm.commands.score import ENDINGS
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_parsed
@@ -214,7 +215,7 @@ def _read(
         if line.get("run") == column:
             reasons[str(line.get("conversation"))] = str(line.get("reason") or "")
     graded = {name: scored.options.get(name) for name in GRADED}
-    graded["tasks"] = _hashes(scored)
+    graded["tasks"] = _graders(scored)
     settings = {name: run.options.get(name) for name in SHARED}
     shared = {**settings, **graded}
     files = (talks, scores, grades)
@@ -229,11 +230,14 @@ def _task(conversation: Conversation) -> str:
     return (origin and origin.task) or conversation.id.rpartition("#")[0]
 
 
-def _hashes(scored: FinishedRun) -> list[str]:
-    """The hashes of the files of tasks."""
-    place = str(scored.options.get("tasks"))
-    inputs = scored.manifest["inputs"].items()
-    return sorted(was for path, was in inputs if path.startswith(place))
+def _graders(scored: FinishedRun) -> list[str]:
+    """The hashes of all that graded: files of tasks, code of their checks, and what a judge is."""
+    human, trained_on = map(scored.options.get, ("human", "trained_on"))
+    columns = [name for name in scored.results if name != ENDINGS]
+    runs = len(columns) - bool(human)
+    # The conversations come first. Whatever is not known to be something else graded them.
+    inputs = [*scored.manifest["inputs"].items()][runs:]
+    return sorted(str(was) for path, was in inputs if path not in (human, trained_on))
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -263,8 +267,10 @@ def _check(cells: Sequence[Cell]) -> None:
         both = f"{first.folder} and {cell.folder} cannot be compared"
         for name, value in first.shared.items():
             if cell.shared[name] != value:
-                shown = "" if name == "tasks" else f" ({value} and {cell.shared[name]})"
-                raise InputError(f"{both}: {name} differs{shown}")
+                shown = f"{value} and {cell.shared[name]}"
+                if name == "tasks":
+                    shown = "a file, the code of a check, or what the judge is"
+                raise InputError(f"{both}: {name} differs ({shown})")
         for task in sorted(first.intents.keys() | cell.intents.keys()):
             if first.intents.get(task) != cell.intents.get(task):
                 what = f"the intents of {task!r} differ"
