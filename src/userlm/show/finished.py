@@ -162,6 +162,17 @@ class Finished:
         """The address of its user; the name of the run if there may be many, as in `serve`."""
         return str(self.options.get("user") or self.name)
 
+    @property
+    def people(self) -> str:
+        """The hash of the file of people, intents or tasks that it is about. Others may have the
+        same ids, such as 1, 2 and so on."""
+        inputs = self.manifest.get("inputs") or {}
+        intents = self.options.get(
+            "intents"
+        )  # of `simulate`; other verbs name it first
+        named = [path for path in inputs if intents in (path, str(Path(path).parent))]
+        return "".join(str(inputs[path]) for path in named[-1:] or [*inputs][:1])
+
 
 def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
     """Return what is shown of a finished run; line files are read as streams.
