@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import processes
 import pytest
-from fake_server import Said, error, serving
+from fake_server import Said, completion, error, serving
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 from userlm import Reply, commands, loading
@@ -696,10 +696,11 @@ def here(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("bot_of_a_run", None)
 
 
-def simulate(bot: str, out: str = "sim", **options: object) -> list[Conversation]:
+def simulate(
+    bot: str, out: str = "sim", user: str = "script:lines.txt", **options: object
+) -> list[Conversation]:
     given = {"intents": Path("intents.txt"), "out": Path(out), **options}
-    user = commands.User("script:lines.txt")
-    commands.simulate(commands.Simulate(user, bot, **given))
+    commands.simulate(commands.Simulate(commands.User(user), bot, **given))
     return list(read_conversations(Path(out) / "conversations.jsonl"))
 
 
@@ -719,6 +720,27 @@ def test_a_bot_may_leave_the_working_folder(when, here):
     finally:
         sys.modules.pop("bot_that_leaves")
     assert Path.cwd() == here
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(error(401), id="a key that is refused"),
+        pytest.param(Said(body={"reply": "ok"}), id="a path that is not there"),
+        pytest.param(Said(body={"data": [{"text": {"a": 1}}]}), id="no text there"),
+    ],
+)
+def test_no_turns_are_paid_for_once_a_bot_could_answer_none(said, here, key):
+    (here / "intents.txt").write_text("".join(f"buy {i}\n" for i in range(9)))
+    with serving(lambda body, n: said) as server, serving(write_turn) as model:
+        bot, user = describe(here, server.url), f"prompted:{model.url}#m"
+        with pytest.raises(ModelError, match="9 of 9 conversations ended in an error"):
+            simulate(bot, user=user, workers=1)
+    assert len(server.requests) == len(model.requests) == 3
+
+
+def write_turn(body: dict, n: int) -> Said:
+    return completion("where is it")
 
 
 def test_a_bot_that_raises_ends_one_conversation_and_the_others_are_held(here, capfd):

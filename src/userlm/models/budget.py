@@ -27,11 +27,14 @@ from userlm.types import (
     Chat,
     Complete,
     Completion,
+    Conversation,
     InputError,
     Message,
     ModelError,
+    Reply,
     Sampling,
     Score,
+    Speaker,
 )
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
@@ -382,9 +385,7 @@ class Side:
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
             used["doubt_out"] += error.reasoning_tokens
-            is_unreadable = error.reason == "broken answer" and not self.used["drafts"]
-            would_repeat = error.permanent or is_unreadable
-            self.latest.append(error.reason if would_repeat else "")
+            self.latest.append(_lasting(error, bool(self.used["drafts"])))
             if error.reason in ENDS_RUN or self.is_hopeless:
                 self.budget.give_up(str(error))
             if error.reason == "empty answer":
@@ -398,9 +399,7 @@ class Side:
     @property
     def is_hopeless(self) -> bool:
         """Whether the latest calls failed with the same error, as all others would."""
-        return any(
-            self.latest.count(reason) == GIVE_UP for reason in self.latest if reason
-        )
+        return _are_alike(self.latest)
 
     def _count_wordless(self, is_wordless: bool) -> None:
         self.wordless = self.wordless + 1 if is_wordless else 0
@@ -437,6 +436,40 @@ class Side:
             "cost": cost if self.price else None,
             "price": str(self.price) if self.price else None,
         }
+
+
+def _lasting(error: ModelError, has_answered: bool) -> str:
+    """Return the reason of an error that all other calls would have too; empty if they may not."""
+    is_unreadable = error.reason == "broken answer" and not has_answered
+    return error.reason if error.permanent or is_unreadable else ""
+
+
+def _are_alike(latest: Sequence[str]) -> bool:
+    return any(latest.count(reason) == GIVE_UP for reason in latest if reason)
+
+
+@dataclass(slots=True)
+class WatchedBot:
+    """A bot on a server, whose calls are not counted. After `GIVE_UP` errors that all its calls
+    would have, no call of the budget starts: nobody pays for turns that it cannot answer."""
+
+    bot: Speaker
+    budget: Budget
+    has_answered: bool = False
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=GIVE_UP))
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return its answer."""
+        try:
+            reply = self.bot.reply(conversation)
+        except ModelError as error:
+            self.latest.append(_lasting(error, self.has_answered))
+            if _are_alike(self.latest):
+                self.budget.give_up(str(error))
+            raise
+        self.has_answered = True
+        self.latest.append("")
+        return reply
 
 
 @dataclass(slots=True)
