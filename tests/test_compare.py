@@ -12,7 +12,7 @@ from flat import flat
 from test_damaged import damage
 
 from userlm import commands
-from userlm.commands import Compare, Evaluate, Score, Simulate, User
+from userlm.commands import Compare, Evaluate, Export, Score, Simulate, User
 from userlm.commands.compare import read_human_scores
 from userlm.json_files import read_json, write_json, write_lines
 from userlm.rows import read_rows
@@ -498,6 +498,17 @@ def test_conversations_that_changed_since_they_were_scored_are_refused(
         commands.compare(Compare([scored], out=tmp_path / "out"))
 
 
+def test_a_run_that_got_the_name_of_another_one_does_not_get_its_scores(
+    tmp_path,
+) -> None:
+    old, new = (run(tmp_path, PATIENT, name="old"), run(tmp_path, HASTY, name="new"))
+    scored = score(tmp_path, old, new)
+    shutil.rmtree(old)
+    shutil.copytree(new, old)
+    with pytest.raises(InputError, match="is about other conversations than those in"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
 def test_what_has_no_scores_of_tasks_is_refused_with_what_to_do(tmp_path) -> None:
     first = run(tmp_path, PATIENT, name="first")
     with pytest.raises(InputError, match=r"run `userlm score .*first --tasks FILE`"):
@@ -624,6 +635,23 @@ def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
         damage(draw.choice(sorted((copy / "cells").iterdir())) / "score", draw)
         with suppress(InputError):
             commands.compare(Compare([copy], out=tmp_path / f"out{seed}"))
+
+
+@pytest.mark.parametrize("place", ["{root}/private", "../private"])
+def test_a_grid_of_somebody_else_shows_no_conversations_from_elsewhere(
+    grid, tmp_path, place
+) -> None:
+    copy = tmp_path / "grid"
+    shutil.copytree(grid, copy)
+    run(tmp_path, PATIENT, user=AT_ONCE, name="private")
+    results = read_json(copy / "results.json")
+    for cell in results["cells"]:
+        cell["folder"] = place.format(root=tmp_path)
+    write_json(copy / "results.json", results)
+    assert read_run(copy).talks == []
+    exported = flat(Export, runs=[copy], as_="messages", out=tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match="cells/private does not exist"):
+        commands.export(exported)
 
 
 def test_names_from_files_reach_no_page_as_markup(compared, tmp_path) -> None:

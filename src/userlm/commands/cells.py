@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
+from userlm.commands.evaluate import AGAIN, CONTROLS, KEPT, REPLAYED
 from userlm.commands.score import ENDINGS
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_parsed
-from userlm.runs import FinishedRun, Run, scored_column
+from userlm.runs import CELLS, FinishedRun, Run, scored_column
 from userlm.types import Conversation, InputError, MeasureRow
 
 ASSISTANT_SCORE = "assistant score"

@@ -63,15 +63,15 @@ from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import Run, is_stale, rename_input, take_over
+from userlm.runs import CELLS, Run, is_stale, rename_input, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, ModelError, Task, Turn
 
-CELLS, SCORE = "cells", "score"
-"""The folders of cells in that of the run, and of the score in that of a cell."""
+SCORE = "score"
+"""The folder of the score in that of a cell."""
 SINGLE = "single"
 """The address and the name of the user who says everything in one prompt."""
 TALKS = "conversations.jsonl"

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from userlm.json_files import take
 from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import HASHES, Run, scored_column
+from userlm.runs import HASHES, Run, cell_folder, scored_column
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
@@ -469,7 +469,7 @@ def _evaluated_talks(run: Finished, most: int) -> list[Talks]:
     """Return the conversations of each cell."""
     found = []
     for cell in run.results["cells"]:
-        folder = run.folder / cell["folder"]
+        folder = cell_folder(run.folder, cell["folder"])
         path = folder / "conversations.jsonl"
         if path.is_file():
             shown, total = first_of(rows(path, from_record), most)
