@@ -619,6 +619,17 @@ def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
         assert bot.reply(SAID) == Reply("[key] is of application/json")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["X-Api-Key-2", "X-Auth-Value", "X-Access-Tokens", "X-Session-Cookies", "X-ApiKey"],
+)
+def test_a_key_is_masked_wherever_the_name_of_its_header_says_so(name, tmp_path):
+    text = f'url = "{{url}}"\n[headers]\n{name} = "aa-9182-key"'
+    with serving([Said(body={"text": "it is aa-9182-key"})]) as server:
+        found = loading.assistant(describe(tmp_path, server.url, text)).reply(SAID)
+    assert found == Reply("it is [key]")
+
+
 def test_a_word_in_a_header_is_no_secret_whatever_the_name_of_the_header(tmp_path):
     text = (
         'url = "{url}"\n[headers]\nX-Session-Channel = "customer-service"\n'

@@ -37,7 +37,8 @@ from userlm.json_files import at_path, dump, dumps
 from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
-from userlm.text import SHORTEST_SECRET, mask_key
+from userlm.models.http_client import header_secrets
+from userlm.text import SHORTEST_SECRET, mask_keys
 from userlm.types import InputError, Message, ModelError
 
 FIELDS = {
@@ -50,11 +51,6 @@ FIELDS = {
     "roles": dict,
 }
 PLACE = re.compile(r"\{(text|messages|session|role)\}")
-SECRET_HEADER = re.compile(
-    r"(?:auth(?:entication|orization)?|cookie|key|password|secret|session(?:-?id)?|token)\Z",
-    re.IGNORECASE,
-)
-"""How the names of headers end whose values are secrets, wherever they stand."""
 MESSAGES_BODY = {"messages": "{messages}"}
 MESSAGE = {"role": "{role}", "content": "{text}"}
 
@@ -81,7 +77,8 @@ class OwnEndpoint:
         self._roles = described.get("roles", {})
         self._answer: str = described.get("answer", "")
         self._calls: str = described.get("tool_calls", "")
-        headers, self._secrets = _headers(path, described.get("headers", {}))
+        headers, secrets = _headers(path, described.get("headers", {}))
+        self._secrets = dict.fromkeys(secrets)
         has_session = "{session}" in self._url or "{session}" in dumps(self._body)
         self._endpoint = EndpointModel(
             self._url,
@@ -158,9 +155,7 @@ class OwnEndpoint:
 
     def _masked(self, text: str) -> str:
         """Return a text without the secrets of the headers."""
-        for secret in self._secrets:
-            text = mask_key(text, secret)
-        return text
+        return mask_keys(text, self._secrets)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -218,19 +213,13 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
                 raise InputError(f"{where}: set the environment variable {variable}")
         headers[name] = template.substitute(os.environ).strip()
         values = [os.environ[each].strip() for each in template.get_identifiers()]
-        if SECRET_HEADER.search(name):
-            values += filter(_may_be_key, headers[name].split())
         # A shorter one is a word that answers may have, such as the name of a shop.
         secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
+        secrets += header_secrets(name, headers[name])
         sent = name + headers[name]
         if not (sent.isascii() and sent.isprintable()):
             raise InputError(f"{where} has characters that are not allowed in a header")
     return headers, secrets
-
-
-def _may_be_key(value: str) -> bool:
-    """Whether a text in the file itself may be a key, and is no word, such as `customer`."""
-    return not value.isalpha() or len(value) >= 20
 
 
 def _filled(template: Any, places: Mapping[str, Any]) -> Any:
