@@ -278,6 +278,8 @@ def deep_call(levels):
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
         (Reply("hi", "error"), "it stopped for an error"),
+        (Reply("bye", "end"), "it stopped for 'end'; only a user ends a conversation"),
+        (Reply("done", "solved"), "it stopped for 'solved'; only a user ends"),
         (Reply("", "error", {"error": "no stock"}), "no stock"),
         ({"text": "hi", "tool_calls": [deep_call(101)]}, "nested more than 100 levels"),
     ],

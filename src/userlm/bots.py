@@ -97,7 +97,12 @@ class Bot:
             answer = self.ask(Asked(conversation, messages, session))
             if inspect.isawaitable(answer):
                 answer = self._awaited(answer)
-            return _checked(read_answer(answer))
+            reply = _checked(read_answer(answer))
+            if reply.stop and conversation.next_role == "assistant":
+                raise ModelError(
+                    f"it stopped for {reply.stop!r}; only a user ends a conversation"
+                )
+            return reply
         except ModelError as error:
             raise self._error(str(error), error.reason, error.permanent) from error
         except RAISED as error:
