@@ -34,6 +34,7 @@ from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
     find_sandbox,
+    standing,
     tasks_inputs,
 )
 from userlm.commands.options import (
@@ -561,7 +562,8 @@ def without_added(
             number += 1
             if (conversation.id, number) in demands:
                 words = demands[conversation.id, number] or turn.text
-                turn = replace(turn, text=turn.text.replace(words, "").strip())
+                rest = standing(words).sub("", turn.text, count=1).strip()
+                turn = replace(turn, text=rest)
             is_dropped = not has_words(turn.text)
         if not is_dropped:  # nor the answer to a turn that is
             kept.append(turn)
