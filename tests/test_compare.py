@@ -487,6 +487,20 @@ def test_what_graded_is_compared_however_the_file_of_tasks_is_named(
         commands.compare(Compare([one, three], out=Path("out")))
 
 
+def test_a_user_whose_file_changed_is_no_user_that_two_assistants_share(
+    tmp_path,
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Apples cost 10 dollars. Pears cost 20 dollars.\n")
+    user = f"script:{lines}"
+    first = run(tmp_path, PATIENT, user=user, name="first")
+    lines.write_text("hello\n")
+    second = run(tmp_path, HASTY, user=user, name="second")
+    scored = score(tmp_path, first, second)
+    with pytest.raises(InputError, match=r"lines\.txt is another user in each"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
 def test_conversations_that_changed_since_they_were_scored_are_refused(
     tmp_path,
 ) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from userlm.commands.evaluate import AGAIN, CONTROLS, KEPT, REPLAYED
+from userlm.commands.options import rated_user
 from userlm.commands.score import ENDINGS
 from userlm.metrics.catalog import METRICS, TASKS
+from userlm.metrics.ratings import RatedUser
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_parsed
 from userlm.runs import CELLS, FinishedRun, Run, scored_column
@@ -44,6 +46,7 @@ class Cell:
     Attributes:
         assistant, user: their names in this comparison.
         is_control: whether the assistant is one of `CONTROLS`.
+        version: what the user is besides its name, if that is known.
         folder: the run of `simulate`.
         files: what it was read from.
         shared: what must be the same in all cells, by name.
@@ -56,6 +59,7 @@ class Cell:
     assistant: str
     user: str
     is_control: bool
+    version: RatedUser
     folder: Path
     files: Sequence[Path]
     shared: Mapping[str, Any]
@@ -220,7 +224,10 @@ def _read(
     shared = {**settings, **graded}
     files = (talks, scores, grades)
     is_control = run.options.get("assistant") in CONTROLS
-    names = (assistant, user, is_control)
+    # What is said again differs by cell.
+    is_original = not user.endswith(REPLAYED)
+    version = rated_user(run.manifest) if is_original else RatedUser()
+    names = (assistant, user, is_control, version)
     about = (intents, families, reasons)
     return Cell(*names, run.folder, files, shared, *about, rows)
 
@@ -263,6 +270,14 @@ def _check(cells: Sequence[Cell]) -> None:
     [((assistant, user), count)] = names.most_common(1)
     if count > 1:
         raise InputError(f"{assistant} with {user} is given {count} times")
+    users: dict[str, Cell] = {}
+    for cell in cells:
+        same = users.setdefault(cell.user, cell)
+        if not same.version.may_be(cell.version):
+            raise InputError(
+                f"{same.folder} and {cell.folder} cannot be compared: {cell.user} is another user "
+                "in each, since a file behind it, a prompt or its server has changed"
+            )
     for cell in cells[1:]:
         both = f"{first.folder} and {cell.folder} cannot be compared"
         for name, value in first.shared.items():
