@@ -227,18 +227,17 @@ class Budget:
             self._book(side, worst)
             self._in_flight += 1
 
-    def count_request(self, side: Side) -> None:
-        """Count one more request of a call in flight. It never waits: calls that wait for each
-        other would do so for ever.
+    def count_more(self, side: Side, used: Counter[str]) -> None:
+        """Count what a call in flight uses besides its worst case. It never waits: calls that wait
+        for each other would do so for ever.
 
         Raises:
             ModelError: if a cap does not allow it, or after `stop`.
         """
-        one = Counter(calls=1)
         with self._state:
-            if why := self._stopped or self._passed(side.amount(one)):
+            if why := self._stopped or self._passed(side.amount(used)):
                 raise _not_made(why)
-            self._book(side, one)
+            self._book(side, used)
 
     def settle(self, side: Side, change: Counter[str]) -> None:
         """Settle a call. `change` is its usage minus its worst case, so usually negative."""
@@ -535,9 +534,19 @@ def count_request(is_retry: bool = False) -> None:
     if call is None:
         return
     if call.requests:
-        call.side.budget.count_request(call.side)
+        call.side.budget.count_more(call.side, Counter(calls=1))
     call.requests += 1
     call.retries += is_retry
+
+
+def count_test(tokens_in: int) -> None:
+    """Count the tokens of a request that tests a server, if it belongs to a counted call.
+
+    Raises:
+        ModelError: if a cap does not allow it.
+    """
+    if call := _CALL.get():
+        call.side.budget.count_more(call.side, Counter(doubt_in=tokens_in))
 
 
 @dataclass(frozen=True, slots=True)
