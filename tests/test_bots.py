@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from asyncio import CancelledError
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -586,6 +587,19 @@ def test_a_server_that_fails_ends_its_conversation_and_no_error_has_its_key(
         with pytest.raises(ModelError, match=problem) as caught:
             bot.reply(SAID)
     assert "a-secret" not in str(caught.value)
+
+
+def test_a_key_in_another_form_is_masked_before_a_long_error_is_cut(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BOT_KEY_XYZ", "a-secret-of-a-bot" * 4)
+    coded = b64encode(b"a-secret-of-a-bot" * 4).decode()
+    for size in (180, 200, 220):
+        with serving([error(400, "x" * size + coded)]) as server:
+            bot = loading.assistant(describe(tmp_path, server.url))
+            with pytest.raises(ModelError, match="does not accept") as caught:
+                bot.reply(SAID)
+        assert coded[:8] not in str(caught.value)
 
 
 def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):

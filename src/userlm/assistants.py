@@ -111,7 +111,7 @@ class Script:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot read the script: {error}") from None
-        lines = [line for line in text.splitlines() if has_words(line)]
+        lines = [line for line in text.split("\n") if has_words(line)]
         if not lines:
             raise InputError(f"{path} is empty; a script has one turn per line")
         return cls(lines)

@@ -243,7 +243,7 @@ def has_only_intents(path: Path) -> bool:
 
 def _text_intents(path: Path) -> Iterator[Conversation]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read its intents: {error}") from None
     if not any(map(has_words, lines)):

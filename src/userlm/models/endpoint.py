@@ -17,7 +17,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
@@ -113,6 +113,7 @@ class EndpointModel:
             OPENAI_PROJECT_ID hold.
         key_header: the header of the key, for a server without the OpenAI API.
         headers: sent in place of the key.
+        secrets: removed from every error, as the key is.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class EndpointModel:
         key_variable: str = "USERLM_API_KEY",
         key_header: str = AUTHORIZATION,
         headers: Mapping[str, str] | None = None,
+        secrets: Iterable[str] = (),
     ) -> None:
         self.name = model
         self._key = api_key
@@ -133,7 +135,8 @@ class EndpointModel:
         # OpenAI also gets what the variables of its client hold.
         own = None if key_variable == OPENAI_KEY else key_headers(api_key, key_header)
         self._headers = own if headers is None else headers
-        self._secrets = [api_key or "", *(_custom_secrets() if own is None else ())]
+        custom = _custom_secrets() if own is None else ()
+        self._secrets = [*dict.fromkeys((api_key or "", *secrets, *custom))]
         self._retries = retries
         self._timeout = timeout
         self._pause = pause

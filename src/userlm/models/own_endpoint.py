@@ -38,8 +38,8 @@ from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
 from userlm.models.http_client import header_secrets
-from userlm.text import SHORTEST_SECRET, mask_keys
-from userlm.types import InputError, Message, ModelError
+from userlm.text import SHORTEST_SECRET
+from userlm.types import InputError, Message
 
 FIELDS = {
     "url": str,
@@ -78,7 +78,6 @@ class OwnEndpoint:
         self._answer: str = described.get("answer", "")
         self._calls: str = described.get("tool_calls", "")
         headers, secrets = _headers(path, described.get("headers", {}))
-        self._secrets = dict.fromkeys(secrets)
         has_session = "{session}" in self._url or "{session}" in dumps(self._body)
         self._endpoint = EndpointModel(
             self._url,
@@ -87,10 +86,12 @@ class OwnEndpoint:
             retries=0 if has_session else TRIES - 1,
             timeout=timeout,
             headers=headers,
+            secrets=secrets,
         )
 
     def ask(self, messages: Sequence[Message], session: str) -> object:
-        """Return the answer in what the server sends; raise `ModelError` if there is none."""
+        """Return the answer in what the server sends; raise `ModelError` if there is none. Neither
+        has a secret of the headers."""
         roles = self._roles
         history = [
             _filled(
@@ -113,12 +114,7 @@ class OwnEndpoint:
         def send(client: openai.AsyncOpenAI) -> Awaitable[Any]:
             return self._send(client, url, body)
 
-        try:
-            return self._endpoint.ask(send, [], may_bill=False)
-        except ModelError as error:
-            raise ModelError(
-                self._masked(str(error)), error.reason, permanent=error.permanent
-            ) from None
+        return self._endpoint.ask(send, [], may_bill=False)
 
     async def _send(self, client: openai.AsyncOpenAI, url: str, body: object) -> object:
         try:
@@ -146,16 +142,12 @@ class OwnEndpoint:
         """Return a value of JSON without the secrets of the headers, which may be numbers in it."""
         if isinstance(said, dict):
             values = map(self._without_secrets, said.values())
-            return dict(zip(map(self._masked, said), values, strict=True))
+            return dict(zip(map(self._endpoint.masked, said), values, strict=True))
         if isinstance(said, list):
             return [self._without_secrets(value) for value in said]
         shown = str(said)
-        masked = self._masked(shown)
+        masked = self._endpoint.masked(shown)
         return said if masked == shown else masked
-
-    def _masked(self, text: str) -> str:
-        """Return a text without the secrets of the headers."""
-        return mask_keys(text, self._secrets)
 
 
 def _read(path: str) -> dict[str, Any]:
