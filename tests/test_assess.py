@@ -709,6 +709,21 @@ def test_two_users_stand_side_by_side_with_their_difference_on_the_same_people(
     assert "from one another" not in alone
 
 
+def test_other_people_with_the_same_ids_are_not_paired(tmp_path):
+    folders = []
+    for name, said in (("a", ("egg",)), ("b", ("how to boil an egg", "thanks"))):
+        (tmp_path / name).mkdir()
+        people(tmp_path / name / "people.jsonl", said=said)
+        assess(tmp_path / name, user=script(tmp_path / name, "egg"))
+        folders.append(tmp_path / name / "run")
+    commands.report(commands.Report(folders, tmp_path / "both"))
+    page = (tmp_path / "both/report.md").read_text()
+    assert "were not measured on the same people" in page
+    [apart] = page.partition("How far are the users from one another?")[2:]
+    [rate] = [line for line in apart.splitlines() if "`end rate`" in line]
+    assert rate.endswith(" | – |")
+
+
 def test_what_was_not_measured_takes_one_line_of_a_table_and_its_reason_stands_below(
     tmp_path,
 ):

@@ -16,6 +16,7 @@ from userlm.assistants import (
 )
 from userlm.facts import said
 from userlm.grading import Grader
+from userlm.rows import read_starts
 from userlm.simulate import converse, seen_by_assistant
 from userlm.types import (
     Completion,
@@ -157,6 +158,14 @@ def test_a_script_says_its_lines_on_either_side_and_as_a_model() -> None:
         ).text
         == "two"
     )
+
+
+def test_a_line_ends_where_an_editor_ends_it(tmp_path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes("one\u2028two\x0cthree\r\nfour\u0085five\n".encode())
+    lines = ("one\u2028two\x0cthree", "four\u0085five")
+    assert tuple(Script.read(str(path)).lines) == lines
+    assert tuple(one.intent for one in read_starts(path)) == lines
 
 
 def test_an_empty_script_leaves_as_a_user_and_cannot_answer_as_an_assistant() -> None:

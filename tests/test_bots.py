@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from asyncio import CancelledError
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import processes
 import pytest
-from fake_server import Said, error, serving
+from fake_server import Said, completion, error, serving
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 
 from userlm import Reply, commands, loading
@@ -278,6 +279,8 @@ def deep_call(levels):
         (Reply("hi", "tired"), "it stopped for 'tired'; give one of end"),
         (Reply("x" * (2**20 + 1)), "its answer has 1,048,577 characters"),
         (Reply("hi", "error"), "it stopped for an error"),
+        (Reply("bye", "end"), "it stopped for 'end'; only a user ends a conversation"),
+        (Reply("done", "solved"), "it stopped for 'solved'; only a user ends"),
         (Reply("", "error", {"error": "no stock"}), "no stock"),
         ({"text": "hi", "tool_calls": [deep_call(101)]}, "nested more than 100 levels"),
     ],
@@ -586,6 +589,19 @@ def test_a_server_that_fails_ends_its_conversation_and_no_error_has_its_key(
     assert "a-secret" not in str(caught.value)
 
 
+def test_a_key_in_another_form_is_masked_before_a_long_error_is_cut(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("BOT_KEY_XYZ", "a-secret-of-a-bot" * 4)
+    coded = b64encode(b"a-secret-of-a-bot" * 4).decode()
+    for size in (180, 200, 220):
+        with serving([error(400, "x" * size + coded)]) as server:
+            bot = loading.assistant(describe(tmp_path, server.url))
+            with pytest.raises(ModelError, match="does not accept") as caught:
+                bot.reply(SAID)
+        assert coded[:8] not in str(caught.value)
+
+
 def test_a_key_that_a_server_repeats_is_masked_in_the_answer(tmp_path, key):
     said = {"data": [{"text": "your key is a-secret-of-a-bot"}]}
     with serving([Said(body=said)]) as server:
@@ -718,10 +734,11 @@ def here(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("bot_of_a_run", None)
 
 
-def simulate(bot: str, out: str = "sim", **options: object) -> list[Conversation]:
+def simulate(
+    bot: str, out: str = "sim", user: str = "script:lines.txt", **options: object
+) -> list[Conversation]:
     given = {"intents": Path("intents.txt"), "out": Path(out), **options}
-    user = commands.User("script:lines.txt")
-    commands.simulate(commands.Simulate(user, bot, **given))
+    commands.simulate(commands.Simulate(commands.User(user), bot, **given))
     return list(read_conversations(Path(out) / "conversations.jsonl"))
 
 
@@ -741,6 +758,27 @@ def test_a_bot_may_leave_the_working_folder(when, here):
     finally:
         sys.modules.pop("bot_that_leaves")
     assert Path.cwd() == here
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(error(401), id="a key that is refused"),
+        pytest.param(Said(body={"reply": "ok"}), id="a path that is not there"),
+        pytest.param(Said(body={"data": [{"text": {"a": 1}}]}), id="no text there"),
+    ],
+)
+def test_no_turns_are_paid_for_once_a_bot_could_answer_none(said, here, key):
+    (here / "intents.txt").write_text("".join(f"buy {i}\n" for i in range(9)))
+    with serving(lambda body, n: said) as server, serving(write_turn) as model:
+        bot, user = describe(here, server.url), f"prompted:{model.url}#m"
+        with pytest.raises(ModelError, match="9 of 9 conversations ended in an error"):
+            simulate(bot, user=user, workers=1)
+    assert len(server.requests) == len(model.requests) == 3
+
+
+def write_turn(body: dict, n: int) -> Said:
+    return completion("where is it")
 
 
 def test_a_bot_that_raises_ends_one_conversation_and_the_others_are_held(here, capfd):

@@ -12,7 +12,7 @@ from flat import flat
 from test_damaged import damage
 
 from userlm import commands
-from userlm.commands import Compare, Evaluate, Score, Simulate, User
+from userlm.commands import Compare, Evaluate, Export, Score, Simulate, User
 from userlm.commands.compare import read_human_scores
 from userlm.json_files import read_json, write_json, write_lines
 from userlm.rows import read_rows
@@ -456,6 +456,51 @@ def test_runs_that_were_graded_in_other_ways_are_refused(tmp_path) -> None:
         commands.compare(Compare([one, two], out=tmp_path / "out"))
 
 
+@pytest.mark.parametrize("changed", ["tasks", "code"])
+def test_what_graded_is_compared_however_the_file_of_tasks_is_named(
+    tmp_path, monkeypatch, changed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = Path(f"checks_that_{changed}_change.py")  # no module is imported twice
+    code.write_text("def is_right(answer, talk):\n    return True\n")
+    check = {"py": f"{code.stem}:is_right"}
+    rows = [{**task(i), "check": check} for i in range(6)]
+    write_lines(Path("tasks.jsonl"), rows)
+    talks = [run(tmp_path, one, name=one[-5:]) for one in (PATIENT, HASTY)]
+    people = "people.jsonl"
+    talk = {"id": "p", "turns": [{"role": "user", "text": "What are pears?"}]}
+    write_lines(Path(people), [talk])
+
+    def scored(talk: Path, name: str, **options) -> Path:
+        tasks = "./tasks.jsonl"
+        commands.score(Score([talk], tasks=tasks, out=Path(name), **options))
+        return Path(name)
+
+    one, two = scored(talks[0], "one"), scored(talks[1], "two", human=Path(people))
+    commands.compare(Compare([one, two], out=Path("same")))
+    if changed == "tasks":
+        write_lines(Path("tasks.jsonl"), map(task, range(6)))
+    else:
+        code.write_text("def is_right(answer, talk):\n    return False\n")
+    three = scored(talks[1], "three")
+    with pytest.raises(InputError, match="tasks differs"):
+        commands.compare(Compare([one, three], out=Path("out")))
+
+
+def test_a_user_whose_file_changed_is_no_user_that_two_assistants_share(
+    tmp_path,
+) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Apples cost 10 dollars. Pears cost 20 dollars.\n")
+    user = f"script:{lines}"
+    first = run(tmp_path, PATIENT, user=user, name="first")
+    lines.write_text("hello\n")
+    second = run(tmp_path, HASTY, user=user, name="second")
+    scored = score(tmp_path, first, second)
+    with pytest.raises(InputError, match=r"lines\.txt is another user in each"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
 def test_conversations_that_changed_since_they_were_scored_are_refused(
     tmp_path,
 ) -> None:
@@ -463,6 +508,17 @@ def test_conversations_that_changed_since_they_were_scored_are_refused(
     scored = score(tmp_path, *runs)
     with (runs[0] / "conversations.jsonl").open("a") as file:
         file.write("\n")
+    with pytest.raises(InputError, match="is about other conversations than those in"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
+def test_a_run_that_got_the_name_of_another_one_does_not_get_its_scores(
+    tmp_path,
+) -> None:
+    old, new = (run(tmp_path, PATIENT, name="old"), run(tmp_path, HASTY, name="new"))
+    scored = score(tmp_path, old, new)
+    shutil.rmtree(old)
+    shutil.copytree(new, old)
     with pytest.raises(InputError, match="is about other conversations than those in"):
         commands.compare(Compare([scored], out=tmp_path / "out"))
 
@@ -593,6 +649,23 @@ def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
         damage(draw.choice(sorted((copy / "cells").iterdir())) / "score", draw)
         with suppress(InputError):
             commands.compare(Compare([copy], out=tmp_path / f"out{seed}"))
+
+
+@pytest.mark.parametrize("place", ["{root}/private", "../private"])
+def test_a_grid_of_somebody_else_shows_no_conversations_from_elsewhere(
+    grid, tmp_path, place
+) -> None:
+    copy = tmp_path / "grid"
+    shutil.copytree(grid, copy)
+    run(tmp_path, PATIENT, user=AT_ONCE, name="private")
+    results = read_json(copy / "results.json")
+    for cell in results["cells"]:
+        cell["folder"] = place.format(root=tmp_path)
+    write_json(copy / "results.json", results)
+    assert read_run(copy).talks == []
+    exported = flat(Export, runs=[copy], as_="messages", out=tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match="cells/private does not exist"):
+        commands.export(exported)
 
 
 def test_names_from_files_reach_no_page_as_markup(compared, tmp_path) -> None:

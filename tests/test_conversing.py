@@ -348,6 +348,30 @@ def test_drafts_that_a_guard_rejects_are_counted_and_their_rates_recorded(
     assert (used["tokens_in"], used["tokens_out"]) == (server.tokens_in, 3 * len(odd))
 
 
+@pytest.mark.parametrize("verb", ["respond", "simulate"])
+def test_a_run_without_a_turn_fails_whenever_it_is_looked_at(verb, quick, tmp_path):
+    talks = [Conversation(f"c{i}", intent="x") for i in range(6)]
+    if verb == "respond":
+        talks = [talk.say("hi").say("hello") for talk in talks]
+    write_conversations(tmp_path / "talks.jsonl", talks)
+    sides = {"assistant": "clarifier", "intents": tmp_path / "talks.jsonl"}
+    if verb == "respond":
+        sides = {"data": tmp_path / "talks.jsonl"}
+    with serving(lambda body, n: completion("too short")) as server:
+        sides |= {"user": f"prompted:{server.url}#user", "out": tmp_path / "out"}
+        guard = "words=50-,tries=2,exhausted=stop"
+        for _ in range(2):
+            with pytest.raises(ModelError, match=r"6 of 6 .* or without a turn"):
+                run_of(verb, **sides, guard=guard)
+        assert len(server.requests) == 6 * 2
+
+
+def run_of(verb: str, **options):
+    if verb == "respond":
+        return commands.respond(flat(commands.Respond, **options))
+    return commands.simulate(flat(commands.Simulate, **options))
+
+
 # --- servers that die -----------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from userlm.commands import (
     report,
 )
 from userlm.commands.evaluate import slugs, without_added
-from userlm.commands.grading import Grading
+from userlm.commands.grading import Grading, _demand
 from userlm.commands.options import Failures, Output
 from userlm.json_files import read_json, write_lines
 from userlm.metrics.gate import Gate
@@ -486,6 +486,17 @@ def test_a_grid_goes_on_under_another_name_of_its_folder(here: Path) -> None:
                 path.unlink()
             assert evaluate(replace(options, out=Path(out))) == results
         assert asked == ((here / "asked.txt").read_text(), len(server.bodies))
+
+
+def test_a_demand_is_words_of_the_turn_and_no_part_of_another_word() -> None:
+    text = "My order is 4471. Please send 1 lamp in 14 days, and a pen."
+    for reason in ("A demand [1].", "It [a] adds.", "[my order] is no demand here."):
+        assert _demand(reason, text) is None
+    demand = _demand("As [1] says: [send 1 lamp in 14 days, ].", text)
+    talk = Conversation("a#0", intent="x").say(text).say("ok")
+    found = without_added(talk, {("a#0", 0): demand}).user_turns
+    assert found == ("My order is 4471. Please and a pen.",)
+    assert _demand("[send 1 lamp in 1]", text) is None
 
 
 def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(

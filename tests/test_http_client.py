@@ -4,7 +4,7 @@ import gzip
 from typing import Any
 
 import pytest
-from fake_server import Said, completion, serving
+from fake_server import Said, completion, error, serving
 from raw_server import sending
 
 from userlm.models import http_client
@@ -75,6 +75,20 @@ def test_what_is_meant_for_openai_goes_to_no_other_server(
     assert headers["authorization"] == f"Bearer {KEY}"
     for value in ("an-organization", "a-project", "a-header", "an-agent"):
         assert (value in headers.values()) is sent
+
+
+def test_the_key_of_a_gateway_is_masked_in_errors_and_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    headers = "X-Gateway-Token: Bearer gw-98765432\nX-Title: a-shop-of-shoes"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    told = "gw-98765432 of a-shop-of-shoes"
+    with serving([completion(told), error(400, told)]) as server:
+        said = ask(server.url, key_variable="OPENAI_API_KEY")
+        assert said == "[key] of a-shop-of-shoes"
+        with pytest.raises(ModelError, match=r"\[key\] of a-shop") as caught:
+            ask(server.url, key_variable="OPENAI_API_KEY")
+    assert "gw-9876" not in str(caught.value)
 
 
 def test_a_header_of_the_environment_does_not_replace_the_key(

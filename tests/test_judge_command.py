@@ -450,15 +450,19 @@ def test_a_turn_that_changed_is_judged_again_and_the_others_are_not(logs):
     assert results["counts"]["out"] == 12
 
 
-def test_a_judge_without_a_label_in_any_answer_fails_and_is_not_asked_for_ever(
+def test_a_judge_without_a_label_in_any_answer_fails_and_the_same_command_asks_for_others(
     tmp_path,
 ):
-    logs = write(tmp_path, [response(i) for i in range(80)])
-    with serving(lambda body, n: completion("I would rather not say.")) as server:
-        for _ in range(2):
-            with pytest.raises(ModelError, match="answers of the judge has a label"):
-                judge(logs, server, workers=1)
-    assert len(server.bodies) == UNUSABLE
+    logs = write(tmp_path, [response(i) for i in range(2 * UNUSABLE)])
+    hedging = completion("I would rather not say.")
+    with serving(lambda body, n: hedging) as server:
+        with pytest.raises(ModelError, match="answers of the judge has a label"):
+            judge(logs, server, workers=1)
+        assert len(server.bodies) == UNUSABLE
+        server.reply = third
+        results = judge(logs, server, workers=1)
+    assert len(server.bodies) == 2 * UNUSABLE
+    assert results["counts"]["out"] == UNUSABLE
 
 
 def test_intervals_of_replies_to_test_items_are_over_the_items(tmp_path):

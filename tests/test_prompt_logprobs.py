@@ -5,7 +5,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
@@ -554,15 +554,18 @@ def test_the_rows_of_a_conversation_that_is_cut_off_are_not_asked_for_again(
 def test_what_ppl_used_is_counted_and_shown(on_server, capsys):
     with serving(likely) as server:
         used = on_server(server, price="2/8")["usage"]["model"]
-        rows = server.prompts[PROBES:]
+        tests, rows = server.prompts[:PROBES], server.prompts[PROBES:]
     tokens = sum(map(len, rows))
+    tested = sum(map(len, tests))
     assert used == {
         "calls": PROBES + ROWS_OF_LOGS,
         "drafts": ROWS_OF_LOGS,
         "tokens_in": tokens,
         "tokens_out": ROWS_OF_LOGS,
         "possibly_billed": 0,
-        "cost": pytest.approx((2 * tokens + 8 * ROWS_OF_LOGS) / 1e6, abs=1e-6),
+        "cost": pytest.approx(
+            (2 * (tested + tokens) + 8 * ROWS_OF_LOGS) / 1e6, abs=1e-6
+        ),
         "price": "2/8",
     }
     said = " ".join("".join(capsys.readouterr()).split())
@@ -579,7 +582,7 @@ def test_a_try_of_ppl_that_may_have_been_billed_counts_in_full(on_server):
 
     with serving(cut_once) as server:
         used = on_server(server, workers=1, price="1/1")["usage"]["model"]
-        tokens = sum(len(prompt) + 1 for prompt in server.prompts[PROBES:])
+        tokens = sum(map(len, server.prompts)) + len(server.prompts[PROBES:])
     assert (used["calls"], used["possibly_billed"]) == (PROBES + ROWS_OF_LOGS + 1, 1)
     assert used["cost"] == pytest.approx(tokens / 1e6, abs=1e-6)
 
@@ -600,6 +603,16 @@ def test_caps_of_ppl_hold_and_the_same_command_with_a_higher_one_goes_on(
         16,
         0,
     )
+
+
+def test_the_tokens_that_test_a_server_are_below_the_cap_too(on_server):
+    with serving(likely) as server:
+        for cap in (500, 2000, 3000):
+            with suppress(ModelError):
+                on_server(server, max_tokens_total=cap)
+            read = sum(map(len, server.prompts))
+            assert read <= cap
+        assert read > 500
 
 
 def test_a_server_that_says_to_come_back_later_ends_ppl_after_one_call(on_server):

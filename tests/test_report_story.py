@@ -2,6 +2,7 @@
 conversations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,18 @@ def test_a_trained_model_is_paired_with_its_base_on_the_same_people(
         in text
     )
     assert "a difference of -4.7 [" in text and "which may be chance" not in text
+    manifest = {**runs[-1].manifest, "inputs": {"logs.jsonl": "decaf"}}
+    others = replace(runs[-1], manifest=manifest)
+    assert "before and" not in found(html_page([*runs[:-1], others]))
+
+
+def test_the_people_of_a_simulation_are_its_intents_and_no_file_of_its_user() -> None:
+    inputs = {"bot.toml": "1", "in/lines.txt": "2", "in/test.jsonl": "3", "prompt": "4"}
+    manifest = {"inputs": inputs, "options": {"intents": "in"}}
+    run = Finished("sim", Path("sim"), "simulate", manifest, {})
+    assert run.people == "3"
+    manifest["options"] = {"intents": None, "tasks": "bot.toml"}
+    assert run.people == "1"
 
 
 def test_a_few_conversations_and_those_at_the_limit_are_warned_of(

@@ -346,7 +346,10 @@ def test_a_replayed_person_says_what_they_said_and_leaves_where_they_left(slides
 
 def test_a_person_at_the_keyboard_leaves_by_saying_nothing():
     assert Human(lambda conversation: "hello").reply(Conversation()).text == "hello"
-    assert Human(lambda conversation: None).reply(Conversation()).stop == "end"
+    leaves = Human(lambda conversation: None)
+    assert leaves.reply(Conversation()).stop == "end"
+    with pytest.raises(ModelError, match="who answered left"):
+        leaves.reply(Conversation().say("hello"))
 
 
 def test_a_goal_alone_in_a_conversation_warns_and_stays(tiny):

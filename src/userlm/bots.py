@@ -97,15 +97,22 @@ class Bot:
             answer = self.ask(Asked(conversation, messages, session))
             if inspect.isawaitable(answer):
                 answer = self._awaited(answer)
-            return _checked(read_answer(answer))
+            reply = _checked(read_answer(answer))
+            if reply.stop and conversation.next_role == "assistant":
+                raise ModelError(
+                    f"it stopped for {reply.stop!r}; only a user ends a conversation"
+                )
+            return reply
         except ModelError as error:
-            raise self._error(str(error), error.reason) from error
+            raise self._error(str(error), error.reason, error.permanent) from error
         except RAISED as error:
             raise self._error(describe_error(error)) from error
 
-    def _error(self, said: str, reason: str = "error") -> ModelError:
+    def _error(
+        self, said: str, reason: str = "error", permanent: bool = False
+    ) -> ModelError:
         said = " ".join(said.split())[:LONGEST_ERROR]
-        return ModelError(f"{self.name}: {said}", reason)
+        return ModelError(f"{self.name}: {said}", reason, permanent=permanent)
 
     def _awaited(self, answer: Awaitable[object]) -> object:
         async def wait() -> object:
@@ -291,7 +298,8 @@ def read_answer(answer: object) -> Reply:
         fields = ", ".join(map(str, message)) or "none"
         raise ModelError(
             f"its answer has no text: the fields are {fields}, and none of "
-            f"{', '.join(TEXT_FIELDS)} is a text"
+            f"{', '.join(TEXT_FIELDS)} is a text",
+            "broken answer",
         )
     meta: dict[str, Any] = {}
     if calls:

@@ -158,7 +158,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name)}.*.partial*"):
         if _is_left(left):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            is_folder = left.is_dir() and not left.is_symlink()
+            shutil.rmtree(left) if is_folder else left.unlink(missing_ok=True)
     # Two processes that write one file must not write into each other's.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)  # it may be a link to another file

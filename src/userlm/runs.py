@@ -27,6 +27,8 @@ from userlm.rows import SPLITS
 from userlm.text import stable_hash
 from userlm.types import InputError, Measure
 
+CELLS = "cells"
+"""The folder of the cells in the folder of a run of `evaluate`."""
 HASHES = "hashes"
 """The key of results.json for the hashes of the rows of a part."""
 
@@ -244,17 +246,28 @@ def scored_column(
     Raises:
         InputError: if the column is about other conversations.
     """
-    place = path.resolve()
-    if place.name == "conversations.jsonl":
-        place = place.parent
-    names = (place.name, f"{place.parent.name}/{place.name}")
+    names = _columns_of(path.resolve())
     column = next((name for name in names if name in columns), None)
-    if column and file_hash(path) not in inputs.values():
+    # Not of any input: another of the runs may have got this name since, with the same ids.
+    scored = [was for name, was in inputs.items() if column in _columns_of(Path(name))]
+    if column and file_hash(path) not in scored:
         raise InputError(
             f"{score} is about other conversations than those in {path} now; score these (its "
             "command, with --force), or leave one of them out"
         )
     return column
+
+
+def _columns_of(path: Path) -> tuple[str, str]:
+    """Return what the column of a file of conversations may be called."""
+    place = path.parent if path.name == "conversations.jsonl" else path
+    return place.name, f"{place.resolve().parent.name}/{place.name}"
+
+
+def cell_folder(grid: Path, named: str) -> Path:
+    """Return the folder of a cell in that of a run of `evaluate`, by what its results say. They may
+    be of somebody else, so it is never another place."""
+    return grid / CELLS / Path(named).name
 
 
 def is_stale(folder: Path, path: Path) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -198,6 +198,13 @@ def mask_key(text: str, key: str | None) -> str:
     if key[:SHORTEST_PART] in text:  # a server may quote a part
         for length in range(len(key) - 1, SHORTEST_PART - 1, -1):
             text = text.replace(key[:length], KEY_MASK)
+    return text
+
+
+def mask_keys(text: str, keys: Iterable[str | None]) -> str:
+    """Return the text without any of the keys."""
+    for key in keys:
+        text = mask_key(text, key)
     return text
 
 

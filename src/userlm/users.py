@@ -334,8 +334,11 @@ class Human:
     ask: Callable[[Conversation], str | None]
 
     def reply(self, conversation: Conversation, /) -> Reply:
-        """Return what the person typed."""
+        """Return what the person typed; raise `ModelError` if an assistant leaves, who ends
+        nothing."""
         text = self.ask(conversation)
+        if text is None and conversation.next_role == "assistant":
+            raise ModelError("the person who answered left the conversation")
         return Reply(stop="end") if text is None else Reply(text)
 
 

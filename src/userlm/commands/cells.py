@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from userlm.commands.evaluate import AGAIN, CELLS, CONTROLS, KEPT, REPLAYED
+from userlm.commands.evaluate import AGAIN, CONTROLS, KEPT, REPLAYED
+from userlm.commands.options import rated_user
+from userlm.commands.score import ENDINGS
 from userlm.metrics.catalog import METRICS, TASKS
+from userlm.metrics.ratings import RatedUser
 from userlm.metrics.scores import score_row
 from userlm.rows import read_conversations, read_parsed
-from userlm.runs import FinishedRun, Run, scored_column
+from userlm.runs import CELLS, FinishedRun, Run, scored_column
 from userlm.types import Conversation, InputError, MeasureRow
 
 ASSISTANT_SCORE = "assistant score"
@@ -43,6 +46,7 @@ class Cell:
     Attributes:
         assistant, user: their names in this comparison.
         is_control: whether the assistant is one of `CONTROLS`.
+        version: what the user is besides its name, if that is known.
         folder: the run of `simulate`.
         files: what it was read from.
         shared: what must be the same in all cells, by name.
@@ -55,6 +59,7 @@ class Cell:
     assistant: str
     user: str
     is_control: bool
+    version: RatedUser
     folder: Path
     files: Sequence[Path]
     shared: Mapping[str, Any]
@@ -214,12 +219,15 @@ def _read(
         if line.get("run") == column:
             reasons[str(line.get("conversation"))] = str(line.get("reason") or "")
     graded = {name: scored.options.get(name) for name in GRADED}
-    graded["tasks"] = _hashes(scored)
+    graded["tasks"] = _graders(scored)
     settings = {name: run.options.get(name) for name in SHARED}
     shared = {**settings, **graded}
     files = (talks, scores, grades)
     is_control = run.options.get("assistant") in CONTROLS
-    names = (assistant, user, is_control)
+    # What is said again differs by cell.
+    is_original = not user.endswith(REPLAYED)
+    version = rated_user(run.manifest) if is_original else RatedUser()
+    names = (assistant, user, is_control, version)
     about = (intents, families, reasons)
     return Cell(*names, run.folder, files, shared, *about, rows)
 
@@ -229,11 +237,14 @@ def _task(conversation: Conversation) -> str:
     return (origin and origin.task) or conversation.id.rpartition("#")[0]
 
 
-def _hashes(scored: FinishedRun) -> list[str]:
-    """The hashes of the files of tasks."""
-    place = str(scored.options.get("tasks"))
-    inputs = scored.manifest["inputs"].items()
-    return sorted(was for path, was in inputs if path.startswith(place))
+def _graders(scored: FinishedRun) -> list[str]:
+    """The hashes of all that graded: files of tasks, code of their checks, and what a judge is."""
+    human, trained_on = map(scored.options.get, ("human", "trained_on"))
+    columns = [name for name in scored.results if name != ENDINGS]
+    runs = len(columns) - bool(human)
+    # The conversations come first. Whatever is not known to be something else graded them.
+    inputs = [*scored.manifest["inputs"].items()][runs:]
+    return sorted(str(was) for path, was in inputs if path not in (human, trained_on))
 
 
 def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -259,12 +270,22 @@ def _check(cells: Sequence[Cell]) -> None:
     [((assistant, user), count)] = names.most_common(1)
     if count > 1:
         raise InputError(f"{assistant} with {user} is given {count} times")
+    users: dict[str, Cell] = {}
+    for cell in cells:
+        same = users.setdefault(cell.user, cell)
+        if not same.version.may_be(cell.version):
+            raise InputError(
+                f"{same.folder} and {cell.folder} cannot be compared: {cell.user} is another user "
+                "in each, since a file behind it, a prompt or its server has changed"
+            )
     for cell in cells[1:]:
         both = f"{first.folder} and {cell.folder} cannot be compared"
         for name, value in first.shared.items():
             if cell.shared[name] != value:
-                shown = "" if name == "tasks" else f" ({value} and {cell.shared[name]})"
-                raise InputError(f"{both}: {name} differs{shown}")
+                shown = f"{value} and {cell.shared[name]}"
+                if name == "tasks":
+                    shown = "a file, the code of a check, or what the judge is"
+                raise InputError(f"{both}: {name} differs ({shown})")
         for task in sorted(first.intents.keys() | cell.intents.keys()):
             if first.intents.get(task) != cell.intents.get(task):
                 what = f"the intents of {task!r} differ"

@@ -146,15 +146,24 @@ def collect(
     results = {
         "conversations": stops.total(),
         "stops": in_order(stops),
+        "silent": silent,
         **tokens,
         **budget.finish(roles),
         "guard": guard,
     }
     show_errors(errors, stops.total())
     written = finish(run, options, results, has_failures=bool(errors))
+    return checked(options, written)
+
+
+def checked(options: ConversingOptions, results: Results) -> Results:
+    """Return the results of a run; raise `ModelError` if too many of its conversations ended in an
+    error or, by the guard, without a turn."""
+    stops: Counter[str] = Counter(results["stops"])
+    silent = results.get("silent", 0)
     how = "ended in an error or without a turn" if silent else "ended in an error"
-    options.failures.check(len(errors) + silent, stops.total(), how=how)
-    return written
+    options.failures.check(stops["error"] + silent, stops.total(), how=how)
+    return results
 
 
 def merged(

@@ -27,6 +27,7 @@ from userlm.models.budget import (
     CountedComplete,
     Price,
     Side,
+    WatchedBot,
 )
 from userlm.models.call_cache import CallCache
 from userlm.show.terminal import console
@@ -148,8 +149,8 @@ def check_price(
 def counted(
     budget: Budget, role: str, address: Address, speaker: Speaker, price: Price | None
 ) -> Speaker:
-    """Return the speaker with its model calls counted; a speaker without a model is returned
-    unchanged.
+    """Return the speaker with its model calls counted. One without a model is returned unchanged,
+    but for a bot on a server, which ends the calls of others once it can answer none.
 
     Raises:
         InputError: for a price without a model, and a budget without the price of a model on a
@@ -168,7 +169,7 @@ def counted(
         )
     if address.is_code and budget.caps != Caps():
         console.print(f"calls that {address} makes are not counted", style="yellow")
-    return speaker
+    return WatchedBot(speaker, budget) if address.scheme == "bot" else speaker
 
 
 def check_judge(

@@ -34,6 +34,7 @@ from userlm.commands.grading import (
     TASKS_HELP,
     Grading,
     find_sandbox,
+    standing,
     tasks_inputs,
 )
 from userlm.commands.options import (
@@ -63,15 +64,15 @@ from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import Run, is_stale, rename_input, take_over
+from userlm.runs import CELLS, Run, is_stale, rename_input, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
 from userlm.tasks import read_tasks
 from userlm.text import has_words
 from userlm.types import Conversation, InputError, ModelError, Task, Turn
 
-CELLS, SCORE = "cells", "score"
-"""The folders of cells in that of the run, and of the score in that of a cell."""
+SCORE = "score"
+"""The folder of the score in that of a cell."""
 SINGLE = "single"
 """The address and the name of the user who says everything in one prompt."""
 TALKS = "conversations.jsonl"
@@ -561,7 +562,8 @@ def without_added(
             number += 1
             if (conversation.id, number) in demands:
                 words = demands[conversation.id, number] or turn.text
-                turn = replace(turn, text=turn.text.replace(words, "").strip())
+                rest = standing(words).sub("", turn.text, count=1).strip()
+                turn = replace(turn, text=rest)
             is_dropped = not has_words(turn.text)
         if not is_dropped:  # nor the answer to a turn that is
             kept.append(turn)

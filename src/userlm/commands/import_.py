@@ -137,7 +137,7 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
         )
     local = [file.path for file in found if file.path]
     if fields and len(local) == len(found):
-        _check_columns(fields, local, options.quotes)
+        _check_columns(fields, local, options)
     stamps = {file.name: file.stamp for file in found if not file.path}
     sizes = {path: path.stat().st_size for path in local}
     # The names are without the secrets that URLs may have.
@@ -252,11 +252,7 @@ class _Import:
         with files.local(file, self._run.path(".copies")) as path:
             size = sizes.get(path, path.stat().st_size)
             may_be_empty = len(self._names) > 1
-            longest = self._options.max_line << 20
-            quotes = self._options.quotes
-            rows = read_rows(
-                path, may_be_empty, _unread, size, longest, MOST_VALUES, quotes
-            )
+            rows = _rows(path, self._options, size, may_be_empty)
             doing = f"importing {file.name.rpartition('/')[2]}"
             lines = _Counted(
                 track(islice(rows, most), doing, count_total([path], most))
@@ -467,17 +463,26 @@ class _Counted:
             yield line
 
 
-def _check_columns(fields: Map, paths: Sequence[Path], quotes: Quotes) -> None:
+def _check_columns(fields: Map, paths: Sequence[Path], options: Import) -> None:
     """Raise `InputError` if some logs are tables, and none has the column of a field. Rows of JSON
     need not have all their fields, so only the whole log could tell."""
     if not all(path.name.endswith((*TABLES, ".parquet")) for path in paths):
         return
     columns: dict[str, None] = {}
     for path in paths:
-        rows = read_rows(path, may_be_empty=True, quotes=quotes)
+        rows = _rows(path, options, path.stat().st_size)
         columns |= dict.fromkeys(next((line.row for line in rows if line.row), ()))
     if columns:
         fields.check_columns(list(columns))
+
+
+def _rows(
+    path: Path, options: Import, size: int, may_be_empty: bool = True
+) -> Iterator[Line]:
+    longest = options.max_line << 20
+    return read_rows(
+        path, may_be_empty, _unread, size, longest, MOST_VALUES, options.quotes
+    )
 
 
 def _unread(columns: Collection[str]) -> Collection[str]:

@@ -331,10 +331,11 @@ def _judge(judge: judges.Judge, cache: CallCache, log: Conversation) -> JudgedTu
         return JudgedTurn(log.id, None, cluster, Verdict(None, turn, ""))
     sampling = judge.sampling(stable_hash(log.id) % 2**63)
     request = judge.prompt.request(turn)
-    answer = cache.ask(_name(log, request), 0, request, sampling)
+    name = _name(log, request)
+    answer = cache.ask(name, 0, request, sampling)
     verdict = judge.prompt.read(answer)
     if not answer.error:
-        cache.count_use(verdict.label is not None)
+        cache.count_use(name, verdict.label is not None)
     return JudgedTurn(log.id, turn.k, cluster, verdict, answer.error)
 
 

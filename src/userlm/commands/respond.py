@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from userlm import flip, inputs, items
-from userlm.commands.conversing import collect, find_places, has_errors, merged
+from userlm.commands.conversing import checked, collect, find_places, has_errors, merged
 from userlm.commands.costs import (
     Limits,
     check_caps,
@@ -75,7 +75,7 @@ def respond(options: Respond, parts: Sequence[FinishedRun] = ()) -> Results:
     files = [path, *options.user.files]
     run = open_run("respond", options, files, inputs.stamps(user), parts=parts)
     if done := finished(run, options, has_errors):
-        return done
+        return checked(options, done)
 
     share = options.several.share
 

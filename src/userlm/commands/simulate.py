@@ -13,6 +13,7 @@ from userlm.assistants import solution
 from userlm.bots import TIMEOUT
 from userlm.commands.conversing import (
     calls_to_come,
+    checked,
     collect,
     find_places,
     has_errors,
@@ -157,7 +158,7 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     stamps |= inputs.stamps(user, assistant)
     run = open_run("simulate", options, files, stamps, parts=parts)
     if done := finished(run, options, has_errors):
-        return done
+        return checked(options, done)
 
     starts = partial(_starts, options, path, tasks)
     if _completes_intents(options, path):

@@ -158,7 +158,7 @@ class ModelWriter:
 
         text, reason = write(conversation, ask, self.tries)
         if not error and reason != NOTHING:
-            self.cache.count_use(text is not None)
+            self.cache.count_use(conversation.id, text is not None)
         if text is not None:
             return Intent(text, self.name, "written")
         if error:

@@ -23,7 +23,13 @@ from userlm.lines import Line
 from userlm.loading import model_folder
 from userlm.manifest import file_hash
 from userlm.rows import read_parsed
-from userlm.runs import Run, conversations_file, scored_column, split_files
+from userlm.runs import (
+    Run,
+    cell_folder,
+    conversations_file,
+    scored_column,
+    split_files,
+)
 from userlm.types import Conversation, InputError
 
 GRADES = "grades.jsonl"
@@ -119,9 +125,9 @@ def _files(place: Path) -> Iterator[Path]:
         if run.verb == "evaluate":
             asked = run.options.get("assistant") or ()
             for cell in run.results.get("cells", ()):
-                is_said_again = str(cell["folder"]).endswith("--replay")
-                if cell["assistant"] in asked and not is_said_again:
-                    yield conversations_file(place / cell["folder"])
+                named = str(cell["folder"])
+                if cell["assistant"] in asked and not named.endswith("--replay"):
+                    yield conversations_file(cell_folder(place, named))
             return
         splits = split_files(place)
         if len(splits) > 1:

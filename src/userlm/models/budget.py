@@ -27,11 +27,14 @@ from userlm.types import (
     Chat,
     Complete,
     Completion,
+    Conversation,
     InputError,
     Message,
     ModelError,
+    Reply,
     Sampling,
     Score,
+    Speaker,
 )
 
 # Tokens that a server may add around a message or before the first one; most add 3 to 40.
@@ -224,18 +227,17 @@ class Budget:
             self._book(side, worst)
             self._in_flight += 1
 
-    def count_request(self, side: Side) -> None:
-        """Count one more request of a call in flight. It never waits: calls that wait for each
-        other would do so for ever.
+    def count_more(self, side: Side, used: Counter[str]) -> None:
+        """Count what a call in flight uses besides its worst case. It never waits: calls that wait
+        for each other would do so for ever.
 
         Raises:
             ModelError: if a cap does not allow it, or after `stop`.
         """
-        one = Counter(calls=1)
         with self._state:
-            if why := self._stopped or self._passed(side.amount(one)):
+            if why := self._stopped or self._passed(side.amount(used)):
                 raise _not_made(why)
-            self._book(side, one)
+            self._book(side, used)
 
     def settle(self, side: Side, change: Counter[str]) -> None:
         """Settle a call. `change` is its usage minus its worst case, so usually negative."""
@@ -386,9 +388,7 @@ class Side:
             used["doubt_out"] += error.reasoning_tokens
             if error.reason == "stopped" and not call.requests:
                 used["calls"] = 0  # nobody waited any more, so nothing was sent
-            is_unreadable = error.reason == "broken answer" and not self.used["drafts"]
-            would_repeat = error.permanent or is_unreadable
-            self.latest.append(error.reason if would_repeat else "")
+            self.latest.append(_lasting(error, bool(self.used["drafts"])))
             if error.reason in ENDS_RUN or self.is_hopeless:
                 self.budget.give_up(str(error))
             if error.reason == "empty answer":
@@ -402,9 +402,7 @@ class Side:
     @property
     def is_hopeless(self) -> bool:
         """Whether the latest calls failed with the same error, as all others would."""
-        return any(
-            self.latest.count(reason) == GIVE_UP for reason in self.latest if reason
-        )
+        return _are_alike(self.latest)
 
     def _count_wordless(self, is_wordless: bool) -> None:
         self.wordless = self.wordless + 1 if is_wordless else 0
@@ -441,6 +439,40 @@ class Side:
             "cost": cost if self.price else None,
             "price": str(self.price) if self.price else None,
         }
+
+
+def _lasting(error: ModelError, has_answered: bool) -> str:
+    """Return the reason of an error that all other calls would have too; empty if they may not."""
+    is_unreadable = error.reason == "broken answer" and not has_answered
+    return error.reason if error.permanent or is_unreadable else ""
+
+
+def _are_alike(latest: Sequence[str]) -> bool:
+    return any(latest.count(reason) == GIVE_UP for reason in latest if reason)
+
+
+@dataclass(slots=True)
+class WatchedBot:
+    """A bot on a server, whose calls are not counted. After `GIVE_UP` errors that all its calls
+    would have, no call of the budget starts: nobody pays for turns that it cannot answer."""
+
+    bot: Speaker
+    budget: Budget
+    has_answered: bool = False
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=GIVE_UP))
+
+    def reply(self, conversation: Conversation, /) -> Reply:
+        """Return its answer."""
+        try:
+            reply = self.bot.reply(conversation)
+        except ModelError as error:
+            self.latest.append(_lasting(error, self.has_answered))
+            if _are_alike(self.latest):
+                self.budget.give_up(str(error))
+            raise
+        self.has_answered = True
+        self.latest.append("")
+        return reply
 
 
 @dataclass(slots=True)
@@ -506,9 +538,19 @@ def count_request(is_retry: bool = False) -> None:
     if call is None:
         return
     if call.requests:
-        call.side.budget.count_request(call.side)
+        call.side.budget.count_more(call.side, Counter(calls=1))
     call.requests += 1
     call.retries += is_retry
+
+
+def count_test(tokens_in: int) -> None:
+    """Count the tokens of a request that tests a server, if it belongs to a counted call.
+
+    Raises:
+        ModelError: if a cap does not allow it.
+    """
+    if call := _CALL.get():
+        call.side.budget.count_more(call.side, Counter(doubt_in=tokens_in))
 
 
 @dataclass(frozen=True, slots=True)

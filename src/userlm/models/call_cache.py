@@ -61,6 +61,7 @@ class CallCache:
         self._journal = Journal(path)
         for id, number, answer, faults in self._journal.read(_parse):
             self._keep(id, number, answer, faults)
+        self._answered_before = frozenset(self._answers)
 
     @property
     def faults(self) -> Counter[str]:
@@ -72,7 +73,7 @@ class CallCache:
 
     def answered(self, id: str) -> bool:
         """Whether an earlier attempt got an answer about this conversation."""
-        return (id, 0) in self._answers
+        return (id, 0) in self._answered_before
 
     def ask(
         self, id: str, number: int, messages: Sequence[Message], sampling: Sampling
@@ -114,11 +115,12 @@ class CallCache:
         self._alike = 0
         return answer_of(reply, sampling)
 
-    def count_use(self, is_usable: bool) -> None:
-        """Count whether the caller could use what the model said about a conversation."""
+    def count_use(self, id: str, is_usable: bool) -> None:
+        """Count whether the caller could use what the model said about a conversation. What an
+        earlier attempt could not use stops no other: the model may be another one by now."""
         with self._lock:
             self._usable += is_usable
-            self._unusable += not is_usable
+            self._unusable += not is_usable and not self.answered(id)
             is_hopeless = self._unusable >= UNUSABLE and not self._usable
         if is_hopeless:
             self.side.budget.stop(

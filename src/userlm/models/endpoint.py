@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
@@ -38,8 +39,13 @@ from userlm.models.faults import (
     possibly_billed,
     status_fault,
 )
-from userlm.models.http_client import AUTHORIZATION, http_client, key_headers
-from userlm.text import SHORTEST_SECRET, has_words, mask_key
+from userlm.models.http_client import (
+    AUTHORIZATION,
+    header_secrets,
+    http_client,
+    key_headers,
+)
+from userlm.text import SHORTEST_SECRET, has_words, mask_keys
 from userlm.thought import reseeded, spoken
 from userlm.types import (
     Completion,
@@ -107,6 +113,7 @@ class EndpointModel:
             OPENAI_PROJECT_ID hold.
         key_header: the header of the key, for a server without the OpenAI API.
         headers: sent in place of the key.
+        secrets: removed from every error, as the key is.
     """
 
     def __init__(
@@ -120,6 +127,7 @@ class EndpointModel:
         key_variable: str = "USERLM_API_KEY",
         key_header: str = AUTHORIZATION,
         headers: Mapping[str, str] | None = None,
+        secrets: Iterable[str] = (),
     ) -> None:
         self.name = model
         self._key = api_key
@@ -127,6 +135,8 @@ class EndpointModel:
         # OpenAI also gets what the variables of its client hold.
         own = None if key_variable == OPENAI_KEY else key_headers(api_key, key_header)
         self._headers = own if headers is None else headers
+        custom = _custom_secrets() if own is None else ()
+        self._secrets = [*dict.fromkeys((api_key or "", *secrets, *custom))]
         self._retries = retries
         self._timeout = timeout
         self._pause = pause
@@ -170,15 +180,18 @@ class EndpointModel:
         return self.without_key(answer)
 
     def masked(self, text: str) -> str:
-        """Return the text without the key, which the server may repeat."""
-        return mask_key(text, self._key)
+        """Return the text without the keys, which the server may repeat."""
+        return mask_keys(text, self._secrets)
 
     def without_key(self, answer: Completion) -> Completion:
-        """Return the answer without the key, for files. A short key is no secret but a word, such
+        """Return the answer without the keys, for files. A short key is no secret but a word, such
         as `ollama`, and stays."""
-        if not self._key or len(self._key) < SHORTEST_SECRET:
+        secrets = [each for each in self._secrets if len(each) >= SHORTEST_SECRET]
+        if not secrets:
             return answer
-        text, thought = map(self.masked, (answer.text, answer.thought))
+        text, thought = (
+            mask_keys(said, secrets) for said in (answer.text, answer.thought)
+        )
         return replace(answer, text=text, thought=thought)
 
     def ask(self, send: Send[T], faults: list[str], may_bill: bool = True) -> T:
@@ -437,6 +450,15 @@ def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _late(timeout: float) -> Fault:
     message = f"the server did not answer in time ({timeout:.3g} seconds)"
     return Fault("timed out", message, passing=True)
+
+
+def _custom_secrets() -> list[str]:
+    """Return the keys in what OpenAI's client sends besides its own, such as that of a gateway."""
+    secrets = []
+    for line in os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines():
+        name, _, value = line.partition(":")
+        secrets += header_secrets(name.strip(), value)
+    return secrets
 
 
 def _connection_fault(

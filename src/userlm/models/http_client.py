@@ -6,17 +6,30 @@ prompt, to any host), gets headers that are meant for OpenAI, and may send an er
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import openai
 
+from userlm.text import SHORTEST_SECRET
+
 MAX_ANSWER_BYTES = 2**24
 """The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
 MAX_ERROR_BYTES = 2**16
 """Of an error the beginning is enough."""
 AUTHORIZATION = "Authorization"
+SECRET_HEADER = re.compile(
+    r".*(?:auth(?:entication|orization)?|cookie|key|password|secret|session(?:-?id)?|token)s?"
+    r"(?P<more>.*)",
+    re.IGNORECASE,
+)
+"""The names of headers whose values may be secrets, wherever they stand."""
+_WORD = re.compile(r"[a-z]+", re.IGNORECASE)
+_WORDS = re.compile(r"[a-z]+([-_.][a-z]+)*|\d{1,4}([-./]\d{1,2})+", re.IGNORECASE)
+LONGEST_WORDS = 20
+"""Characters from which on no value of a header counts as words."""
 HEADERS = frozenset(
     (
         "accept",
@@ -53,6 +66,23 @@ def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:
     """Return the header of a key; servers that need none may want one all the same."""
     value = key or "none"
     return {header: f"Bearer {value}" if header == AUTHORIZATION else value}
+
+
+def header_secrets(name: str, value: str) -> list[str]:
+    """Return what may be keys in a header, by its name and by what it holds."""
+    named = SECRET_HEADER.match(name)
+    if not named:
+        return []
+    # What is more than a key by its name, such as `X-Key-Version`, may hold words or a date.
+    plain = _WORDS if named["more"] else _WORD
+    # Such as sid=KEY; and response="KEY", of which a bot may repeat the key alone.
+    parts = [*value.split(), *re.split(r'[\s=;,"]+', value)]
+    return [
+        part
+        for part in dict.fromkeys(parts)
+        if len(part) >= LONGEST_WORDS
+        or (len(part) >= SHORTEST_SECRET and not plain.fullmatch(part))
+    ]
 
 
 async def _replace_headers(own: Mapping[str, str], request: Any) -> None:

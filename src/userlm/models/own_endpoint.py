@@ -37,8 +37,9 @@ from userlm.json_files import at_path, dump, dumps
 from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
-from userlm.text import SHORTEST_SECRET, mask_key
-from userlm.types import InputError, Message, ModelError
+from userlm.models.http_client import header_secrets
+from userlm.text import SHORTEST_SECRET
+from userlm.types import InputError, Message
 
 FIELDS = {
     "url": str,
@@ -50,12 +51,6 @@ FIELDS = {
     "roles": dict,
 }
 PLACE = re.compile(r"\{(text|messages|session|role)\}")
-SECRET_HEADER = re.compile(
-    r"(?:auth|cookie|credential|key|password|secret|session|token)"
-    r"(?!.*(?:channel|date|language|mode|name|region|type|version)\Z)",
-    re.IGNORECASE,
-)
-"""Found in the names of headers whose values are secrets, and do not only describe one."""
 MESSAGES_BODY = {"messages": "{messages}"}
 MESSAGE = {"role": "{role}", "content": "{text}"}
 
@@ -82,7 +77,7 @@ class OwnEndpoint:
         self._roles = described.get("roles", {})
         self._answer: str = described.get("answer", "")
         self._calls: str = described.get("tool_calls", "")
-        headers, self._secrets = _headers(path, described.get("headers", {}))
+        headers, secrets = _headers(path, described.get("headers", {}))
         has_session = "{session}" in self._url or "{session}" in dumps(self._body)
         self._endpoint = EndpointModel(
             self._url,
@@ -91,10 +86,12 @@ class OwnEndpoint:
             retries=0 if has_session else TRIES - 1,
             timeout=timeout,
             headers=headers,
+            secrets=secrets,
         )
 
     def ask(self, messages: Sequence[Message], session: str) -> object:
-        """Return the answer in what the server sends; raise `ModelError` if there is none."""
+        """Return the answer in what the server sends; raise `ModelError` if there is none. Neither
+        has a secret of the headers."""
         roles = self._roles
         history = [
             _filled(
@@ -117,12 +114,7 @@ class OwnEndpoint:
         def send(client: openai.AsyncOpenAI) -> Awaitable[Any]:
             return self._send(client, url, body)
 
-        try:
-            return self._endpoint.ask(send, [], may_bill=False)
-        except ModelError as error:
-            raise ModelError(
-                self._masked(str(error)), error.reason, permanent=error.permanent
-            ) from None
+        return self._endpoint.ask(send, [], may_bill=False)
 
     async def _send(self, client: openai.AsyncOpenAI, url: str, body: object) -> object:
         try:
@@ -150,18 +142,12 @@ class OwnEndpoint:
         """Return a value of JSON without the secrets of the headers, which may be numbers in it."""
         if isinstance(said, dict):
             values = map(self._without_secrets, said.values())
-            return dict(zip(map(self._masked, said), values, strict=True))
+            return dict(zip(map(self._endpoint.masked, said), values, strict=True))
         if isinstance(said, list):
             return [self._without_secrets(value) for value in said]
         shown = str(said)
-        masked = self._masked(shown)
+        masked = self._endpoint.masked(shown)
         return said if masked == shown else masked
-
-    def _masked(self, text: str) -> str:
-        """Return a text without the secrets of the headers."""
-        for secret in self._secrets:
-            text = mask_key(text, secret)
-        return text
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -219,21 +205,13 @@ def _headers(path: str, given: Mapping[str, Any]) -> tuple[dict[str, str], list[
                 raise InputError(f"{where}: set the environment variable {variable}")
         headers[name] = template.substitute(os.environ).strip()
         values = [os.environ[each].strip() for each in template.get_identifiers()]
-        if SECRET_HEADER.search(name):
-            # Such as sid=KEY; and response="KEY", of which a bot may repeat the key alone.
-            words = headers[name].split() + re.split(r'[\s=;,"]+', headers[name])
-            values += filter(_may_be_key, words)
         # A shorter one is a word that answers may have, such as the name of a shop.
         secrets += [each for each in values if len(each) >= SHORTEST_SECRET]
+        secrets += header_secrets(name, headers[name])
         sent = name + headers[name]
         if not (sent.isascii() and sent.isprintable()):
             raise InputError(f"{where} has characters that are not allowed in a header")
     return headers, secrets
-
-
-def _may_be_key(value: str) -> bool:
-    """Whether a text in the file itself may be a key, and is no word, such as `customer`."""
-    return not value.isalpha() or len(value) >= 20
 
 
 def _filled(template: Any, places: Mapping[str, Any]) -> Any:

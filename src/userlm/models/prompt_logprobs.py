@@ -25,6 +25,7 @@ from typing import Any
 import openai
 from openai.types import Completion
 
+from userlm.models.budget import count_test
 from userlm.models.endpoint import (
     TAKE_IDS,
     USE_VLLM,
@@ -157,6 +158,7 @@ class PromptLogprobs:
         refused: dict[str, None] = {}  # an ordered set
         for form in (PROMPT_LOGPROBS, ECHO, ECHO_AND_ONE):
             try:
+                count_test(len(probe))
                 logprobs = self._ask(form, probe)
             except ModelError as error:
                 if error.reason not in NOT_OFFERED:
@@ -176,6 +178,7 @@ class PromptLogprobs:
         """Raise `InputError` if a probe gets different log-probabilities after a row with the same
         first three quarters."""
         shared = len(probe) * 3 // 4
+        count_test(2 * len(probe))
         self._ask(form, probe[:shared] + probe[shared:][::-1])
         again = self._logprobs(form, probe)
         largest = max(abs(a - b) for a, b in zip(logprobs, again, strict=True))

@@ -32,8 +32,9 @@ from userlm.types import Measure, MeasureRow
 INTRO = (
     "The first user less the other one. Where rows pair, it is that of the people (or test items) "
     "that both have, with their number and a 95 % interval; else that of the two values, without "
-    "an interval, as of an AUROC, or below 5 people. It says in what they differ, not "
-    "which one is closer to people. Coloured where 0 is outside; the scale is in points, as above."
+    "an interval, as of an AUROC, below 5 people, or if the people are in different files. It says "
+    "in what they differ, not which one is closer to people. Coloured where 0 is outside; the "
+    "scale is in points, as above."
 )
 LARGEST = 3
 STATISTICS = {metric.name: metric.statistic for metric in catalog.METRICS}
@@ -41,10 +42,15 @@ STATISTICS = {metric.name: metric.statistic for metric in catalog.METRICS}
 
 @dataclass(frozen=True)
 class Side:
-    """A user that is compared: what was measured of it in each stage, and the rows of that."""
+    """A user that is compared: what was measured of it in each stage, and the rows of that.
+
+    Attributes:
+        people: whom that was about; see `Finished.people`.
+    """
 
     name: str
     user: str
+    people: str
     measures: Mapping[str, Sequence[Measured]]
     rows: Mapping[tuple[str, str], Sequence[MeasureRow]]
 
@@ -66,6 +72,11 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
     """Yield in how much the first user of `assess` runs differs from each of the others."""
     first, others = _assessed(runs)
     for other in others:
+        pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
+        if first.people != other.people:
+            why = " were not measured on the same people, so their differences have no interval."
+            yield Text((*pair, why), "answer")
+            continue
         sizes: dict[str, float] = {}
         total = 0
         for stage, one, two in _shared(first, other):
@@ -79,7 +90,6 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
         most = sorted(sizes, key=lambda name: -sizes[name])[:LARGEST]
         where = ", most of all in " if most else ""
         names = Quote(", ".join(map(in_words, most)), 200)
-        pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
         counts = (
             f" differ in {len(sizes)} of {plural(total, 'measure')} by 95 % intervals"
         )
@@ -94,27 +104,30 @@ def _assessed(runs: Sequence[Finished]) -> tuple[Side, Sequence[Side]]:
             measured = {}
             for stage, compared in run.results["measures"].items():
                 measured[stage] = [one["user"] for one in compared]
-            sides.append(Side(run.name, user_of(run), measured, run.rows))
-    return (sides or [Side("", "", {}, {})])[0], sides[1:]
+            who = (run.name, user_of(run), run.people)
+            sides.append(Side(*who, measured, run.rows))
+    return (sides or [Side("", "", "", {}, {})])[0], sides[1:]
 
 
 def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
     """Yield, of runs that were scored together and talked to the same assistant, the first and the
     others."""
-    users = {run.name: run.user for run in runs}
+    made = {run.name: run for run in runs}
     for run in runs:
         for names in alike(run, runs):
-            first, *others = (_column(run, name, users[name]) for name in names)
+            first, *others = (_column(run, made[name]) for name in names)
             yield first, others
 
 
-def _column(run: Finished, name: str, user: str) -> Side:
-    """Return a column of a score as the side of its user."""
+def _column(run: Finished, made: Finished) -> Side:
+    """Return the column of a run in a score as the side of its user."""
+    name = made.name
     rows = {}
     for (owner, metric), found in run.rows.items():
         if owner == name:
             rows["", metric] = found
-    return Side(name, user, {"": list(run.columns[name].values())}, rows)
+    measures = {"": list(run.columns[name].values())}
+    return Side(name, made.user, made.people, measures, rows)
 
 
 def _shared(first: Side, other: Side) -> Iterator[tuple[str, Measured, Measured]]:
@@ -151,7 +164,8 @@ def _apart(
 ) -> Estimate:
     """Return the difference on what both have, with its interval; else that of the values."""
     name = one["name"]
-    if statistic := STATISTICS.get(name):
+    statistic = STATISTICS.get(name)
+    if statistic and first.people == other.people:
         key = (stage, name)
         of_first, of_other = (
             Measure(name, None, None, None, tuple(side.rows.get(key, ())))

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from userlm.json_files import take
 from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import HASHES, Run, scored_column
+from userlm.runs import HASHES, Run, cell_folder, scored_column
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
@@ -161,6 +161,17 @@ class Finished:
     def user(self) -> str:
         """The address of its user; the name of the run if there may be many, as in `serve`."""
         return str(self.options.get("user") or self.name)
+
+    @property
+    def people(self) -> str:
+        """The hash of the file of people, intents or tasks that it is about. Others may have the
+        same ids, such as 1, 2 and so on."""
+        inputs = self.manifest.get("inputs") or {}
+        intents = self.options.get(
+            "intents"
+        )  # of `simulate`; other verbs name it first
+        named = [path for path in inputs if intents in (path, str(Path(path).parent))]
+        return "".join(str(inputs[path]) for path in named[-1:] or [*inputs][:1])
 
 
 def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
@@ -458,7 +469,7 @@ def _evaluated_talks(run: Finished, most: int) -> list[Talks]:
     """Return the conversations of each cell."""
     found = []
     for cell in run.results["cells"]:
-        folder = run.folder / cell["folder"]
+        folder = cell_folder(run.folder, cell["folder"])
         path = folder / "conversations.jsonl"
         if path.is_file():
             shown, total = first_of(rows(path, from_record), most)

@@ -163,6 +163,7 @@ class Conversing(TypedDict, total=False):
     """Of `simulate` and `respond`."""
 
     stops: Counts | None
+    silent: Count
     guard: Guard | None
     usage: dict[Any, Usage | None]
 
