@@ -1599,3 +1599,22 @@ def test_a_row_that_is_dropped_owns_no_turn_of_its_tree(tmp_path):
     commands.import_(commands.Import([str(log)], tmp_path / "out"))
     found = read_conversations(tmp_path / "out" / "conversations.jsonl")
     assert [(one.id, one.origin) for one in found] == [("a", None), ("b", None)]
+
+
+def test_calls_of_one_id_with_the_last_messages_are_one_conversation(
+    userlm: Command, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": f"{n}"} for n in range(20)
+    ]
+    calls = [turns[max(0, n - 6) : n] for n in range(2, 21, 2)]
+    # Two more that go on from the middle, of which no other call has the end.
+    again = [[*turns[4:10], turns[0], turns[n]] for n in (3, 5)]
+    lines = [json.dumps({"id": "a", "messages": each}) for each in calls + again]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    userlm("import", "log.jsonl", "--out", "out")
+    found = list(read_conversations(tmp_path / "out/conversations.jsonl"))
+    assert [(each.id, len(each.turns), each.ended) for each in found] == [
+        ("a", 20, True),
+    ]
+    assert len((tmp_path / "out/dropped.jsonl").read_text().splitlines()) == 2

@@ -608,6 +608,37 @@ def test_columns_may_have_dots_in_their_names(tmp_path):
     assert "note: fields left out" not in counts(tmp_path)
 
 
+def test_a_column_without_a_name_is_no_field(tmp_path):
+    """As pandas writes its index."""
+    text = ",ticket,from,body\n0,7,customer,hi\n1,7,agent,ho\n"
+    [found] = imported(tmp_path, text, map="role=from,text=body,id=ticket")
+    assert (found.user, found.intent) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ("12,1714555800", "12.0,1714555800.0"),
+        ("12,2024-05-01 09:30:00", "12.0,2024-05-01T09:30"),
+        ("12,2024-05-01T09:30:00Z", "12,2024-05-01 11:30+02:00"),
+    ],
+)
+def test_rows_of_two_exports_may_be_written_in_other_ways(first, again, tmp_path):
+    header = "ticket,from,body,customer,sent\n"
+    texts = [f"{header}7,customer,hi,{each}\n" for each in (first, again)]
+    [found] = imported(tmp_path, *texts, map=f"{MAP},time=sent")
+    assert said(found) == [("user", "hi")]
+    assert counts(tmp_path)["dropped: duplicate row"] == 1
+
+
+def test_ids_of_two_exports_may_be_written_in_other_ways(tmp_path):
+    header = "ticket,from,body\n"
+    first = f"{header}7.0,customer,hi\n7.0,agent,ho\n,agent,so\n"
+    second = f"{header}7,customer,hi\n7,agent,ho\n7,customer,well\n"
+    [found] = imported(tmp_path, first, second, map="role=from,text=body,id=ticket")
+    assert [text for _, text in said(found)] == ["hi", "ho", "well"]
+
+
 def test_times_in_nanoseconds_are_as_exact_as_they_are(tmp_path):
     first = 1714550400_000_000_001
     text = f"1,agent,B,,{first + 1}\n1,customer,a,,{first}\n1,customer,c,,{first + 2}\n"

@@ -338,7 +338,7 @@ class _Import:
             for note, times in item.imported.notes.items():
                 self.counts[f"note: {note}"] += times
             before = self._seen.get(hash(conversation.id))
-            if before is None or self._joining.continues(conversation, before):
+            if before is None or self._joining.are_one(conversation, before):
                 # Turns of a row that is dropped are in no other, so they are not shared.
                 if not self._is_part:
                     conversation = self._shared.owned(conversation)
@@ -436,7 +436,7 @@ class _Import:
         If this is interrupted, another attempt imports everything again.
         """
         if plan := self._joining.plan(self._written()):
-            records = map(to_record, plan.apply(self._written()))
+            records = map(to_record, _with_own_ids(plan.apply(self._written())))
             write_lines(self._path, records)
             self.counts["out"] -= plan.merged
             self.counts["note: merged lines"] += plan.merged
@@ -461,6 +461,21 @@ class _Counted:
         for line in self._lines:
             self.count += 1
             yield line
+
+
+def _with_own_ids(conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+    """Yield conversations; of several with one id, since not all calls of it go on from another,
+    the later ones with a number."""
+    seen: Counter[int] = Counter()
+    for conversation in conversations:
+        id = conversation.id
+        while count := seen[hash(id)]:
+            seen[hash(id)] += 1
+            id = f"{conversation.id}/{count + 1}"
+        seen[hash(id)] += 1
+        if id != conversation.id:
+            conversation = replace(conversation, id=id, ended=False)
+        yield conversation
 
 
 def _check_columns(fields: Map, paths: Sequence[Path], options: Import) -> None:

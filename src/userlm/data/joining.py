@@ -104,7 +104,7 @@ class Plan:
 
 class Joining:
     """Collects what is needed of many conversations to find those that belong together: 8 bytes a
-    turn, of known people 24.
+    turn, in logs that may be of calls 24.
 
     Args:
         are_whole: whether each is known to be whole, as where the messages of an id were gathered:
@@ -126,9 +126,7 @@ class Joining:
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
-        is_call = not (self._are_whole or _is_of_strangers(conversation))
-        is_call = is_call and _may_be_a_part(conversation)
-        self._windows.add(conversation, conversation.user if is_call else None)
+        self._windows.add(conversation, self._whose(conversation))
         if whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
@@ -138,6 +136,21 @@ class Joining:
             piece = int(match[2]), len(conversation.turns), place
             self._pieces[key].append(piece)
         return place
+
+    def are_one(self, conversation: Conversation, place: int) -> bool:
+        """Return whether a conversation and the one at `place`, of the same id, are calls of one:
+        it begins with the whole of it, or one begins with the last turns of the other."""
+        return self.continues(conversation, place) or self._windows.are_neighbours(
+            conversation, self._whose(conversation), place
+        )
+
+    def _whose(self, conversation: Conversation) -> str | None:
+        """Return the person of what may be a call with the last messages alone, or if no person is
+        known the id; `None` if it is none."""
+        is_whole = self._are_whole or _is_of_strangers(conversation)
+        if is_whole or not _may_be_a_part(conversation):
+            return None
+        return conversation.user or conversation.id
 
     def continues(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation begins with the whole of the one at `place`; of a last

@@ -37,26 +37,52 @@ class Windows:
 
     def __init__(self, fewest: int) -> None:
         self._fewest = fewest
-        self._counts = array("q")  # of the hashes of each call
+        self._starts = array("q")  # of the hashes of each call
         self._heads = array("q")
         self._tails = array("q")
 
     def add(self, conversation: Conversation, whose: str | None) -> None:
         """Add what may be a call, in the order of the file; if it is not known of which person or
         conversation, only its place."""
-        before = len(self._heads)
-        if whose is not None:
-            sums, power = [0], 1
-            for turn in conversation.turns:
-                said = hash((turn.role, turn.text.strip()))
-                sums.append((sums[-1] * _BASE + said) % _MODULUS)
-            for count in range(1, len(conversation.turns)):
-                power = power * _BASE % _MODULUS
-                if count >= self._fewest:
-                    tail = (sums[-1] - sums[-1 - count] * power) % _MODULUS
-                    self._heads.append(hash((whose, count, sums[count])))
-                    self._tails.append(hash((whose, count, tail)))
-        self._counts.append(len(self._heads) - before)
+        heads, tails = self._hashes(conversation, whose)
+        self._starts.append(len(self._heads))
+        self._heads.extend(heads)
+        self._tails.extend(tails)
+
+    def are_neighbours(
+        self, conversation: Conversation, whose: str | None, place: int
+    ) -> bool:
+        """Return whether a call begins with the last turns of the one at a place, or ends with the
+        first ones of it."""
+        heads, tails = self._hashes(conversation, whose)
+        first = self._starts[place]
+        end = next(iter(self._starts[place + 1 : place + 2]), len(self._heads))
+        pairs = [
+            *zip(heads, self._tails[first:end], strict=False),
+            *zip(tails, self._heads[first:end], strict=False),
+        ]
+        return any(one == other for one, other in pairs)
+
+    def _hashes(
+        self, conversation: Conversation, whose: str | None
+    ) -> tuple[list[int], list[int]]:
+        """Return hashes of the first turns of a call, and of as many last ones: of each number from
+        the fewest on."""
+        heads: list[int] = []
+        tails: list[int] = []
+        if whose is None:
+            return heads, tails
+        sums, power = [0], 1
+        for turn in conversation.turns:
+            said = hash((turn.role, turn.text.strip()))
+            sums.append((sums[-1] * _BASE + said) % _MODULUS)
+        for count in range(1, len(conversation.turns)):
+            power = power * _BASE % _MODULUS
+            if count >= self._fewest:
+                tail = (sums[-1] - sums[-1 - count] * power) % _MODULUS
+                heads.append(hash((whose, count, sums[count])))
+                tails.append(hash((whose, count, tail)))
+        return heads, tails
 
     def chains(self, others: Set[int] = frozenset()) -> Iterator[list[Entry]]:
         """Return the calls of each conversation, in order. In the file the last may stand first.
@@ -81,9 +107,9 @@ class Windows:
         heads, tails = np.array(self._heads), np.array(self._tails)
         begins = np.flatnonzero(np.isin(heads, tails))[::-step]
         ends = np.flatnonzero(np.isin(tails, heads))
-        counts = np.array(self._counts)
-        places = np.repeat(np.arange(len(counts)), counts)
-        starts = np.cumsum(counts) - counts
+        starts = np.array(self._starts, dtype=np.int64)
+        counts = np.diff(starts, append=len(heads))
+        places = np.repeat(np.arange(len(starts)), counts)
         # The last of these first, so that those before a call are popped.
         by_head: defaultdict[int, list[int]] = defaultdict(list)
         for at in begins.tolist():

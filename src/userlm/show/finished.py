@@ -167,9 +167,8 @@ class Finished:
         """The hash of the file of people, intents or tasks that it is about. Others may have the
         same ids, such as 1, 2 and so on."""
         inputs = self.manifest.get("inputs") or {}
-        intents = self.options.get(
-            "intents"
-        )  # of `simulate`; other verbs name it first
+        intents = self.options.get("intents")
+        # Verbs other than `simulate` name it first.
         named = [path for path in inputs if intents in (path, str(Path(path).parent))]
         return "".join(str(inputs[path]) for path in named[-1:] or [*inputs][:1])
 

@@ -406,9 +406,9 @@ def _comparable_time(value: Any) -> Any:
         time = _time(value)
     except (ValueError, TypeError, OverflowError):
         return value
-    if isinstance(time, datetime) and time.tzinfo:
-        return time.astimezone(UTC)
-    return time
+    if isinstance(time, datetime):
+        return time.astimezone(UTC) if time.tzinfo else time
+    return plain_number(time)
 
 
 def _oldest_first(
@@ -543,6 +543,6 @@ def _id_at(row: Row, path: str) -> str:
 
 def _at(row: Mapping[str, Any], path: str) -> Any:
     """Return the value at a path; `None` if there is none. Tables may have names with dots."""
-    if path in row:
-        return row[path]
-    return at_path(row, path, None) if path else None
+    if not path:
+        return None
+    return row[path] if path in row else at_path(row, path, None)
