@@ -75,10 +75,10 @@ def test_a_call_waits_only_while_a_call_in_flight_may_give_something_back(tmp_pa
         time.sleep(0.05)
         assert not waits.done()
         # The first is over, and needed one of two.
-        budget.settle(side, Counter(calls=-1))
+        budget.settle(side, one, Counter(calls=2))
         waits.result(5)
         assert budget.spent == Amount(calls=2)
-        budget.settle(side, Counter())
+        budget.settle(side, one, one)
         # No call could give anything back.
         with pytest.raises(ModelError, match=r"^cap reached: --max-calls 2$"):
             pool.submit(budget.reserve, side, one).result(5)
@@ -298,7 +298,7 @@ def test_a_call_that_breaks_in_another_way_leaves_no_call_waiting(tmp_path):
         def chat(self, messages, sampling):
             begun.set()
             go_on.wait(5)
-            raise InputError("not what a model may raise")
+            raise RuntimeError("not what a model may raise")
 
     chat, _, budget = counted(tmp_path / "u", Breaks(), Caps(calls=1))
     with ThreadPoolExecutor(2) as pool:
@@ -306,8 +306,48 @@ def test_a_call_that_breaks_in_another_way_leaves_no_call_waiting(tmp_path):
         begun.wait(5)
         second = pool.submit(chat.chat, ASK, SAMPLING)
         go_on.set()
-        with pytest.raises(InputError):
+        with pytest.raises(RuntimeError):
             first.result(5)
         with pytest.raises(ModelError, match="cap reached"):
             second.result(5)
     assert budget.spent.calls == 1
+
+
+def test_a_call_that_is_refused_before_anything_is_sent_costs_nothing(tmp_path):
+    class Refuses:
+        def chat(self, messages, sampling):
+            raise InputError("the server has no such setting")
+
+    chat, _, budget = counted(tmp_path / "u", Refuses(), Caps(calls=1))
+    for _ in range(3):
+        with pytest.raises(InputError):
+            chat.chat(ASK, SAMPLING)
+    assert budget.spent == Amount()
+
+
+def test_a_call_that_no_other_can_make_room_for_does_not_wait(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Waits:
+        def chat(self, messages, sampling):
+            begun.set()
+            go_on.wait(5)
+            return Completion("hi", tokens_in=1, tokens_out=1)
+
+    budget = Budget(Caps(tokens=3_000), None)
+    side = budget.side("user")
+    small, large = Sampling(max_tokens=100), Sampling(max_tokens=2_900)
+    chat = CountedChat(Waits(), side)
+    with ThreadPoolExecutor(2) as pool:
+        go_on.set()
+        for _ in range(50):
+            pool.submit(chat.chat, ASK, small).result(5)
+        go_on.clear()
+        begun.clear()
+        first = pool.submit(chat.chat, ASK, small)
+        begun.wait(5)
+        with pytest.raises(ModelError, match="cap reached"):
+            pool.submit(chat.chat, ASK, large).result(5)
+        assert not first.done()
+        go_on.set()
+        first.result(5)

@@ -242,6 +242,29 @@ def test_tests_whose_filled_instructions_differ_have_no_goal():
         assert found.imported.conversation.meta.get("goal") == goal
 
 
+def test_a_variable_that_stands_in_a_text_thousands_of_times_fills_no_memory():
+    config = {"instructions": "{{x}}" * 20_000}
+    tests = [{"vars": {"x": "a" * 100_000}, "provider": {"config": config}}]
+    begun = time.process_time()
+    [found] = read(evaluation(tried(0, x="a" * 100_000), tests=tests))
+    assert "goal" not in found.imported.conversation.meta
+    assert time.process_time() - begun < 2  # it was 2 GB
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        {"vars": {"x": ["1", "2"]}, "provider": {"config": {"maxTurns": 9}}},
+        {"vars": {"x": "1"}, "provider": "file://user.yaml"},
+    ],
+)
+def test_settings_that_are_not_there_are_not_those_of_another_test(test):
+    other = {"vars": {}, "provider": {"config": {"maxTurns": 10}}}
+    [found] = read(evaluation(tried(0, x="1"), tests=[test, other]))
+    conversation = found.imported.conversation
+    assert not conversation.ended and "goal" not in conversation.meta
+
+
 def test_results_without_ids_are_conversations_of_their_own():
     given = [tried(n) for n in range(3)]
     for one in given:

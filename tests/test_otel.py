@@ -11,6 +11,7 @@ from userlm.data.layouts.common import NOTES
 from userlm.lines import Line
 
 TALK = ["hi", "hello", "and now?", "rest", "bye", "see you"]
+LONG = [f"turn {n}" for n in range(10)]
 
 
 def chat(*texts: str) -> list[dict[str, Any]]:
@@ -575,12 +576,37 @@ def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is
 
 @pytest.mark.parametrize("step", [1, -1])
 def test_calls_with_the_last_messages_alone_are_one_conversation(step):
-    rows = [call(*TALK[max(0, n - 4) : n], conversation="c1") for n in (2, 4, 6)]
+    rows = [call(*LONG[max(0, n - 6) : n], conversation="c1") for n in (4, 6, 8, 10)]
     (one,) = read(*map(sdk, rows[::step]))
     found = one.imported.conversation
-    assert [turn.text for turn in found.turns] == TALK
+    assert [turn.text for turn in found.turns] == LONG
     assert (found.id, found.ended, one.line.number) == ("c1", True, 1)
-    assert one.imported.notes == {"merged spans": 2, "merged lines": 2}
+    assert one.imported.notes == {"merged spans": 3, "merged lines": 3}
+
+
+@pytest.mark.parametrize(
+    ("people", "users"),
+    [
+        (("ann", "ann", ""), ["ann"]),
+        (("", "ann", ""), ["ann"]),
+        (("ann", "ann", "bob"), ["ann", "ann", "bob"]),
+    ],
+)
+def test_calls_with_the_last_messages_are_of_the_person_that_one_of_them_names(
+    people, users
+):
+    rows = [
+        sdk(call(*LONG[n - 6 : n], conversation="c1", **{"user": who} if who else {}))
+        for n, who in zip((6, 8, 10), people, strict=True)
+    ]
+    found = [each.imported.conversation.user for each in read(*rows)]
+    assert found == users
+
+
+def test_what_an_app_asks_about_the_last_exchange_is_no_turn_of_the_person():
+    asked = [*LONG[-2:], "Is this answer safe?", "yes"]
+    rows = [sdk(call(*texts, conversation="c1")) for texts in (LONG, asked)]
+    assert conversations(*rows) == [LONG, asked]
 
 
 @pytest.mark.parametrize("ids", [("shop/41", "shop/42"), ("a", "b")])

@@ -230,13 +230,16 @@ def test_a_trained_model_is_paired_with_its_base_on_the_same_people(
     assert "before and" not in found(html_page([*runs[:-1], others]))
 
 
-def test_the_people_of_a_simulation_are_its_intents_and_no_file_of_its_user() -> None:
-    inputs = {"bot.toml": "1", "in/lines.txt": "2", "in/test.jsonl": "3", "prompt": "4"}
-    manifest = {"inputs": inputs, "options": {"intents": "in"}}
-    run = Finished("sim", Path("sim"), "simulate", manifest, {})
-    assert run.people == "3"
-    manifest["options"] = {"intents": None, "tasks": "bot.toml"}
-    assert run.people == "1"
+def test_the_people_of_a_run_are_those_of_its_intents_tasks_or_log() -> None:
+    def run(verb: str, **manifest: object) -> Finished:
+        manifest["inputs"] = {"user.py": "1", "in/test.jsonl": "2"}
+        return Finished("a", Path("a"), verb, manifest, {})
+
+    assert run("simulate", people="2").people == "2"
+    assert run("respond").people == "1"
+    older = run("simulate")
+    assert older.people is None and older.may_be_paired(run("simulate", people="2"))
+    assert not run("respond").may_be_paired(run("respond", people="2"))
 
 
 def test_a_few_conversations_and_those_at_the_limit_are_warned_of(

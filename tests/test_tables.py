@@ -457,6 +457,14 @@ def test_a_table_that_escapes_and_doubles_quotes_is_neither(folder):
     assert found[1].raw == '1,agent,"a ""full"" refund",c'
 
 
+def test_a_row_of_too_many_backslashes_is_set_aside(folder):
+    said = f'8,customer,"{"a" + chr(92) * 1000}",c\n'
+    found = with_limit(
+        folder, HEAD + said + TAIL, 5000, most_values=500, quotes="backslash"
+    )
+    assert says(found) == ["fine"] * 5
+
+
 def test_a_header_of_many_columns_takes_no_time(folder):
     begun = time.process_time()
     read(folder, ",".join(map(str, range(40_000))) + "\n")

@@ -246,7 +246,8 @@ def scored_column(
     Raises:
         InputError: if the column is about other conversations.
     """
-    names = _columns_of(path.resolve())
+    # A column has the name under which its run was given, which may be a link.
+    names = (*_columns_of(path), *_columns_of(path.resolve()))
     column = next((name for name in names if name in columns), None)
     # Not of any input: another of the runs may have got this name since, with the same ids.
     scored = [was for name, was in inputs.items() if column in _columns_of(Path(name))]

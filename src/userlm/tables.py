@@ -285,6 +285,8 @@ class _Table:
             self._taken.append(line)
             size += len(line.text) + _LINE
             delimiters += line.text.count(self._delimiter)
+            if self._are_escaped:  # each takes memory, too
+                delimiters += line.text.count("\\")
             if line.length or size > self._longest + _LINE:
                 raise _TooLong(f"it goes on for more than {self._longest:,} bytes")
             if delimiters > self._most_values:

@@ -40,7 +40,7 @@ from userlm.sandbox.finding import find
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
 from userlm.tasks import find_tasks, task_of
-from userlm.text import has_words, words
+from userlm.text import has_words
 from userlm.types import (
     Conversation,
     Fact,
@@ -381,18 +381,19 @@ def _told(one: TaskConversation, found: Verdicts) -> Iterator[dict[str, Any]]:
 
 
 def _demand(reason: str, turn: str) -> str | None:
-    """Return the words of the turn that stand in brackets in the judge's reason. One word alone may
-    as well be the number of a note, unless it is the turn."""
+    """Return the words of the turn that stand in brackets in the judge's reason. A number alone may
+    as well be that of a note."""
     for quoted in re.findall(r"\[(.+?)\]", reason):
-        is_told = len(words(quoted)) > 1 or quoted == turn.strip()
-        if is_told and standing(quoted).search(turn):
+        if not quoted.isnumeric() and standing(quoted).search(turn):
             return str(quoted)
     return None
 
 
 def standing(quoted: str) -> re.Pattern[str]:
-    """Return the pattern of words that stand in a text, and not in the middle of others."""
-    begin, end = r"(?:(?<!\w)|(?=\W))", r"(?:(?!\w)|(?<=\W))"
+    """Return the pattern of words that stand in a text, and not in the middle of others. Scripts
+    without spaces, which are beyond those with letters of two cases, may have any beside them."""
+    letter = r"[A-Za-z0-9_\u00c0-\u058f]"
+    begin, end = f"(?:(?<!{letter})|(?!{letter}))", f"(?:(?!{letter})|(?<!{letter}))"
     return re.compile(f"{begin}{re.escape(quoted)}{end}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -139,7 +140,7 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
     if fields and len(local) == len(found):
         _check_columns(fields, local, options)
     stamps = {file.name: file.stamp for file in found if not file.path}
-    sizes = {path: path.stat().st_size for path in local}
+    begun = {path: path.stat() for path in local}
     # The names are without the secrets that URLs may have.
     shown = replace(options, logs=[file.name for file in found])
     run = open_run("import", shown, local, stamps, parts=parts)
@@ -155,7 +156,7 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
         if by and importing.take(file.name, by):
             continue
         if options.several.share.has(file.name):
-            importing.read(number, file, sizes)
+            importing.read(number, file, begun)
     whole = options.limit is None or importing.lines < options.limit
     importing.keep(importing.gathered.found(whole), len(found))
     # A copy that a killed attempt left may be of a file that is no longer wanted.
@@ -236,8 +237,14 @@ class _Import:
             self._shared.owned(conversation)
             self._seen[hash(conversation.id)] = self._joining.add(conversation)
 
-    def read(self, number: int, file: files.LogFile, sizes: Mapping[Path, int]) -> None:
-        """Read one file, unless an earlier attempt did."""
+    def read(
+        self, number: int, file: files.LogFile, begun: Mapping[Path, os.stat_result]
+    ) -> None:
+        """Read one file, unless an earlier attempt did.
+
+        Args:
+            begun: what each was at the start; it may only grow.
+        """
         name = self._names[number]
         was_read = number < self.done_files
         most: int | None = None
@@ -250,7 +257,8 @@ class _Import:
             if most == 0:
                 return
         with files.local(file, self._run.path(".copies")) as path:
-            size = sizes.get(path, path.stat().st_size)
+            was = begun.get(path, path.stat())
+            size = was.st_size
             may_be_empty = len(self._names) > 1
             rows = _rows(path, self._options, size, may_be_empty)
             doing = f"importing {file.name.rpartition('/')[2]}"
@@ -260,16 +268,17 @@ class _Import:
             self.keep(
                 layouts.find(lines, self._options.source, name, self.gathered), number
             )
-            size_now = path.stat().st_size
-        if size_now < size:
+            now = path.stat()
+        if now.st_size < size or now.st_ino != was.st_ino:
+            how = "cut short" if now.st_size < size else "replaced"
             raise InputError(
-                f"{file.name} was cut short while it was read; import it into another --out"
+                f"{file.name} was {how} while it was read; import it into another --out"
             )
         if was_read:
             return
         if not lines.count:
             self.counts[EMPTY] += 1
-        if size_now > size:
+        if now.st_size > size:
             self.counts[GREW] += 1
         if name in self.gathered.files:
             self.gathered_lines[name] = lines.count

@@ -156,7 +156,8 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     if options.intents:
         files.append(path)
     stamps |= inputs.stamps(user, assistant)
-    run = open_run("simulate", options, files, stamps, parts=parts)
+    people = [path] if options.intents else task_files
+    run = open_run("simulate", options, files, stamps, parts=parts, people=people)
     if done := finished(run, options, has_errors):
         return checked(options, done)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from userlm.commands.options import Output, check, given, recorded
 from userlm.data import hub
 from userlm.json_files import replacing
-from userlm.manifest import as_json, environment, other_inputs
+from userlm.manifest import as_json, environment, file_hash, other_inputs
 from userlm.rows import count_rows, read_conversations
 from userlm.runs import (
     REPLACED,
@@ -30,8 +30,9 @@ from userlm.types import Conversation, InputError, Measure
 T = TypeVar("T")
 R = TypeVar("R")
 Results = dict[str, Any]
-GIVEN = "given"
-"""The key of run.json for all options of a part, also those that do not identify a run."""
+GIVEN, PEOPLE = "given", "people"
+"""The keys of run.json for all options of a part, also those that do not identify a run, and for
+the hash of the file of people, intents or tasks."""
 FEW = 5
 """A split with fewer conversations is hardly one."""
 AHEAD = 16  # items queued for each worker, so that a slow answer does not block others
@@ -54,10 +55,12 @@ def open_run(
     stamps: Mapping[str, str] | None = None,
     reads: Iterable[Path] = (),
     parts: Sequence[FinishedRun] = (),
+    people: Sequence[Path] = (),
 ) -> Run:
     """Start the run of these options, or resume it; see `Run.open`.
 
     Args:
+        people: the inputs that say whom the run is about, unless that is the first input.
         parts: the runs that become this one, which is said to be made where they were. None of
             them may lie in its folder.
     """
@@ -69,6 +72,8 @@ def open_run(
     elif parts:
         made = parts[0].manifest
         notes = {name: made.get(name) for name in environment()}
+    if people:
+        notes[PEOPLE] = file_hash(*people)
     run = Run.open(
         options.out,
         verb,

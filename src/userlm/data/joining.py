@@ -115,7 +115,7 @@ class Joining:
         self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
         self._beginnings = array("q")
-        self._windows = Windows(_TWO_EXCHANGES)
+        self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)

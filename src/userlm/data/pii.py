@@ -134,13 +134,14 @@ def _scrub(value: Any, counts: Counter[str], key: str = "") -> Any:
 def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
     """Return the text of a turn scrubbed. The turn before may have asked the user for a phone
     number, which stands near the beginning then."""
-    if role == "user" and ASKED.search(before, max(0, len(before) - _QUESTION)):
-        found = (at.start() for at in BEFORE_NUMBER.finditer(text))
-        starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
-        numbers = (text[start:end] for start, end in pairwise(starts))
-        scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
-        text = text[: starts[0]] + "".join(scrubbed)
-    return _scrub_string(text, counts)
+    text = _scrub_string(text, counts)
+    if role != "user" or not ASKED.search(before, max(0, len(before) - _QUESTION)):
+        return text
+    found = (at.start() for at in BEFORE_NUMBER.finditer(text))
+    starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
+    numbers = (text[start:end] for start, end in pairwise(starts))
+    scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
+    return text[: starts[0]] + "".join(scrubbed)
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:

@@ -287,16 +287,16 @@ _NUMBER = re.compile(
 """What is before a number of another kind too, such as that of an account; a phone number then
 begins with 0, or is American."""
 ASKED = re.compile(
-    r"""(?: \b (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono | cellulare
-            | celular | tel[eé]fono | t[eé]l[eé]phone | m[oó]vil | телефон
+    r"""(?: (?<![^\W_]) (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono
+            | cellulare | celular | tel[eé]fono | t[eé]l[eé]phone | m[oó]vil | телефон
             | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
-            | (?:mobile|cell|contact|call-?back)[ ](?:phone[ ])?(?:number|no\.)
-            | (?:reach|call) [ ] you (?:[ ](?:on|at|back))? ) s? \b
+            | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
+            | tel(?=[.:]) | number[ ][^.!?]{0,40}?(?:reach|call)[ ]you ) s? (?![^\W_])
         | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 )
-    [^.!?。？！]*[.!?。？！]*\s*\Z""",
+    (?: [^.!?。？！]* [?？:：] | [^.!?。？！]*[.!?。？！]*\s*\Z )""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What asks for a phone number in the last sentence of a turn."""
+"""What asks for a phone number: in a question, before a colon, or in the last sentence."""
 BEFORE_NUMBER = re.compile(r"(?<![\w+(./:-])(?<!\d[ .)/-])(?<!\d\)[ ])(?=[+(]*\d)")
 """Where a number begins in a text, which may have several."""
 _AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")

@@ -8,15 +8,19 @@ of twenty turns would be a dozen, each with an end that never happened.
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 
+from userlm.data.filters import FLAGS
 from userlm.types import Conversation
 
+_FEWEST = 4
+"""Turns that two calls share. Two may be a greeting that a person writes again and again, or what
+an app asks a model about the last exchange."""
 _MODULUS = (1 << 61) - 1
 _BASE = 0x9E3779B97F4A7C1
 
@@ -29,15 +33,11 @@ class Windows:
 
     The turns at the beginning and at the end of each call are compared by hashes of all lengths,
     which a polynomial in the hashes of the turns gives (Rabin and Karp).
-
-    Args:
-        fewest: turns that two calls must share. Two may be a greeting that a person writes again
-            and again.
     """
 
-    def __init__(self, fewest: int) -> None:
-        self._fewest = fewest
+    def __init__(self) -> None:
         self._starts = array("q")  # of the hashes of each call
+        self._whose = array("q")
         self._heads = array("q")
         self._tails = array("q")
 
@@ -46,6 +46,7 @@ class Windows:
         conversation, only its place."""
         heads, tails = self._hashes(conversation, whose)
         self._starts.append(len(self._heads))
+        self._whose.append(hash(whose))
         self._heads.extend(heads)
         self._tails.extend(tails)
 
@@ -78,19 +79,28 @@ class Windows:
             sums.append((sums[-1] * _BASE + said) % _MODULUS)
         for count in range(1, len(conversation.turns)):
             power = power * _BASE % _MODULUS
-            if count >= self._fewest:
+            if count >= _FEWEST:
                 tail = (sums[-1] - sums[-1 - count] * power) % _MODULUS
                 heads.append(hash((whose, count, sums[count])))
                 tails.append(hash((whose, count, tail)))
         return heads, tails
 
     def chains(self, others: Set[int] = frozenset()) -> Iterator[list[Entry]]:
-        """Return the calls of each conversation, in order. In the file the last may stand first.
+        """Return the calls of each conversation, in order. In a file the last may stand first: for
+        each person they go the way in which more of them follow each other.
 
         Args:
             others: places of conversations that are no calls.
         """
-        following = max(self._following(others), self._following(others, -1), key=len)
+        ahead, back = self._following(others), self._following(others, -1)
+        counts: Counter[int] = Counter(self._whose[place] for place in ahead)
+        counts.subtract(self._whose[place] for place in back)
+        following = {
+            place: entry
+            for step, found in ((1, ahead), (-1, back))
+            for place, entry in found.items()
+            if (counts[self._whose[place]] >= 0) == (step > 0)
+        }
         later = {place for place, _ in following.values()}
         for first in following.keys() - later:
             calls = [(first, 0)]
@@ -114,14 +124,16 @@ class Windows:
         by_head: defaultdict[int, list[int]] = defaultdict(list)
         for at in begins.tolist():
             by_head[self._heads[at]].append(int(places[at]))
-        shared = ends - starts[places[ends]] + self._fewest
+        shared = ends - starts[places[ends]] + _FEWEST
         # Those that share most first: a call may begin as an earlier conversation ends by chance.
         order = np.lexsort((places[ends] * step, -shared))
         following: dict[int, Entry] = {}
         taken = set(others)
         for at, count in zip(ends[order].tolist(), shared[order].tolist(), strict=True):
             place = int(places[at])
-            if place in following or place in others:
+            length = int(counts[place]) + _FEWEST
+            # The windows of an app do not get shorter, or hardly.
+            if place in following or place in others or 2 * count < length:
                 continue
             calls = by_head[self._tails[at]]
             while calls and ((calls[-1] - place) * step <= 0 or calls[-1] in taken):
@@ -133,7 +145,8 @@ class Windows:
 
 
 def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
-    """Return the conversation of these calls, under the id of the first one.
+    """Return the conversation of these calls, under the id of the first one; of the person and with
+    the intent that one of them names, and with the flags of all.
 
     Args:
         shared: how many of its first turns each shares with the one before.
@@ -141,5 +154,15 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
     turns = chain.from_iterable(
         call.turns[count:] for call, count in zip(calls, shared, strict=True)
     )
-    meta = dict(chain.from_iterable(call.meta.items() for call in reversed(calls)))
-    return replace(calls[-1], id=calls[0].id, turns=tuple(turns), meta=meta)
+    meta = dict(chain.from_iterable(call.meta.items() for call in calls))
+    meta |= {
+        name: True for call in calls for name in FLAGS if call.meta.get(name) is True
+    }
+    return replace(
+        calls[-1],
+        id=calls[0].id,
+        turns=tuple(turns),
+        user=next(filter(None, (call.user for call in calls)), None),
+        intent=next(filter(None, (call.intent for call in calls)), None),
+        meta=meta,
+    )

@@ -99,6 +99,13 @@ class Amount:
             self.dollars + other.dollars,
         )
 
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.calls - other.calls,
+            self.tokens - other.tokens,
+            self.dollars - other.dollars,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Caps:
@@ -173,6 +180,7 @@ class Budget:
         self._path = path
         self._state = threading.Condition()
         self._in_flight = 0
+        self._reserved = Amount()  # for the calls in flight
         self._stopped = ""
 
     def side(
@@ -220,12 +228,13 @@ class Budget:
                     break
                 if self._stopped or self.caps.passed(needed):
                     raise _not_made(why)
-                if not self._in_flight:
+                if self.caps.passed(self.spent - self._reserved + needed):
                     self.give_up(why)
                     raise _not_made(why)
                 self._state.wait()
             self._book(side, worst)
             self._in_flight += 1
+            self._reserved += needed
 
     def count_more(self, side: Side, used: Counter[str]) -> None:
         """Count what a call in flight uses besides its worst case. It never waits: calls that wait
@@ -239,10 +248,13 @@ class Budget:
                 raise _not_made(why)
             self._book(side, used)
 
-    def settle(self, side: Side, change: Counter[str]) -> None:
-        """Settle a call. `change` is its usage minus its worst case, so usually negative."""
+    def settle(self, side: Side, used: Counter[str], worst: Counter[str]) -> None:
+        """Settle a call, which usually used less than was reserved for it."""
+        change = used.copy()
+        change.subtract(worst)
         with self._state:
             self._in_flight -= 1
+            self._reserved -= side.amount(worst)
             self._state.notify_all()
             self._book(side, change)
 
@@ -394,10 +406,13 @@ class Side:
             if error.reason == "empty answer":
                 self._count_wordless(True)
             raise
+        except InputError:  # such as a setting that the server does not have
+            if not call.requests:
+                used = Counter()
+            raise
         finally:
             _CALL.reset(previous)
-            used.subtract(worst)
-            self.budget.settle(self, used)
+            self.budget.settle(self, used, worst)
 
     @property
     def is_hopeless(self) -> bool:

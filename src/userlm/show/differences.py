@@ -42,15 +42,11 @@ STATISTICS = {metric.name: metric.statistic for metric in catalog.METRICS}
 
 @dataclass(frozen=True)
 class Side:
-    """A user that is compared: what was measured of it in each stage, and the rows of that.
+    """A user that is compared: the run in which it was, what was measured of it in each stage, and
+    the rows of that."""
 
-    Attributes:
-        people: whom that was about; see `Finished.people`.
-    """
-
-    name: str
+    run: Finished
     user: str
-    people: str
     measures: Mapping[str, Sequence[Measured]]
     rows: Mapping[tuple[str, str], Sequence[MeasureRow]]
 
@@ -59,9 +55,9 @@ def section(runs: Sequence[Finished]) -> Section:
     """Return the section with the first user of `assess` runs beside each of the others, and the
     same of runs that were scored together."""
     groups = []
-    for first, others in (_assessed(runs), *_scored(runs)):
-        for other in others:
-            names = (Quote(first.name, 60), " less ", Quote(other.name, 60))
+    for sides in (_assessed(runs), *_scored(runs)):
+        for first, other in _pairs(sides):
+            names = (Quote(first.run.name, 60), " less ", Quote(other.run.name, 60))
             if tables := list(_tables(first, other)):
                 groups.append(Group(tables, names, look="fold"))
     title = "How far are the users from one another?"
@@ -70,10 +66,9 @@ def section(runs: Sequence[Finished]) -> Section:
 
 def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
     """Yield in how much the first user of `assess` runs differs from each of the others."""
-    first, others = _assessed(runs)
-    for other in others:
+    for first, other in _pairs(_assessed(runs)):
         pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
-        if first.people != other.people:
+        if not first.run.may_be_paired(other.run):
             why = " were not measured on the same people, so their differences have no interval."
             yield Text((*pair, why), "answer")
             continue
@@ -96,27 +91,29 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
         yield Text((*pair, counts, where, names, "."), "answer")
 
 
-def _assessed(runs: Sequence[Finished]) -> tuple[Side, Sequence[Side]]:
-    """Return the first user of `assess` runs, and the others."""
+def _assessed(runs: Sequence[Finished]) -> list[Side]:
+    """Return the users of `assess` runs."""
     sides = []
     for run in runs:
         if run.verb == "assess":
             measured = {}
             for stage, compared in run.results["measures"].items():
                 measured[stage] = [one["user"] for one in compared]
-            who = (run.name, user_of(run), run.people)
-            sides.append(Side(*who, measured, run.rows))
-    return (sides or [Side("", "", "", {}, {})])[0], sides[1:]
+            sides.append(Side(run, user_of(run), measured, run.rows))
+    return sides
 
 
-def _scored(runs: Sequence[Finished]) -> Iterator[tuple[Side, Sequence[Side]]]:
-    """Yield, of runs that were scored together and talked to the same assistant, the first and the
-    others."""
+def _pairs(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
+    """Return the first user beside each of the others."""
+    return [(sides[0], other) for other in sides[1:]]
+
+
+def _scored(runs: Sequence[Finished]) -> Iterator[list[Side]]:
+    """Yield the users of runs that were scored together and talked to the same assistant."""
     made = {run.name: run for run in runs}
     for run in runs:
         for names in alike(run, runs):
-            first, *others = (_column(run, made[name]) for name in names)
-            yield first, others
+            yield [_column(run, made[name]) for name in names]
 
 
 def _column(run: Finished, made: Finished) -> Side:
@@ -127,7 +124,7 @@ def _column(run: Finished, made: Finished) -> Side:
         if owner == name:
             rows["", metric] = found
     measures = {"": list(run.columns[name].values())}
-    return Side(name, made.user, made.people, measures, rows)
+    return Side(made, made.user, measures, rows)
 
 
 def _shared(first: Side, other: Side) -> Iterator[tuple[str, Measured, Measured]]:
@@ -156,7 +153,7 @@ def _tables(first: Side, other: Side) -> Iterator[Table]:
 
 
 def _name(side: Side) -> Line:
-    return (Quote(side.name, 40), Small(Quote(side.user, 40)))
+    return (Quote(side.run.name, 40), Small(Quote(side.user, 40)))
 
 
 def _apart(
@@ -165,7 +162,7 @@ def _apart(
     """Return the difference on what both have, with its interval; else that of the values."""
     name = one["name"]
     statistic = STATISTICS.get(name)
-    if statistic and first.people == other.people:
+    if statistic and first.run.may_be_paired(other.run):
         key = (stage, name)
         of_first, of_other = (
             Measure(name, None, None, None, tuple(side.rows.get(key, ())))

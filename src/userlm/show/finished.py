@@ -163,14 +163,18 @@ class Finished:
         return str(self.options.get("user") or self.name)
 
     @property
-    def people(self) -> str:
-        """The hash of the file of people, intents or tasks that it is about. Others may have the
-        same ids, such as 1, 2 and so on."""
+    def people(self) -> str | None:
+        """The hash of the file of people, intents or tasks that it is about, since others may have
+        the same ids, such as 1, 2 and so on; `None` if it is not known."""
         inputs = self.manifest.get("inputs") or {}
-        intents = self.options.get("intents")
-        # Verbs other than `simulate` name it first.
-        named = [path for path in inputs if intents in (path, str(Path(path).parent))]
-        return "".join(str(inputs[path]) for path in named[-1:] or [*inputs][:1])
+        # Most verbs name it first.
+        first = None if self.verb == "simulate" else next(iter(inputs.values()), None)
+        found = self.manifest.get("people", first)
+        return found if isinstance(found, str) else None
+
+    def may_be_paired(self, other: Finished) -> bool:
+        """Return whether the same id may be the same person in both."""
+        return self.people == other.people or None in (self.people, other.people)
 
 
 def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:

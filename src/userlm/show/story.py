@@ -307,7 +307,7 @@ def _beside_base(trained: Finished, runs: Runs) -> Iterator[Text]:
     }
     tuned = measured.get(trained.name)
     base = measured.get(called(str(trained.options.get("base"))))
-    if tuned is None or base is None or tuned.people != base.people:
+    if tuned is None or base is None or not tuned.may_be_paired(base):
         return
     for column in ("with intent", "without intent"):
         if (column, "perplexity") in tuned.rows and (column, "perplexity") in base.rows:

@@ -31,6 +31,7 @@ _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MOST = 30
 """How many times as long as its file the results in it may be, since each gets its task: a small
 packed file could fill the disk."""
+_LONGEST_GOAL = 20_000  # characters, if it has variables
 _MOST_COMPARED = 1 << 20
 """Comparisons of results with tests; the settings of further results are not known."""
 _MAX_TURNS = 10  # of promptfoo, if nothing else is set
@@ -107,7 +108,10 @@ class _Tests:
                 user = test.get("provider") or default
                 one = _settings(at_path(user, "config", user))
                 one["instructions"] = _with_variables(one["instructions"], variables)
-                items = _items(variables)
+                # A list stands for a test of each of its values.
+                items = _items(
+                    {k: v for k, v in variables.items() if not isinstance(v, list)}
+                )
                 self._of[items] = _differing([*self._of.get(items, []), one])
         # By the rarest variable: a thousand results of a thousand tests take no time.
         counts = Counter(item for items in self._of for item in items)
@@ -129,14 +133,17 @@ class _Tests:
             for needed in self._by_rarest.get(item, []):
                 self._compared += 1
                 if self._compared > _MOST_COMPARED:
-                    return []
+                    return [_settings(None)]
                 if needed <= items:
                     found = _differing([*found, *self._of[needed]])
         return found
 
 
 def _settings(user: Any) -> _Settings:
-    """Return those settings of a user of promptfoo that are used here."""
+    """Return those settings of a user of promptfoo that are used here; `None` if they stand in
+    another file."""
+    if not isinstance(user, dict):
+        return {"maxTurns": None, "instructions": None}
     raw = at_path(user, "rawInstructions", "{{instructions}}")
     return {
         "maxTurns": at_path(user, "maxTurns", _MAX_TURNS),
@@ -268,9 +275,19 @@ def _filled(instructions: Any, variables: Any) -> str | None:
 
 
 def _with_variables(text: Any, variables: Any) -> Any:
+    """Return a text with its variables; `None` if it would be too long: a variable may stand in it
+    thousands of times."""
     if not isinstance(text, str):
         return text
-    return _VARIABLE.sub(lambda at: str(at_path(variables, at[1], at[0])), text)
+    values: dict[str, str] = {}
+    size = len(text)
+    for at in _VARIABLE.finditer(text):
+        if at[1] not in values:
+            values[at[1]] = str(at_path(variables, at[1], at[0]))
+        size += len(values[at[1]])
+        if size > _LONGEST_GOAL:
+            return None
+    return _VARIABLE.sub(lambda at: values[at[1]], text)
 
 
 def _user_turns(messages: list[Any]) -> int:

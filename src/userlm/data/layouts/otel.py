@@ -248,7 +248,7 @@ class Spans:
 def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
     """Return the conversations of spans, in their order. An app may send only the last messages:
     then under one id each span begins with the last turns of the one before."""
-    windows = Windows(fewest=2)
+    windows = Windows()
     found = []
     for span in kept:
         imported = assemble(
@@ -264,6 +264,8 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
     later = set()
     for calls in windows.chains():
         places, shared = zip(*calls, strict=True)
+        if len({kept[place].user for place in places} - {None}) > 1:
+            continue
         parts = [found[place][1] for place in places]
         whole = join([part.conversation for part in parts], shared)
         notes = sum((Counter(part.notes) for part in parts), Counter[str]())
