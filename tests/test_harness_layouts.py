@@ -251,6 +251,18 @@ def test_a_variable_that_stands_in_a_text_thousands_of_times_fills_no_memory():
     assert time.process_time() - begun < 2  # it was 2 GB
 
 
+def test_a_list_of_variables_and_a_provider_by_its_name_are_understood():
+    named = {"vars": {"instructions": "Ask."}, "provider": "promptfoo:simulated-user"}
+    settings = {"maxTurns": 3, "instructions": "Cancel {{x}}"}
+    matrix = {"vars": {"x": ["1", "2"]}, "provider": {"config": settings}}
+    given = [tried(0, instructions="Ask."), tried(1, x="2")]
+    for one, test, goal in zip(
+        given, (named, matrix), ("Ask.", "Cancel 2"), strict=True
+    ):
+        [found] = read(evaluation(one, tests=[test]))
+        assert found.imported.conversation.meta["goal"] == goal
+
+
 @pytest.mark.parametrize(
     "test",
     [

@@ -29,7 +29,7 @@ def joined(*logs: Conversation) -> list[Conversation]:
     for conversation in logs:
         joining.add(conversation)
     plan = joining.plan(iter(logs))
-    found = list(plan.apply(logs))
+    found = list(plan.apply(lambda: logs))
     assert len(found) == len(logs) - plan.merged
     return found
 
@@ -178,6 +178,14 @@ def test_what_is_said_of_one_call_holds_for_the_conversation():
     second = replace(second, meta={"toxic": False, "language": "en", "redacted": True})
     [found] = joined(first, second)
     assert found.meta == {"toxic": True, "language": "en", "redacted": True}
+
+
+def test_what_is_said_of_an_earlier_call_holds_for_the_whole_history():
+    rows = [log(f"{n}", *TALK[:n], user="p") for n in (2, 4, 6)]
+    rows[0] = replace(rows[0], intent="learn", meta={"toxic": True, "model": "x"})
+    rows[1] = replace(rows[1], meta={"redacted": True})
+    [found] = joined(*rows)
+    assert (found.intent, found.meta) == ("learn", {"toxic": True, "redacted": True})
 
 
 def test_the_calls_of_each_person_may_go_another_way():

@@ -444,9 +444,11 @@ class _Import:
 
         If this is interrupted, another attempt imports everything again.
         """
-        if plan := self._joining.plan(self._written()):
-            records = map(to_record, _with_own_ids(plan.apply(self._written())))
-            write_lines(self._path, records)
+        plan = self._joining.plan(self._written())
+        if plan or len(self._seen) < len(self._joining):
+            ids = Counter(hash(each.id) for each in plan.apply(self._written))
+            joined = _with_own_ids(plan.apply(self._written), ids)
+            write_lines(self._path, map(to_record, joined))
             self.counts["out"] -= plan.merged
             self.counts["note: merged lines"] += plan.merged
 
@@ -472,19 +474,25 @@ class _Counted:
             yield line
 
 
-def _with_own_ids(conversations: Iterable[Conversation]) -> Iterator[Conversation]:
-    """Yield conversations; of several with one id, since not all calls of it go on from another,
-    the later ones with a number."""
+def _with_own_ids(
+    conversations: Iterable[Conversation], ids: Mapping[int, int]
+) -> Iterator[Conversation]:
+    """Yield conversations. Of several with one id, since not all calls of it go on from another,
+    the later ones get a number, and of none is it known whether it ended.
+
+    Args:
+        ids: how often there is each, by its hash.
+    """
     seen: Counter[int] = Counter()
     for conversation in conversations:
+        if ids[hash(conversation.id)] > 1:
+            conversation = replace(conversation, ended=False)
         id = conversation.id
         while count := seen[hash(id)]:
             seen[hash(id)] += 1
             id = f"{conversation.id}/{count + 1}"
         seen[hash(id)] += 1
-        if id != conversation.id:
-            conversation = replace(conversation, id=id, ended=False)
-        yield conversation
+        yield conversation if id == conversation.id else replace(conversation, id=id)
 
 
 def _check_columns(fields: Map, paths: Sequence[Path], options: Import) -> None:

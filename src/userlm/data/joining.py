@@ -18,13 +18,13 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import numpy as np
 
-from userlm.data.windows import Windows, join
+from userlm.data.windows import Windows, join, with_facts
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -84,13 +84,24 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.continued or self.segments)
 
-    def apply(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+    def apply(
+        self, conversations: Callable[[], Iterable[Conversation]]
+    ) -> Iterator[Conversation]:
         """Yield the conversations that remain, in order. Only pieces are held in memory, until
-        their segment is complete."""
+        their segment is complete.
+
+        Args:
+            conversations: returns them from the beginning.
+        """
+        said = self._said(conversations()) if self.continued else {}
         held: defaultdict[int, dict[int, Conversation]] = defaultdict(dict)
-        for place, conversation in enumerate(conversations):
+        for place, conversation in enumerate(conversations()):
             if place in self.continued:
                 continue
+            if said:
+                _, beginnings = _history(conversation)
+                earlier = [said[key] for key in said.keys() & beginnings.keys()]
+                conversation = with_facts(conversation, earlier)
             segment = self.segments.get(place)
             if segment is None:
                 yield conversation
@@ -100,6 +111,17 @@ class Plan:
             if len(held[first]) == len(segment.pieces):
                 pieces = held.pop(first)
                 yield _joined([pieces[piece] for piece in segment.pieces], segment)
+
+    def _said(self, conversations: Iterable[Conversation]) -> dict[int, Conversation]:
+        """Return an earlier call without its turns for each history of which a log says more than
+        turns."""
+        said: dict[int, Conversation] = {}
+        for place, conversation in enumerate(conversations):
+            if place in self.continued and (conversation.intent or conversation.meta):
+                whole, _ = _history(conversation)
+                alone = replace(conversation, turns=(), ended=False)
+                said[whole] = with_facts(alone, [said.get(whole, alone)])
+        return said
 
 
 class Joining:
@@ -119,6 +141,10 @@ class Joining:
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
+
+    def __len__(self) -> int:
+        """The number of conversations."""
+        return len(self._wholes)
 
     def add(self, conversation: Conversation) -> int:
         """Add a conversation, in the order of the file; return its place there."""

@@ -40,9 +40,11 @@ from typing import Any
 from userlm.data.characters import Places, end_of, hides, plain, shown_text
 from userlm.data.pii_patterns import (
     ASKED,
+    ASKING,
     BEFORE_NUMBER,
     CUED,
     NUMBERS,
+    SENTENCE_END,
     SIX_DIGITS,
     Form,
 )
@@ -135,13 +137,20 @@ def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
     """Return the text of a turn scrubbed. The turn before may have asked the user for a phone
     number, which stands near the beginning then."""
     text = _scrub_string(text, counts)
-    if role != "user" or not ASKED.search(before, max(0, len(before) - _QUESTION)):
+    if role != "user" or not _asks_for_phone(before):
         return text
     found = (at.start() for at in BEFORE_NUMBER.finditer(text))
     starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
     numbers = (text[start:end] for start, end in pairwise(starts))
     scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
     return text[: starts[0]] + "".join(scrubbed)
+
+
+def _asks_for_phone(before: str) -> bool:
+    """Return whether the last sentence that asks for anything asks for a phone number."""
+    sentences = SENTENCE_END.split(before[-_QUESTION:])
+    asking = [each for each in sentences if ASKING.search(each)] or sentences
+    return ASKED.search(asking[-1]) is not None
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:

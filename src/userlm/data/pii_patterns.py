@@ -287,16 +287,24 @@ _NUMBER = re.compile(
 """What is before a number of another kind too, such as that of an account; a phone number then
 begins with 0, or is American."""
 ASKED = re.compile(
-    r"""(?: (?<![^\W_]) (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono
+    r"""(?<![^\W_]) (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono
             | cellulare | celular | tel[eé]fono | t[eé]l[eé]phone | m[oó]vil | телефон
             | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
             | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
-            | tel(?=[.:]) | number[ ][^.!?]{0,40}?(?:reach|call)[ ]you ) s? (?![^\W_])
-        | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 )
-    (?: [^.!?。？！]* [?？:：] | [^.!?。？！]*[.!?。？！]*\s*\Z )""",
+            | tel(?=[.:]) | your[ ](?:mobile|cell)(?![ ]\w)
+            | (?:how|where|what|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
+              (?:reach|call)[ ]you
+        ) s? (?![^\W_])
+    | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What asks for a phone number: in a question, before a colon, or in the last sentence."""
+"""What asks for a phone number in a sentence."""
+SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+(?=[^\W\da-z]|\()")
+ASKING = re.compile(
+    r"[?？:：]|\b(?:please|tell|give|enter|type|provide|send|need|bitte|por favor|veuillez)\b",
+    re.IGNORECASE,
+)
+"""What asks for anything."""
 BEFORE_NUMBER = re.compile(r"(?<![\w+(./:-])(?<!\d[ .)/-])(?<!\d\)[ ])(?=[+(]*\d)")
 """Where a number begins in a text, which may have several."""
 _AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")

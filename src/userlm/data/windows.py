@@ -145,8 +145,8 @@ class Windows:
 
 
 def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
-    """Return the conversation of these calls, under the id of the first one; of the person and with
-    the intent that one of them names, and with the flags of all.
+    """Return the conversation of these calls, under the id of the first one; of the person that one
+    of them names.
 
     Args:
         shared: how many of its first turns each shares with the one before.
@@ -155,14 +155,22 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
         call.turns[count:] for call, count in zip(calls, shared, strict=True)
     )
     meta = dict(chain.from_iterable(call.meta.items() for call in calls))
-    meta |= {
+    user = next(filter(None, (call.user for call in calls)), None)
+    whole = replace(calls[-1], id=calls[0].id, turns=tuple(turns), user=user, meta=meta)
+    return with_facts(whole, calls)
+
+
+def with_facts(
+    conversation: Conversation, calls: Sequence[Conversation]
+) -> Conversation:
+    """Return a conversation with the flags of all calls that are a part of it, and the intent of
+    one if it has none."""
+    flags = {
         name: True for call in calls for name in FLAGS if call.meta.get(name) is True
     }
+    intents = (each.intent for each in (conversation, *calls))
     return replace(
-        calls[-1],
-        id=calls[0].id,
-        turns=tuple(turns),
-        user=next(filter(None, (call.user for call in calls)), None),
-        intent=next(filter(None, (call.intent for call in calls)), None),
-        meta=meta,
+        conversation,
+        intent=next(filter(None, intents), None),
+        meta={**conversation.meta, **flags},
     )

@@ -107,11 +107,14 @@ class _Tests:
             if isinstance(variables, dict):
                 user = test.get("provider") or default
                 one = _settings(at_path(user, "config", user))
-                one["instructions"] = _with_variables(one["instructions"], variables)
                 # A list stands for a test of each of its values.
-                items = _items(
-                    {k: v for k, v in variables.items() if not isinstance(v, list)}
-                )
+                variables = {
+                    name: value
+                    for name, value in variables.items()
+                    if not isinstance(value, list)
+                }
+                one["instructions"] = _with_variables(one["instructions"], variables)
+                items = _items(variables)
                 self._of[items] = _differing([*self._of.get(items, []), one])
         # By the rarest variable: a thousand results of a thousand tests take no time.
         counts = Counter(item for items in self._of for item in items)
@@ -142,7 +145,8 @@ class _Tests:
 def _settings(user: Any) -> _Settings:
     """Return those settings of a user of promptfoo that are used here; `None` if they stand in
     another file."""
-    if not isinstance(user, dict):
+    is_named = isinstance(user, str) and user.startswith("promptfoo:")
+    if not (isinstance(user, dict) or is_named):
         return {"maxTurns": None, "instructions": None}
     raw = at_path(user, "rawInstructions", "{{instructions}}")
     return {
