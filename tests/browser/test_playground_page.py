@@ -237,6 +237,52 @@ def test_two_users_answer_one_conversation_and_either_goes_on(page, tmp_path):
     assert talk.turns[0].meta["others"]["user"]["text"] == "a one"
 
 
+def test_no_other_turn_is_chosen_while_the_assistant_answers_the_first(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            assert gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"You said {conversation.turns[-1].text}")
+
+    users = {"user": Script(["a one"]), "against": Script(["b one"])}
+    with playing({**users, "assistant": Slow()}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        other = page.get_by_role("button", name="Go on with this one")
+        expect(other).to_be_enabled()
+        press(page, "next")
+        expect(other).to_be_disabled()
+        other.dispatch_event("click")
+        other.evaluate("button => button.onclick()")  # as if it had the focus
+        gate.set()
+        wait(page, 2)
+        expect(page.locator(".said:not(.other)").first).to_contain_text("a one")
+        expect(page.locator("#turns > li").nth(1)).to_contain_text("You said a one")
+
+
+def test_the_turn_of_a_second_user_stays_though_the_first_one_failed(
+    page, tmp_path, faults
+):
+    class Broken:
+        def reply(self, conversation):
+            raise ModelError("no credit is left")
+
+    with playing({"user": Broken(), "against": Script(["b one"])}, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        expect(page.locator(".said:not(.other)")).to_contain_text("b one")
+        expect(page.locator(".said.other")).to_contain_text("no credit is left")
+        press(page, "save")
+        expect(page.locator("#status")).to_contain_text("Saved in")
+    [talk] = read_conversations(tmp_path / "conversations.jsonl")
+    assert talk.user_turns == ("b one",) and talk.turns[0].meta["by"] == "the against"
+    faults.clear()  # Chromium notes each answer of the kind 503
+
+
 def test_the_page_is_opened_with_six_requests_and_forty_kilobytes(page, tmp_path):
     sizes = []
     page.on(
