@@ -524,6 +524,11 @@ def while_wanted(is_wanted: Callable[[], bool]) -> Iterator[None]:
         _IS_WANTED.reset(token)
 
 
+def is_wanted_here() -> Callable[[], bool]:
+    """Return what tells, in any thread, whether somebody waits for what this one does."""
+    return _IS_WANTED.get()
+
+
 def check_wanted() -> None:
     """Raise `ModelError` if nobody waits for what this thread does."""
     if not _IS_WANTED.get()():
