@@ -263,6 +263,28 @@ def test_no_other_turn_is_chosen_while_the_assistant_answers_the_first(page, tmp
         expect(page.locator("#turns > li").nth(1)).to_contain_text("You said a one")
 
 
+def test_nothing_is_taken_back_while_a_model_writes(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            assert not conversation.turns or gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"turn {len(conversation.turns)}")
+
+    with playing({"user": Slow(), "assistant": Slow()}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        tab_to(page, "back")
+        page.evaluate("document.getElementById('next').click()")
+        for id in ("back", "new"):
+            page.evaluate("id => { document.getElementById(id).disabled = false }", id)
+            press(page, id)
+        gate.set()
+        wait(page, 2)
+
+
 def test_the_turn_of_a_second_user_stays_though_the_first_one_failed(
     page, tmp_path, faults
 ):
@@ -541,6 +563,20 @@ def test_a_blind_test_that_was_started_anew_takes_no_answer_to_the_old_one(
         expect(page.locator("#error")).to_be_hidden()
     faults.clear()  # Chromium notes the answer 409
     assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
+
+
+def test_a_selection_that_is_extended_is_no_rating(page, tmp_path):
+    both = list(pairs())
+    logs = {log.id: log for log, _ in both}
+    known = blind_pairs([talk for _, talk in both], logs, 0)
+    with playing({"user": Script(["hi"])}, tmp_path, pairs=known) as server:
+        page.goto(f"{server.url}blind")
+        press(page, "rater")
+        expect(page.locator("#count")).to_have_text("Pair 1 of 10")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#count")).to_have_text("Pair 2 of 10")
+    assert [rating.pair for rating in read_ratings(tmp_path / "ratings.jsonl")] == [1]
 
 
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}])

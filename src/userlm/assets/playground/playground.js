@@ -346,7 +346,14 @@ function focusNext() {
 
 const newSession = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
+function takeBack() {
+  if (busy) return; // the button may have the focus
+  items = items.slice(0, -1);
+  showAll();
+}
+
 function begin() {
+  if (busy) return;
   id = "new";
   session = newSession();
   items = [];
@@ -380,7 +387,7 @@ function listen() {
   find("play").addEventListener("click", play);
   find("stop").addEventListener("click", () => { waiting.abort(); focusNext(); });
   find("again").addEventListener("click", drawAgain);
-  find("back").addEventListener("click", () => { items = items.slice(0, -1); showAll(); });
+  find("back").addEventListener("click", takeBack);
   find("save").addEventListener("click", save);
   find("new").addEventListener("click", () => { begin(); focusNext(); });
   find("load").addEventListener("click", load);
