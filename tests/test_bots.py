@@ -638,19 +638,25 @@ def test_a_key_that_stands_in_the_file_itself_is_masked_too(tmp_path):
 @pytest.mark.parametrize(
     "header",
     [
-        'Cookie = "sid=0123abcd4567; theme=dark"',
-        'Authorization = \'Digest username="me", response="0123abcd4567"\'',
-        'X-Api-Key-V2 = "0123abcd4567"',
-        'X-Api-Keys = "0123abcd4567"',
-        'X-Auth-Header = "0123abcd4567"',
-        'X-Token-Value = "0123abcd4567"',
-        'X-Session-Id = "0123abcd4567"',
+        'Cookie = "sid=0123abcd4567ef89; theme=dark"',
+        'Cookie = "sid=s%3A0123abcd4567ef89.0c1d; theme=dark"',
+        'Authorization = \'Digest username="me", response="0123abcd4567ef89"\'',
+        "Authorization = \"Token token='0123abcd4567ef89'\"",
+        'Authorization = "ApiKey me@example.com:0123abcd4567ef89"',
+        f'Authorization = "Basic {b64encode(b"me:0123abcd4567ef89").decode()}"',
+        'X-Auth = "{me|0123abcd4567ef89}"',
+        'X-Gateway-Credential = "0123abcd4567ef89"',
+        'X-Api-Key-V2 = "0123abcd4567ef89"',
+        'X-Api-Keys = "0123abcd4567ef89"',
+        'X-Auth-Header = "0123abcd4567ef89"',
+        'X-Token-Value = "0123abcd4567ef89"',
+        'X-Session-Id = "0123abcd4567ef89"',
     ],
 )
 def test_a_key_is_masked_wherever_the_name_has_its_word_and_beside_other_values(
     header, tmp_path
 ):
-    said = Said(body={"text": "the key is 0123abcd4567"})
+    said = Said(body={"text": "the key is 0123abcd4567ef89"})
     with serving([said]) as server:
         text = f'url = "{server.url}"\n[headers]\n{header}'
         bot = loading.assistant(describe(tmp_path, server.url, text))
@@ -663,6 +669,21 @@ def test_a_word_in_a_header_is_no_secret_whatever_the_name_of_the_header(tmp_pat
         'X-Api-Key-Version = "2024-05-01"\nX-Token = "customer"'
     )
     said = "Dear customer, your token of 2024-05-01 is ready at customer-service"
+    with serving([Said(body={"text": said})]) as server:
+        found = loading.assistant(describe(tmp_path, server.url, text)).reply(SAID)
+    assert found == Reply(said)
+
+
+def test_dates_addresses_and_urls_in_a_cookie_stay_in_answers(tmp_path):
+    text = (
+        'url = "{url}"\n[headers]\nCookie = "lang=english; user=jane1985.doe@example.com; '
+        "home=https%3A%2F%2Fshop24.example.com%2F; seen=2024-01-15; "
+        'sid=0123abcd4567ef89"\nX-Auth-Home = "https://shop24.example.com/"'
+    )
+    said = (
+        "I mail jane1985.doe@example.com in english; the order of 2024-01-15 is at "
+        "https://shop24.example.com/help"
+    )
     with serving([Said(body={"text": said})]) as server:
         found = loading.assistant(describe(tmp_path, server.url, text)).reply(SAID)
     assert found == Reply(said)

@@ -4,13 +4,14 @@ import json
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 
 from userlm.models.budget import (
+    GIVE_UP,
     PER_MESSAGE,
     Amount,
     Budget,
@@ -18,6 +19,7 @@ from userlm.models.budget import (
     CountedChat,
     CountedComplete,
     Price,
+    _are_alike,
     count_request,
 )
 from userlm.types import Completion, InputError, ModelError, Sampling
@@ -351,3 +353,15 @@ def test_a_call_that_no_other_can_make_room_for_does_not_wait(tmp_path):
         assert not first.done()
         go_on.set()
         first.result(5)
+
+
+def test_errors_of_other_threads_are_noted_while_the_latest_are_compared():
+    class Noted(str):
+        def __bool__(self):
+            latest.append("")
+            return True
+
+    latest = deque([Noted("not allowed")] * (GIVE_UP - 1), GIVE_UP)
+    assert not _are_alike(latest)
+    latest.extend(["not allowed"] * GIVE_UP)
+    assert _are_alike(latest)

@@ -20,7 +20,7 @@ from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import come_back
-from userlm.text import mask_key
+from userlm.text import _key_pattern, mask_key, mask_keys
 from userlm.types import TOO_LONG, Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -170,6 +170,36 @@ def test_a_key_in_base64_is_masked_whatever_stands_around_it(secret):
             assert "[key]" in left and len(left) < len(before + after) * 4 / 3 + 18
             assert mask_key(coded.replace("/", "\\/"), secret) in left
             assert "[key]" in mask_key(quote(coded, safe=""), secret)
+
+
+def test_of_a_key_that_begins_with_another_nothing_stays():
+    keys = ["acme-prod", None, "acme-prod-9f8e7d6c5b4a"]
+    assert mask_keys("bad acme-prod-9f8e7d6c5b4a of acme-prod", keys) == (
+        "bad [key] of [key]"
+    )
+
+
+def test_a_long_key_is_masked_whole_and_costs_no_more_than_a_short_one():
+    def seconds(key):
+        begun = time.process_time()
+        mask_key("none", key)
+        return time.process_time() - begun
+
+    long = "".join(f"k{n}-X" for n in range(400))
+    assert seconds(long) < 4 * seconds(long[1:41])
+    coded = b64encode(long.encode()).decode()
+    said = f"no {long}, {coded}, {long.upper()}, {quote(coded)} and {long[:300]}..."
+    left = "no [key], [key], [key], [key] and [key]..."
+    assert mask_key(said, long) in (left, left.removesuffix("..."))
+    words = f"{long[:40]} of {long}"
+    assert mask_key(f"no {words}!", words) == "no [key]!"
+
+
+def test_no_answer_waits_for_the_patterns_of_a_key():
+    model = EndpointModel("m", "http://127.0.0.1:1", "a-key-that-none-has")
+    before = _key_pattern.cache_info().misses
+    assert model.masked("a-key-that-none-has") == "[key]"
+    assert _key_pattern.cache_info().misses == before
 
 
 def test_a_key_with_slashes_is_masked_as_json_writes_it():

@@ -460,6 +460,31 @@ def test_what_was_saved_is_so_though_its_counts_could_not_be_written(
     assert (found["conversations"], found["ratings"]) == (2, 1)
 
 
+def test_what_was_saved_is_read_for_one_caller_at_a_time_and_keeps_no_turn_waiting(
+    tmp_path, monkeypatch
+):
+    read = threading.Event()
+    begun = []
+
+    def conversations(_):
+        begun.append(1)
+        assert read.wait(30)
+        return []
+
+    monkeypatch.setattr(saved.Saved, "conversations", conversations)
+    with (
+        playing({"user": Script(["hi"])}, tmp_path) as page,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        lists = [pool.submit(page.call, "saved") for _ in range(40)]
+        found = page.call("ask", {"conversation": EMPTY, "speaker": "user"})
+        time.sleep(0.2)
+        reading = len(begun)
+        read.set()
+        assert all(each.result() == [] for each in lists)
+    assert (found["text"], reading) == ("hi", 1)
+
+
 def test_a_rating_that_is_sent_many_times_at_once_is_one(tmp_path):
     pairs = blind_pairs(responses(), LOGS, 0)
     folder = tmp_path / "saved"

@@ -97,7 +97,7 @@ def calling(page, path, body):
     lines = [f"POST {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items())]
     with socket.create_connection(("127.0.0.1", page.port)) as caller:
         caller.sendall(("\r\n".join(lines) + "\r\n\r\n" + sent).encode())
-        yield
+        yield caller
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,23 @@ def test_no_draft_is_begun_for_a_client_that_has_left(path, body, monkeypatch):
 
     with paid(monkeypatch, leave, guard=NEVER) as requests:
         assert 2 <= len(requests) <= 4
+
+
+@pytest.mark.parametrize(
+    "behind", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"x" * 200_000]
+)
+def test_no_draft_is_begun_for_a_client_that_sent_more_than_its_request_and_left(
+    behind, monkeypatch
+):
+    def leave(app, page, model):
+        with calling(page, "/v1/chat/completions", BODY) as caller:
+            until(lambda: len(model.requests) == 1)
+            caller.sendall(behind)
+            time.sleep(0.1)
+        until(lambda: app.state.pool.in_flight == 0)
+
+    with paid(monkeypatch, leave, guard=NEVER) as requests:
+        assert len(requests) <= 5
 
 
 @pytest.mark.parametrize("size", [1, 200_000])

@@ -2,6 +2,8 @@
 
 import importlib
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 
@@ -205,30 +207,40 @@ def test_the_price_of_intents_is_for_a_model_that_writes_them():
         command._intent_writer(options, budget, None)
 
 
-def test_no_intent_is_asked_for_again_once_the_server_stops():
-    """Not even for a client that still waits: it hears that the server stops."""
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_intent_is_asked_for_again_only_while_somebody_waits_for_it(others):
+    """Its first client leaves while the model writes what is no intent."""
     side = Budget(Caps(), None).side("intent_by")
-    model = Writer("no", "no")
-    is_open = [True]
+    begun, goes_on = threading.Event(), threading.Event()
 
-    def answer(messages, sampling):
-        is_open.clear()
-        return chat(messages, sampling)
+    class Slow(Writer):
+        def chat(self, messages, sampling):
+            begun.set()
+            assert goes_on.wait(20)
+            return super().chat(messages, sampling)
 
-    chat, model.chat = model.chat, answer
-    writer = IntentWriter("w", CountedChat(model, side))
-    with pytest.raises(ModelError, match="nobody waits") as error:
-        writer.write(PERSONA, lambda: bool(is_open))
-    assert error.value.reason == "stopped" and side.used["calls"] == 1
+    writer = IntentWriter("w", CountedChat(Slow("She wants it mended.", TYRE), side))
+    is_there = [True]
 
+    def first():
+        with while_wanted(lambda: bool(is_there)):
+            return writer.write(PERSONA)
 
-def test_an_intent_is_written_though_its_first_client_is_gone():
-    """Others may wait for it."""
-    side = Budget(Caps(), None).side("intent_by")
-    model = Writer("She wants her tyre mended.", TYRE)
-    writer = IntentWriter("w", CountedChat(model, side))
-    with while_wanted(lambda: False):
-        assert writer.write(PERSONA) == TYRE
+    with ThreadPoolExecutor() as pool:
+        written = pool.submit(first)
+        assert begun.wait(20)
+        waiting = [pool.submit(writer.write, PERSONA) for _ in range(others)]
+        while len(*writer._callers.values()) <= others:
+            time.sleep(0.01)
+        is_there.clear()
+        goes_on.set()
+        if others:
+            assert {each.result() for each in (written, *waiting)} == {TYRE}
+        else:
+            with pytest.raises(ModelError, match="nobody waits") as error:
+                written.result()
+            assert error.value.reason == "stopped"
+    assert side.used["calls"] == 1 + others and not writer._callers
 
 
 GOAL = "Get a refund for a lamp"

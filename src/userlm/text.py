@@ -27,6 +27,9 @@ SHORTEST_SECRET = 8
 """Characters. A shorter key is made up for a server that needs none, such as `ollama`."""
 SHORTEST_PART = 12
 """Characters at the beginning of a key that are masked like all of it."""
+LONGEST_PATTERN = 32
+"""Characters by which a key is known in another form, and what follows without a space is masked
+with them: the pattern of a whole token would take seconds to compile."""
 
 _OPENING = re.compile(
     r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
@@ -194,7 +197,7 @@ def mask_key(text: str, key: str | None) -> str:
         return text
     if len(key) < SHORTEST_SECRET:
         return text.replace(key, KEY_MASK)
-    text = _key_pattern(key).sub(KEY_MASK, text)
+    text = _key_pattern(key).sub(KEY_MASK, text.replace(key, KEY_MASK))
     if key[:SHORTEST_PART] in text:  # a server may quote a part
         for length in range(len(key) - 1, SHORTEST_PART - 1, -1):
             text = text.replace(key[:length], KEY_MASK)
@@ -202,16 +205,17 @@ def mask_key(text: str, key: str | None) -> str:
 
 
 def mask_keys(text: str, keys: Iterable[str | None]) -> str:
-    """Return the text without any of the keys."""
-    for key in keys:
+    """Return the text without any of the keys, of which one may begin like another."""
+    for key in sorted(filter(None, keys), key=len, reverse=True):
         text = mask_key(text, key)
     return text
 
 
 @cache
 def _key_pattern(key: str) -> re.Pattern[str]:
-    data = key.encode()
-    forms = {key, data.hex()}
+    known = key[:LONGEST_PATTERN]
+    data = known.encode()
+    forms = {known, data.hex()}
     # Base64 makes four characters of three bytes. If one or two bytes stand before the key, 2 or 3
     # characters depend on them, and the last one depends on what follows.
     for bytes_before, dependent in enumerate((0, 2, 3)):
@@ -224,7 +228,8 @@ def _key_pattern(key: str) -> re.Pattern[str]:
     patterns = ("".join(map(_escaped, form)) for form in sorted(forms))
     # The characters that a match may begin with come first: the search is faster.
     begin = rf"(?=[\\%&{''.join(sorted(first))}])"
-    return re.compile(rf"{begin}(?:{'|'.join(patterns)})", re.IGNORECASE)
+    rest = r"[\w.~+/=\\%&#;-]*" if len(key) > LONGEST_PATTERN else ""
+    return re.compile(rf"{begin}(?:{'|'.join(patterns)}){rest}", re.IGNORECASE)
 
 
 def _escaped(character: str) -> str:

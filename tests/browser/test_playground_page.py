@@ -237,6 +237,75 @@ def test_two_users_answer_one_conversation_and_either_goes_on(page, tmp_path):
     assert talk.turns[0].meta["others"]["user"]["text"] == "a one"
 
 
+def test_no_other_turn_is_chosen_while_the_assistant_answers_the_first(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            assert gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"You said {conversation.turns[-1].text}")
+
+    users = {"user": Script(["a one"]), "against": Script(["b one"])}
+    with playing({**users, "assistant": Slow()}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        other = page.get_by_role("button", name="Go on with this one")
+        expect(other).to_be_enabled()
+        press(page, "next")
+        expect(other).to_be_disabled()
+        other.dispatch_event("click")
+        other.evaluate("button => button.onclick()")  # as if it had the focus
+        gate.set()
+        wait(page, 2)
+        expect(page.locator(".said:not(.other)").first).to_contain_text("a one")
+        expect(page.locator("#turns > li").nth(1)).to_contain_text("You said a one")
+
+
+def test_nothing_is_taken_back_while_a_model_writes(page, tmp_path):
+    gate = threading.Event()
+
+    class Slow:
+        def reply(self, conversation):
+            assert not conversation.turns or gate.wait(TIMEOUT_MS / 1000)
+            return Reply(f"turn {len(conversation.turns)}")
+
+    with playing({"user": Slow(), "assistant": Slow()}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        tab_to(page, "back")
+        page.evaluate("document.getElementById('next').click()")
+        for id in ("back", "new"):
+            page.evaluate("id => { document.getElementById(id).disabled = false }", id)
+            press(page, id)
+        expect(page.locator("#turns > li")).to_have_count(1)
+        gate.set()
+        wait(page, 2)
+
+
+def test_the_turn_of_a_second_user_stays_though_the_first_one_failed(
+    page, tmp_path, faults
+):
+    class Broken:
+        def reply(self, conversation):
+            raise ModelError("no credit is left")
+
+    with playing({"user": Broken(), "against": Script(["b one"])}, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        expect(page.locator(".said:not(.other)")).to_contain_text("b one")
+        expect(page.locator(".said.other")).to_contain_text("no credit is left")
+        press(page, "save")
+        expect(page.locator("#status")).to_contain_text("Saved in")
+    [talk] = read_conversations(tmp_path / "conversations.jsonl")
+    assert talk.user_turns == ("b one",) and talk.turns[0].meta["by"] == "the against"
+    faults.clear()  # Chromium notes each answer of the kind 503
+
+
 def test_the_page_is_opened_with_six_requests_and_forty_kilobytes(page, tmp_path):
     sizes = []
     page.on(
@@ -495,6 +564,21 @@ def test_a_blind_test_that_was_started_anew_takes_no_answer_to_the_old_one(
         expect(page.locator("#error")).to_be_hidden()
     faults.clear()  # Chromium notes the answer 409
     assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
+
+
+def test_a_selection_that_is_extended_is_no_rating(page, tmp_path):
+    both = list(pairs())
+    logs = {log.id: log for log, _ in both}
+    known = blind_pairs([talk for _, talk in both], logs, 0)
+    with playing({"user": Script(["hi"])}, tmp_path, pairs=known) as server:
+        page.goto(f"{server.url}blind")
+        press(page, "rater")
+        expect(page.locator("#count")).to_have_text("Pair 1 of 10")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator("#count")).to_have_text("Pair 2 of 10")
+    [rating] = read_ratings(tmp_path / "ratings.jsonl")
+    assert rating.chosen == known[0].rating(1, "left", "", False).chosen
 
 
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}])

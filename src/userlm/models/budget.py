@@ -462,7 +462,8 @@ def _lasting(error: ModelError, has_answered: bool) -> str:
     return error.reason if error.permanent or is_unreadable else ""
 
 
-def _are_alike(latest: Sequence[str]) -> bool:
+def _are_alike(latest: Iterable[str]) -> bool:
+    latest = list(latest)  # other threads add to it
     return any(latest.count(reason) == GIVE_UP for reason in latest if reason)
 
 
@@ -522,6 +523,11 @@ def while_wanted(is_wanted: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         _IS_WANTED.reset(token)
+
+
+def is_wanted_here() -> Callable[[], bool]:
+    """Return what tells, in any thread, whether somebody waits for what this one does."""
+    return _IS_WANTED.get()
 
 
 def check_wanted() -> None:

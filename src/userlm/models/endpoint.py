@@ -137,6 +137,7 @@ class EndpointModel:
         self._headers = own if headers is None else headers
         custom = _custom_secrets() if own is None else ()
         self._secrets = [*dict.fromkeys((api_key or "", *secrets, *custom))]
+        self.masked("")  # compiles patterns, for which an answer would have to wait
         self._retries = retries
         self._timeout = timeout
         self._pause = pause

@@ -7,9 +7,12 @@ prompt, to any host), gets headers that are meant for OpenAI, and may send an er
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import openai
 
@@ -21,15 +24,16 @@ MAX_ERROR_BYTES = 2**16
 """Of an error the beginning is enough."""
 AUTHORIZATION = "Authorization"
 SECRET_HEADER = re.compile(
-    r".*(?:auth(?:entication|orization)?|cookie|key|password|secret|session(?:-?id)?|token)s?"
-    r"(?P<more>.*)",
-    re.IGNORECASE,
+    "auth|cookie|credential|key|password|secret|session|token", re.IGNORECASE
 )
-"""The names of headers whose values may be secrets, wherever they stand."""
-_WORD = re.compile(r"[a-z]+", re.IGNORECASE)
-_WORDS = re.compile(r"[a-z]+([-_.][a-z]+)*|\d{1,4}([-./]\d{1,2})+", re.IGNORECASE)
-LONGEST_WORDS = 20
-"""Characters from which on no value of a header counts as words."""
+"""What the names of headers have in them whose values may be keys."""
+_ADDRESS = re.compile(r"\w+://[\w./-]*|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_ALONE = re.compile(r"""[^\s=:;,|"'{}]+=*""")
+_WORDS = re.compile(
+    r"[a-z]{1,19}([-_.][a-z]{1,19})*|\d{1,4}([-./]\d{1,2})+", re.IGNORECASE
+)
+_PART = re.compile(r"[\w.~+/-]{16,}", re.ASCII)
+_MIXED = re.compile(r"[a-z][A-Z\d]|[A-Z]\d|\d[A-Za-z]")
 HEADERS = frozenset(
     (
         "accept",
@@ -69,20 +73,22 @@ def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:
 
 
 def header_secrets(name: str, value: str) -> list[str]:
-    """Return what may be keys in a header, by its name and by what it holds."""
-    named = SECRET_HEADER.match(name)
-    if not named:
+    """Return what looks like a key in a header whose name says that it may have one: what stands
+    alone, as behind `Bearer`, and is no plain words or date; and each long part, as of
+    `sid=KEY; lang=en`, in which letters stand beside digits or capitals. No URL and no address."""
+    if not SECRET_HEADER.search(name):
         return []
-    # What is more than a key by its name, such as `X-Key-Version`, may hold words or a date.
-    plain = _WORDS if named["more"] else _WORD
-    # Such as sid=KEY; and response="KEY", of which a bot may repeat the key alone.
-    parts = [*value.split(), *re.split(r'[\s=;,"]+', value)]
-    return [
-        part
-        for part in dict.fromkeys(parts)
-        if len(part) >= LONGEST_WORDS
-        or (len(part) >= SHORTEST_SECRET and not plain.fullmatch(part))
-    ]
+    # A server says what it has read: s%3AKEY as s:KEY, and of `Basic` the user and the password.
+    text = unquote(value)
+    scheme, _, coded = value.strip().partition(" ")
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            text += " " + b64decode(coded).decode().replace(":", " ")
+    text = _ADDRESS.sub("", text)
+    alone = [word for word in text.split() if len(word) >= SHORTEST_SECRET]
+    keys = [w for w in alone if _ALONE.fullmatch(w) and not _WORDS.fullmatch(w)]
+    keys += [part for part in _PART.findall(text) if _MIXED.search(part)]
+    return [*dict.fromkeys(keys)]
 
 
 async def _replace_headers(own: Mapping[str, str], request: Any) -> None:

@@ -81,7 +81,7 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
         turn = await while_there(request, parsing)
         writer = config.intent_writer
         if writer and turn.description is not None:
-            write = partial(writer.write, turn.description, pool.is_open)
+            write = partial(writer.write, turn.description)
             (intent,) = await pool.results([write], request, config.key)
             turn = turn.with_intent(intent, writer.name)
         count = turn.request.n or 1
@@ -119,6 +119,8 @@ def create_app(user: Speaker, config: ServerConfig) -> Starlette:
     app.state.pool = pool
     # What a model sees of a conversation takes long to show, and no thread from the turns.
     app.state.views = Pool(1, config.queue)
+    # Nor has the reading of what was saved, which may be large.
+    app.state.files = Pool(1, config.queue)
     app.state.unfinished = unfinished
     return app
 
@@ -211,8 +213,8 @@ def running(app: Starlette, listening: socket.socket) -> Iterator[threading.Thre
     try:
         yield thread
     finally:
-        app.state.pool.close()
-        app.state.views.close()
+        for pool in (app.state.pool, app.state.views, app.state.files):
+            pool.close()
         server.should_exit = True
         thread.join()
 

@@ -22,6 +22,9 @@ BYTES_PER_CHUNK = 100
 """A body may have this many chunks, and one more for so many bytes: each takes some 20 microseconds
 in which no other client is served."""
 
+MAX_BEHIND = 2**16
+"""Bytes that a client may send behind a request before it is answered."""
+
 
 def max_open_files() -> int:
     """Return how many files and connections this process may have open."""
@@ -120,6 +123,11 @@ class Connection(asyncio.Protocol):
         if not self.owes_request:
             self.has_asked = True
             self._receiving.stop()
+            behind, _ = self._http.conn.trailing_data
+            if len(behind) > MAX_BEHIND:
+                self.abort()
+            # uvicorn's protocol reads no further, and would not notice that the client leaves.
+            self._http.flow.resume_reading()
 
     def next_event(self) -> Any:
         """Return what the client sent; raise `RemoteProtocolError` at a body in tiny chunks."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from userlm.data.intents import description_request, write_after
-from userlm.models.budget import while_wanted
+from userlm.models.budget import is_wanted_here, while_wanted
 from userlm.models.call_cache import answer_of
 from userlm.models.shared_calls import SharedCalls
 from userlm.serving.schema import NO_RETRY, RequestError
@@ -40,26 +40,27 @@ class IntentWriter:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._writing = SharedCalls[str]()
+        self._callers: dict[str, list[Callable[[], bool]]] = {}
 
-    def write(
-        self, description: str, is_open: Callable[[], bool] = lambda: True
-    ) -> str:
-        """Return the intent. Threads with the same description wait for the first of them.
-
-        Args:
-            is_open: whether the server is not shutting down.
+    def write(self, description: str) -> str:
+        """Return the intent. Threads with the same description wait for the first of them, which
+        asks as long as one of them is wanted.
 
         Raises:
             RequestError: 503 if the model fails, 502 if it writes no intent. Neither is kept.
-            ModelError: if a cap does not allow the call, or if the server is shutting down.
+            ModelError: if a cap does not allow the call, or if nobody waits for it any more.
         """
         key = sha256(description.encode(errors="surrogatepass")).hexdigest()
+        caller = is_wanted_here()
+        with self._lock:
+            callers = self._callers.setdefault(key, [])
+            callers.append(caller)
 
         def write() -> str:
             with self._lock:
                 known = self._kept.pop(key, None)
             if known is None:
-                with while_wanted(is_open):  # others may wait for it
+                with while_wanted(lambda: any(is_there() for is_there in [*callers])):
                     known = self._written(description)
             with self._lock:
                 self._kept[key] = known  # behind those that were asked for before
@@ -67,8 +68,13 @@ class IntentWriter:
                     self._kept.popitem(last=False)
             return known
 
-        intent, _ = self._writing.result(key, write)
-        return intent
+        try:
+            return self._writing.result(key, write)[0]
+        finally:
+            with self._lock:
+                callers.remove(caller)
+                if not callers:
+                    del self._callers[key]
 
     def _written(self, description: str) -> str:
         def ask(number: int, messages: Sequence[Message]) -> tuple[str | None, str]:

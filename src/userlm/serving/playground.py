@@ -6,7 +6,6 @@ only pages of this very server may make (`access.check_own_page`). No call names
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -117,14 +116,13 @@ def add_pages(app: Starlette, play: Playground, config: ServerConfig) -> None:
         body = await read_body(request, app.state.unfinished)
         job = partial(_answer, name, play, body)
         pools = {ASK: app.state.pool, VIEW: app.state.views}
-        if name in pools:
-            (found,) = await pools[name].results([job], request, config.key)
-            return json_response(found)
+        pool = pools.get(name, app.state.files)
         try:
-            return json_response(await asyncio.to_thread(job))
-        except InputError as error:
-            raise RequestError(400, str(error)) from None
+            (found,) = await pool.results([job], request, config.key)
+            return json_response(found)
         except OSError as error:
+            if name in pools:
+                raise
             where = error.filename or play.saved.folder
             why = f"{where}: {error.strerror or error}; nothing was saved"
             raise RequestError(507, why) from None

@@ -63,7 +63,7 @@ find("who").addEventListener("submit", (event) => { event.preventDefault(); ask(
 find("choose-left").addEventListener("click", () => choose("left"));
 find("choose-right").addEventListener("click", () => choose("right"));
 document.addEventListener("keydown", (event) => {
-  if (find("test").hidden || event.altKey || event.ctrlKey || event.metaKey || event.repeat) return;
+  if (find("test").hidden || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || event.repeat) return;
   if (event.key === "ArrowLeft") choose("left");
   else if (event.key === "ArrowRight") choose("right");
   else if (event.key.toLowerCase() === "a") find("answers").click();

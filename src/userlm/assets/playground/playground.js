@@ -96,13 +96,17 @@ async function takeTurn() {
   const role = nextRole();
   const sides = role === "assistant" ? ["assistant"] : SIDES.filter((side) => server.names[side]);
   const before = items;
+  // A turn that one of two users took, and that may have been paid for, stays if the other failed.
+  const failed = {};
   const found = await Promise.all(sides.map((side) => reply(side, before).catch((error) => {
-    if (side === "against") return { text: "", stop: "error", meta: {}, error: error.message };
-    throw error;
+    failed[side] = error;
+    return { text: "", stop: "error", meta: {}, error: error.message };
   })));
+  const spoke = sides.find((side) => !failed[side]);
+  if (!spoke) throw failed[sides[0]];
   const completed = found.find(({ intent }) => intent);
   if (completed) find("intent").value = completed.intent;
-  items = [...before, { role, chosen: sides[0], replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
+  items = [...before, { role, chosen: spoke, replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
 }
 
 // Run something that changes the conversation; nothing else may meanwhile.
@@ -195,7 +199,7 @@ function show(status = "") {
     send: mine, next: goesOn() && !playing, play: goesOn() || playing, again: isModels(last()) && !playing,
     back: items.length && !playing, save: items.length && !playing,
   })) setDisabled(find(name), !can || (busy && !(playing && name === "play")));
-  for (const field of ["new", "load"]) setDisabled(find(field), busy || playing);
+  for (const button of [find("new"), find("load"), ...turns.querySelectorAll("button")]) setDisabled(button, busy || playing);
 }
 
 // A button that has the focus keeps it.
@@ -241,7 +245,13 @@ function said(role, side, { text, stop: ending, meta, error, by }, isChosen, pla
   const rejected = Array.isArray(meta.rejected) ? meta.rejected.filter((draft) => draft?.why) : [];
   if (rejected.length) made.append(drafts(rejected));
   if (!isChosen && place === items.length - 1 && !error) {
-    made.append(el("button", { type: "button", onclick: () => { items[place].chosen = side; show(); find("text").focus(); } }, "Go on with this one"));
+    const choose = () => {
+      if (busy) return; // a model answers the other one
+      items[place].chosen = side;
+      show();
+      find("text").focus();
+    };
+    made.append(el("button", { type: "button", onclick: choose }, "Go on with this one"));
   }
   return made;
 }
@@ -336,7 +346,14 @@ function focusNext() {
 
 const newSession = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
+function takeBack() {
+  if (busy) return; // the button may have the focus
+  items = items.slice(0, -1);
+  showAll();
+}
+
 function begin() {
+  if (busy) return;
   id = "new";
   session = newSession();
   items = [];
@@ -370,7 +387,7 @@ function listen() {
   find("play").addEventListener("click", play);
   find("stop").addEventListener("click", () => { waiting.abort(); focusNext(); });
   find("again").addEventListener("click", drawAgain);
-  find("back").addEventListener("click", () => { items = items.slice(0, -1); showAll(); });
+  find("back").addEventListener("click", takeBack);
   find("save").addEventListener("click", save);
   find("new").addEventListener("click", () => { begin(); focusNext(); });
   find("load").addEventListener("click", load);
