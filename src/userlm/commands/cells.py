@@ -135,7 +135,7 @@ def _columns(scored: FinishedRun) -> Iterator[tuple[str, FinishedRun]]:
             )
         run = Run.read(file.parent)
         if run.verb == "simulate":
-            name = scored_column(file, scored.results, scored.folder, inputs)
+            name = scored_column(file, scored.folder, scored.results, inputs)
             yield name or run.folder.name, run
 
 

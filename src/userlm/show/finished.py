@@ -262,7 +262,7 @@ def _check_scored(score: Finished, runs: Iterable[Finished]) -> None:
         path = run.folder / "conversations.jsonl"
         if run.verb in SPEAKING and path.is_file():
             inputs = score.manifest["inputs"]
-            scored_column(path, score.columns, score.folder, inputs)
+            scored_column(path, score.folder, score.columns, inputs)
 
 
 def alike(run: Finished, runs: Iterable[Finished]) -> list[list[str]]:
