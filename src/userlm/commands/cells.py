@@ -12,6 +12,7 @@ from typing import Any
 from userlm.commands.evaluate import AGAIN, CONTROLS, KEPT, REPLAYED
 from userlm.commands.options import rated_user
 from userlm.commands.score import ENDINGS
+from userlm.commands.steps import TASK_FILES
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.ratings import RatedUser
 from userlm.metrics.scores import score_row
@@ -49,6 +50,7 @@ class Cell:
         version: what the user is besides its name, if that is known.
         folder: the run of `simulate`.
         files: what it was read from.
+        tasks: the hash of the tasks whose checks ended conversations; `None` if it is not known.
         shared: what must be the same in all cells, by name.
         intents: what users wanted, by task.
         families: the family of each task; empty if there is none.
@@ -62,6 +64,7 @@ class Cell:
     version: RatedUser
     folder: Path
     files: Sequence[Path]
+    tasks: str | None
     shared: Mapping[str, Any]
     intents: Mapping[str, str]
     families: Mapping[str, str]
@@ -229,7 +232,8 @@ def _read(
     version = rated_user(run.manifest) if is_original else RatedUser()
     names = (assistant, user, is_control, version)
     about = (intents, families, reasons)
-    return Cell(*names, run.folder, files, shared, *about, rows)
+    tasks = run.manifest.get(TASK_FILES)
+    return Cell(*names, run.folder, files, tasks, shared, *about, rows)
 
 
 def _task(conversation: Conversation) -> str:
@@ -292,3 +296,8 @@ def _check(cells: Sequence[Cell]) -> None:
                 if task not in first.intents or task not in cell.intents:
                     what = f"only one of them has the task {task!r}"
                 raise InputError(f"{both}: {what}")
+        if None not in (first.tasks, cell.tasks) and first.tasks != cell.tasks:
+            raise InputError(
+                f"{both}: a file of tasks, or the code of a check, changed between them, which may "
+                "have ended conversations; simulate both with the same"
+            )
