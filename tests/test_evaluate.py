@@ -499,6 +499,22 @@ def test_a_demand_is_words_of_the_turn_and_no_part_of_another_word() -> None:
     assert _demand("[send 1 lamp in 1]", text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "demand", "rest"),
+    [
+        ("Cancel order 4471. Hurry!", "Hurry!", "Cancel order 4471."),
+        ("请取消订单4471,也要一盏灯。", "也要一盏灯", "请取消订单4471,。"),
+        ("İptal et, hızlı ol", "hızlı ol", "İptal et,"),
+    ],
+)
+def test_a_demand_may_be_one_word_in_any_script(
+    text: str, demand: str, rest: str
+) -> None:
+    assert _demand(f"It adds [{demand}].", text) == demand
+    talk = Conversation("a#0", intent="x").say(text).say("ok")
+    assert without_added(talk, {("a#0", 0): demand}).user_turns == (rest,)
+
+
 def test_turns_are_said_again_without_added_demands_where_these_made_a_bot_fail(
     here: Path,
 ) -> None:

@@ -381,10 +381,11 @@ def _told(one: TaskConversation, found: Verdicts) -> Iterator[dict[str, Any]]:
 
 
 def _demand(reason: str, turn: str) -> str | None:
-    """Return the words of the turn that stand in brackets in the judge's reason. A number alone may
-    as well be that of a note."""
+    """Return the words of the turn that stand in brackets in the judge's reason. A number or a
+    letter alone may as well be that of a note."""
     for quoted in re.findall(r"\[(.+?)\]", reason):
-        if not quoted.isnumeric() and standing(quoted).search(turn):
+        is_note = quoted.isnumeric() or (len(quoted) < 3 and quoted.isascii())
+        if not is_note and standing(quoted).search(turn):
             return str(quoted)
     return None
 

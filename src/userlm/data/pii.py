@@ -20,8 +20,8 @@ What is replaced, and what is kept because it does not identify a person:
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
 characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
 Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
-the key of its field. Numbers at the beginning of a user turn are phone numbers if the last sentence
-before it asked for one.
+the key of its field. Numbers at the beginning of a user turn are phone numbers if the turn before
+asks for one at its end.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
