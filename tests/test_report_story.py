@@ -268,6 +268,17 @@ def test_the_people_of_a_run_are_those_of_its_intents_tasks_or_log() -> None:
     assert not run("respond").may_be_paired(run("respond", people="2"))
 
 
+def test_test_items_are_paired_by_their_own_files(tmp_path: Path) -> None:
+    def run(people: str, items: str) -> Finished:
+        manifest = {"people": people, "items": {"role": items}}
+        return Finished("a", tmp_path, "assess", manifest, {})
+
+    one = run("1", "a")
+    for other, is_same in ((run("2", "a"), True), (run("1", "b"), False)):
+        assert one.may_be_paired(other, "role") is is_same
+        assert one.may_be_paired(other, "respond") is not is_same
+
+
 def test_a_few_conversations_and_those_at_the_limit_are_warned_of(
     tmp_path: Path,
 ) -> None:

@@ -29,6 +29,8 @@ from userlm.types import InputError, Measure
 
 CELLS = "cells"
 """The folder of the cells in the folder of a run of `evaluate`."""
+ITEMS = "items"
+"""The key of run.json for the hash of each file of test items, by its stage."""
 HASHES = "hashes"
 """The key of results.json for the hashes of the rows of a part."""
 
