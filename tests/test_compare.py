@@ -668,6 +668,29 @@ def test_damaged_results_are_one_sentence(compared, tmp_path) -> None:
         read_run(tmp_path / "copy")
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"user": 123}, "'user' is damaged"),
+        ({"user": None}, "'user' is damaged"),
+        ({"assistant": ["a"]}, "'assistant' is damaged"),
+        ({"prompt": 5}, "'prompt' is damaged"),
+        ({"user": "trained:" + "b" * 5000}, "there is one run to compare"),
+    ],
+)
+def test_an_odd_user_in_a_run_of_somebody_else_is_one_sentence(
+    tmp_path, options, problem
+) -> None:
+    first = run(tmp_path, PATIENT, name="first")
+    scored = score(tmp_path, first)
+    manifest = read_json(first / "run.json")
+    made = {**manifest, "options": {**manifest["options"], **options}}
+    del made["behind user"]
+    write_json(first / "run.json", made)
+    with pytest.raises(InputError, match=problem):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
 @pytest.mark.slow
 def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
     grid, compared, tmp_path

@@ -35,6 +35,8 @@ USER = (
     *("guard", "tokenizer", "prompt"),
 )
 """The options of `simulate` that make an assistant and a user what they are, its address first."""
+TEXTS = ("assistant", "system", "greeting", "user", "guard", "tokenizer", "prompt")
+"""Those that are texts."""
 SHARED = ("seed", "max_turns", "keep_turns")
 GRADED = ("judge", "upstream_grading")
 """Those of `simulate` and of `score` that all cells must share to be comparable."""
@@ -138,8 +140,20 @@ def _columns(scored: FinishedRun) -> Iterator[tuple[str, FinishedRun]]:
             )
         run = Run.read(file.parent)
         if run.verb == "simulate":
+            _check_texts(run)
             name = scored_column(file, scored.folder, scored.results, inputs)
             yield name or run.folder.name, run
+
+
+def _check_texts(run: FinishedRun) -> None:
+    """Raise `InputError` if an option that makes an assistant or a user what it is has no text."""
+    for name in TEXTS:
+        value = run.options.get(name)
+        is_missing = value is None and name not in ("assistant", "user")
+        if not (isinstance(value, str) or is_missing):
+            raise InputError(
+                f"{run.path('run.json')}: {name!r} is damaged; leave the folder out"
+            )
 
 
 def _names(options: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> list[str]:

@@ -583,7 +583,7 @@ def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
         names = manifest.get(BEHIND_USER) or user.behind
     except KeyError:  # the run has no user
         return RatedUser()
-    except InputError:  # the model is not here
+    except (InputError, OSError, ValueError):  # the model is not here
         names = [""]
     given = recorded(user.settings)
     given = {name: value for name, value in given.items() if value is not None}
