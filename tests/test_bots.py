@@ -786,7 +786,12 @@ def test_a_bot_may_leave_the_working_folder(when, here):
     [
         pytest.param(error(401), id="a key that is refused"),
         pytest.param(Said(body={"reply": "ok"}), id="a path that is not there"),
-        pytest.param(Said(body={"data": [{"text": {"a": 1}}]}), id="no text there"),
+        *(
+            pytest.param(
+                Said(body={"data": [{"text": text}]}), id=f"no text but {text}"
+            )
+            for text in ({"a": 1}, None, 7, ["hi"], " ", {"tool_calls": [CALL]})
+        ),
     ],
 )
 def test_no_turns_are_paid_for_once_a_bot_could_answer_none(said, here, key):

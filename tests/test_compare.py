@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fake_server import completion, serving
 from flat import flat
 from test_damaged import damage
 
@@ -501,6 +502,44 @@ def test_a_user_whose_file_changed_is_no_user_that_two_assistants_share(
         commands.compare(Compare([scored], out=tmp_path / "out"))
 
 
+@pytest.mark.parametrize("changed", ["server", "import"])
+def test_a_user_is_another_one_by_what_it_rested_on_when_it_was_run(
+    tmp_path, monkeypatch, changed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "user_of_two_runs.py"
+    module.write_text("def reply(text):\n    return 'hello'\n")
+    user = f"py:{module.stem}:reply"
+    with serving(lambda body, n: completion("hello")) as server:
+        if changed == "server":
+            user = "prompted:openai:m"
+            monkeypatch.setenv("OPENAI_API_KEY", "k")
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        first = run(tmp_path, PATIENT, user=user, name="first")
+        if changed == "server":
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/")
+        else:
+            (tmp_path / "helper_of_a_user.py").write_text("")
+            module.write_text(f"import helper_of_a_user\n{module.read_text()}")
+        second = run(tmp_path, HASTY, user=user, name="second")
+    scored = score(tmp_path, first, second)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    module.unlink()
+    with pytest.raises(InputError, match="is another user in each"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
+def test_conversations_that_other_checks_ended_are_not_compared(tmp_path) -> None:
+    first = run(tmp_path, PATIENT, name="first")
+    rows = [{**task(i), "check": {"number": 1}} for i in range(6)]
+    write_lines(tmp_path / "tasks.jsonl", rows)
+    second = run(tmp_path, HASTY, name="second")
+    scored = score(tmp_path, first, second)
+    with pytest.raises(InputError, match="which may have ended conversations"):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
+
+
 def test_conversations_that_changed_since_they_were_scored_are_refused(
     tmp_path,
 ) -> None:
@@ -627,6 +666,29 @@ def test_damaged_results_are_one_sentence(compared, tmp_path) -> None:
     write_json(tmp_path / "copy" / "results.json", {**results, "worst": [{"task": 1}]})
     with pytest.raises(InputError, match="'worst' is damaged"):
         read_run(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"user": 123}, "'user' is damaged"),
+        ({"user": None}, "'user' is damaged"),
+        ({"assistant": ["a"]}, "'assistant' is damaged"),
+        ({"prompt": 5}, "'prompt' is damaged"),
+        ({"user": "trained:" + "b" * 5000}, "there is one run to compare"),
+    ],
+)
+def test_an_odd_user_in_a_run_of_somebody_else_is_one_sentence(
+    tmp_path, options, problem
+) -> None:
+    first = run(tmp_path, PATIENT, name="first")
+    scored = score(tmp_path, first)
+    manifest = read_json(first / "run.json")
+    made = {**manifest, "options": {**manifest["options"], **options}}
+    del made["behind user"]
+    write_json(first / "run.json", made)
+    with pytest.raises(InputError, match=problem):
+        commands.compare(Compare([scored], out=tmp_path / "out"))
 
 
 @pytest.mark.slow

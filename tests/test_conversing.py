@@ -366,6 +366,20 @@ def test_a_run_without_a_turn_fails_whenever_it_is_looked_at(verb, quick, tmp_pa
         assert len(server.requests) == 6 * 2
 
 
+def test_only_the_whole_run_fails_for_what_the_guard_ended(quick, tmp_path):
+    talks = [Conversation(f"c{i}", intent="x").say("hi").say("no") for i in range(6)]
+    write_conversations(tmp_path / "talks.jsonl", talks)
+    parts = [tmp_path / "1", tmp_path / "2"]
+    with serving(lambda body, n: completion("too short")) as server:
+        given = {"data": tmp_path / "talks.jsonl", "user": f"prompted:{server.url}#u"}
+        given["guard"] = "words=50-,tries=2,exhausted=stop"
+        for out in parts:
+            part = run_of("respond", **given, out=out, part=f"{out.name}/2")
+            assert part["silent"] == part["stops"]["guard"] > 0
+        with pytest.raises(ModelError, match=r"6 of 6 .* or without a turn"):
+            commands.merge(commands.Merge(parts, tmp_path / "whole"))
+
+
 def run_of(verb: str, **options):
     if verb == "respond":
         return commands.respond(flat(commands.Respond, **options))

@@ -194,7 +194,7 @@ def test_grades_of_a_score_decide_what_was_solved(tmp_path):
     for folder, inputs in ((run, {}), (scored, {str(file): file_hash(file)})):
         manifest = {"format": 2, "verb": "x", "options": {}, "inputs": inputs}
         write_json(folder / "run.json", manifest)
-        write_json(folder / "results.json", {})
+        write_json(folder / "results.json", {"sim": []} if inputs else {})
     grades = [
         {"run": "sim", "conversation": f"t#{i}", "solved": solved, "reason": "r"}
         for i, solved in enumerate([True, False, None])

@@ -408,10 +408,38 @@ def test_merging_again_tries_what_failed_again(tmp_path, monkeypatch):
     options = Merge(
         parts(Respond(User(SCRIPTED), logs(tmp_path)), tmp_path), tmp_path / "merged"
     )
+    again = replace(options, run_bots=True)
     assert merge(options)["stops"]["error"] == 3
-    assert merge(options)["stops"]["error"] == 3
+    assert merge(again)["stops"]["error"] == 3
     monkeypatch.setattr(f"{__name__}.says", lambda conversation: Reply("once more"))
-    assert "error" not in merge(options)["stops"]
+    assert "error" not in merge(again)["stops"]
+    assert "error" not in merge(options)["stops"]  # which runs nothing
+
+
+def test_merging_again_runs_no_bot_that_only_the_parts_name(tmp_path):
+    ran = tmp_path / "ran"
+    intents = tmp_path / "intents.txt"
+    intents.write_text("".join(f"buy {i}\n" for i in range(8)))
+    script = tmp_path / "lines.txt"
+    script.write_text("hello\n")
+    bot = f"cmd:sh -c 'touch {ran}'"  # which says nothing
+    options = Simulate(User(f"script:{script}"), bot, intents, max_turns=1)
+    folders = []
+    for part in ("1/2", "2/2"):
+        out = tmp_path / part[0]
+        with pytest.raises(ModelError, match="ended in an error"):
+            run(options, out, part=part)
+        folders.append(out)
+    ran.unlink()
+    merged = Merge(folders, tmp_path / "merged")
+    with pytest.raises(ModelError, match="ended in an error"):
+        merge(merged)
+    with pytest.raises(InputError, match=r"needs cmd:sh .* give --run-bots if"):
+        merge(merged)
+    assert not ran.exists()
+    with pytest.raises(ModelError, match="ended in an error"):
+        merge(replace(merged, run_bots=True))
+    assert ran.exists()
 
 
 def test_a_complete_run_of_something_else_is_not_taken_for_the_merged_one(tmp_path):

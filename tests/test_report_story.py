@@ -128,6 +128,32 @@ def test_a_score_of_what_a_run_was_before_is_not_shown_beside_it(
                 read_runs([sim, score])
 
 
+def test_a_score_of_two_runs_of_one_name_is_about_them_wherever_it_is_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    stops = {"stops": {"end": 1}}
+    talks = [[TALK], [{**TALK, "id": "other"}]]
+    runs = [
+        write(tmp_path, f"{side}/sim", "simulate", stops, conversations=said)
+        for side, said in zip("ab", talks, strict=True)
+    ]
+    measures = {"a/sim": [measured(1, 0, 2)], "b/sim": [measured(2, 1, 3)]}
+    score = write(tmp_path, "score", "score", measures, scores=[])
+    # It was run in a/.
+    named = ("sim/conversations.jsonl", "../b/sim/conversations.jsonl")
+    hashes = [file_hash(run / "conversations.jsonl") for run in runs]
+    manifest = read_json(score / "run.json")
+    inputs = dict(zip(named, hashes, strict=True))
+    write_json(score / "run.json", {**manifest, "inputs": inputs})
+    assert len(read_runs([score, *runs])) == 3
+    inputs = dict(zip(named, reversed(hashes), strict=True))
+    write_json(score / "run.json", {**manifest, "inputs": inputs})
+    with pytest.raises(InputError, match="other conversations than those in"):
+        read_runs([score, *runs])
+
+
 def about(score: Path, *runs: Path) -> Path:
     """A run of `score`, of what these runs have."""
     manifest = read_json(score / "run.json")
@@ -240,6 +266,17 @@ def test_the_people_of_a_run_are_those_of_its_intents_tasks_or_log() -> None:
     older = run("simulate")
     assert older.people is None and older.may_be_paired(run("simulate", people="2"))
     assert not run("respond").may_be_paired(run("respond", people="2"))
+
+
+def test_test_items_are_paired_by_their_own_files(tmp_path: Path) -> None:
+    def run(people: str, items: str) -> Finished:
+        manifest = {"people": people, "items": {"role": items}}
+        return Finished("a", tmp_path, "assess", manifest, {})
+
+    one = run("1", "a")
+    for other, is_same in ((run("2", "a"), True), (run("1", "b"), False)):
+        assert one.may_be_paired(other, "role") is is_same
+        assert one.may_be_paired(other, "respond") is not is_same
 
 
 def test_a_few_conversations_and_those_at_the_limit_are_warned_of(

@@ -483,6 +483,35 @@ def test_links_of_a_tracker_are_no_reason_to_refuse_a_run(tmp_path):
     assert Run.open(folder, "train", {}).results is None
 
 
+@pytest.mark.parametrize("name", ["cells", "cells/a", "cells/a/conversations.jsonl"])
+def test_a_link_that_leads_out_of_a_finished_run_is_not_followed(name, tmp_path):
+    mine, folder, named = tmp_path / "mine", tmp_path / "run", tmp_path / "latest"
+    Run.open(mine, "simulate", {}).finish({})
+    (mine / "conversations.jsonl").write_text("{}\n")
+    run = Run.open(folder, "evaluate", {})
+    run.finish({})
+    link = folder / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(mine / "conversations.jsonl" if link.suffix else mine)
+    named.symlink_to(folder)
+    for place in (folder, named):
+        with pytest.raises(InputError, match=f"{name} is a link that leads out of"):
+            Run.read(place)
+
+
+def test_links_that_stay_in_a_finished_run_or_are_of_its_model_are_no_reason_to_refuse_it(
+    tmp_path,
+):
+    folder, named = tmp_path / "run", tmp_path / "latest"
+    Run.open(folder, "train", {}).finish({})
+    (folder / "log.jsonl").symlink_to("progress.json")
+    (folder / "model").symlink_to(tmp_path / "elsewhere")
+    (folder / "wandb").mkdir()
+    (folder / "wandb/debug.log").symlink_to(tmp_path / "cache/debug.log")
+    named.symlink_to(folder)
+    assert Run.read(named).verb == "train"
+
+
 def test_a_file_is_not_written_through_a_link_beside_it(tmp_path):
     mine, path = tmp_path / "mine", tmp_path / "out/report.md"
     mine.write_text("mine")

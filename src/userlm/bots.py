@@ -285,21 +285,20 @@ def read_answer(answer: object) -> Reply:
         return Reply(answer)
     message = _fields(answer)
     if message is None:
-        raise ModelError(f"it returned {named_type(answer)}; {GIVE}")
+        raise _broken(f"it returned {named_type(answer)}; {GIVE}")
     calls: list[dict[str, Any]] = []
     text, thought = _read(message, calls)
     if text is None:
         names = ", ".join(call["name"] for call in calls)
         if calls:
-            raise ModelError(
+            raise _broken(
                 f"it called {names} and said nothing; run its tools inside the bot, and return "
                 "what it says then"
             )
         fields = ", ".join(map(str, message)) or "none"
-        raise ModelError(
+        raise _broken(
             f"its answer has no text: the fields are {fields}, and none of "
-            f"{', '.join(TEXT_FIELDS)} is a text",
-            "broken answer",
+            f"{', '.join(TEXT_FIELDS)} is a text"
         )
     meta: dict[str, Any] = {}
     if calls:
@@ -320,6 +319,10 @@ def read_output(text: str) -> Reply:
     if isinstance(value, dict) and any(name in value for name in ANSWER_FIELDS):
         return read_answer(value)
     return Reply(text)
+
+
+def _broken(why: str) -> ModelError:
+    return ModelError(why, "broken answer")
 
 
 def _fields(answer: object) -> Mapping[str, Any] | None:
@@ -387,7 +390,7 @@ def _calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
         call = _fields(call.get("function")) or call
         name = call.get("name")
         if not isinstance(name, str):
-            raise ModelError(f"a tool call has no name: {dumps(call)[:100]}")
+            raise _broken(f"a tool call has no name: {dumps(call)[:100]}")
         given = [call[key] for key in ("args", "arguments", "input") if key in call]
         calls.append({"name": name, "arguments": _arguments(given, name)})
     return calls
@@ -401,22 +404,20 @@ def _arguments(given: list[Any], name: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, Mapping):
-        raise ModelError(f"the arguments of the tool {name} are no JSON object")
+        raise _broken(f"the arguments of the tool {name} are no JSON object")
     return dict(value)
 
 
 def _checked(reply: Reply) -> Reply:
     """Return a reply that can be written and read again; raise `ModelError` if it is none."""
     if not isinstance(reply.text, str):
-        raise ModelError(f"the text of its answer is {named_type(reply.text)}; {GIVE}")
+        raise _broken(f"the text of its answer is {named_type(reply.text)}; {GIVE}")
     if len(reply.text) > LONGEST_ANSWER:
-        raise ModelError(
+        raise _broken(
             f"its answer has {len(reply.text):,} characters; at most {LONGEST_ANSWER:,} are taken"
         )
     if reply.stop is not None and reply.stop not in STOPS:
-        raise ModelError(
-            f"it stopped for {reply.stop!r}; give one of {', '.join(STOPS)}"
-        )
+        raise _broken(f"it stopped for {reply.stop!r}; give one of {', '.join(STOPS)}")
     meta = kept_meta(reply.meta)
     if reply.stop == "error":
         raise ModelError(str(meta.get("error") or "it stopped for an error"))

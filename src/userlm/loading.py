@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import chdir
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
@@ -366,12 +367,35 @@ def _speaker(address: Address) -> Speaker:
     return Human(typed)
 
 
+_UNLESS: ContextVar[str] = ContextVar("unless", default="")
+"""The option without which no bot is loaded; empty if any may be."""
+
+
+@contextmanager
+def bots_refused(unless: str) -> Iterator[None]:
+    """Load no bot in this block, since somebody else may have named it.
+
+    Args:
+        unless: the option that allows it; empty if it is given.
+    """
+    token = _UNLESS.set(unless)
+    try:
+        yield
+    finally:
+        _UNLESS.reset(token)
+
+
 def _bot(
     address: Address,
     system: str | None = None,
     run: str = "",
     timeout: float = TIMEOUT,
 ) -> Bot:
+    if option := _UNLESS.get():
+        raise InputError(
+            f"what failed needs {address}, which the run.json of others may name; give {option} if "
+            "you know what it does, to run it now"
+        )
     ask: Callable[[Asked], object]
     match address.scheme:
         case "py":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +29,8 @@ from userlm.types import InputError, Measure
 
 CELLS = "cells"
 """The folder of the cells in the folder of a run of `evaluate`."""
+ITEMS = "items"
+"""The key of run.json for the hash of each file of test items, by its stage."""
 HASHES = "hashes"
 """The key of results.json for the hashes of the rows of a part."""
 
@@ -119,6 +121,7 @@ class Run:
             if inside:
                 hint = f"give the run folders in it, such as {folder / inside[0]}"
             raise InputError(f"{folder} has no run.json, so it is not a run; {hint}")
+        _check_inside(folder)
         manifest = read_json(folder / "run.json")
         _check_format(folder, manifest)
         parts = {
@@ -234,24 +237,25 @@ def lasting_name(path: Path) -> str:
 
 
 def scored_column(
-    path: Path, columns: Collection[str], score: Path, inputs: Mapping[str, Any]
+    path: Path, score: Path, columns: Iterable[str], inputs: Mapping[str, Any]
 ) -> str | None:
     """Return the column that a file of conversations has in a run of `score`: the name of its run,
     or of the file, with that of the folder around it where two have the same; `None` if it has
     none.
 
     Args:
-        columns: those of the run of `score`, and `inputs` those of its run.json.
+        columns: those of the run of `score`, in their order, and `inputs` those of its run.json.
 
     Raises:
         InputError: if the column is about other conversations.
     """
     # A column has the name under which its run was given, which may be a link.
     names = (*_columns_of(path), *_columns_of(path.resolve()))
-    column = next((name for name in names if name in columns), None)
+    # The runs come first in both. The names of inputs are relative to where they were scored.
+    scored = dict(zip(columns, inputs.values(), strict=False))
+    column = next((name for name in names if name in scored), None)
     # Not of any input: another of the runs may have got this name since, with the same ids.
-    scored = [was for name, was in inputs.items() if column in _columns_of(Path(name))]
-    if column and file_hash(path) not in scored:
+    if column and file_hash(path) != scored[column]:
         raise InputError(
             f"{score} is about other conversations than those in {path} now; score these (its "
             "command, with --force), or leave one of them out"
@@ -573,15 +577,32 @@ def _check_outside(folder: Path, inputs: Iterable[Path]) -> None:
 def _check_links(folder: Path) -> None:
     """Raise `InputError` if there is a link in a run folder, which may come from somebody else: a
     run would change what the link points to."""
+    for path in _links(folder):
+        # The tracker makes links there that it never writes through.
+        if path.parent != folder / "wandb":
+            raise InputError(
+                f"{path} is a link, and a run would change what it points to; delete it, or "
+                "choose another --out"
+            )
+
+
+def _check_inside(folder: Path) -> None:
+    """Raise `InputError` if a link in a run folder leads out of it: the run may come from somebody
+    else, and what is shown or exported of it would have the reader's own files."""
+    own = os.path.realpath(folder)
+    for path in _links(folder):
+        is_read = path.relative_to(folder).parts[0] not in (*_SAVED.split(), "wandb")
+        if is_read and not Path(os.path.realpath(path)).is_relative_to(own):
+            raise InputError(
+                f"{path} is a link that leads out of {folder}, and is not followed; put what it "
+                "points to in its place, or leave the folder out"
+            )
+
+
+def _links(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            # The tracker makes links there that it never writes through.
-            if path.is_symlink() and path.parent != folder / "wandb":
-                raise InputError(
-                    f"{path} is a link, and a run would change what it points to; delete it, or "
-                    "choose another --out"
-                )
+        paths = (Path(parent, name) for name in (*folders, *files))
+        yield from filter(Path.is_symlink, paths)
 
 
 def _check_format(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -72,9 +72,10 @@ from userlm.commands.steps import (
 )
 from userlm.items import Kind
 from userlm.json_files import read_json
+from userlm.manifest import file_hash
 from userlm.metrics.verdict import conclude
 from userlm.rows import read_conversations, write_conversations
-from userlm.runs import FinishedRun, Run, conversations_file
+from userlm.runs import ITEMS, FinishedRun, Run, conversations_file
 from userlm.show.terminal import console
 from userlm.types import Conversation, InputError, ModelError
 
@@ -193,7 +194,9 @@ def assess(options: Assess, parts: Sequence[FinishedRun] = ()) -> Results:
         detector = address.parse(options.detector)
         files += inputs.files(detector)
         stamped.append(detector)
-    run = open_run("assess", options, files, inputs.stamps(*stamped), parts=parts)
+    notes = {ITEMS: {kind: file_hash(path) for kind, path in item_files.items()}}
+    stamps = inputs.stamps(*stamped)
+    run = open_run("assess", options, files, stamps, parts=parts, notes=notes)
     ratings = rated(options.ratings, rated_user(run.manifest))
 
     def is_unfinished(results: Results) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from userlm.commands.evaluate import AGAIN, CONTROLS, KEPT, REPLAYED
 from userlm.commands.options import rated_user
 from userlm.commands.score import ENDINGS
+from userlm.commands.steps import TASK_FILES
 from userlm.metrics.catalog import METRICS, TASKS
 from userlm.metrics.ratings import RatedUser
 from userlm.metrics.scores import score_row
@@ -34,6 +35,8 @@ USER = (
     *("guard", "tokenizer", "prompt"),
 )
 """The options of `simulate` that make an assistant and a user what they are, its address first."""
+TEXTS = ("assistant", "system", "greeting", "user", "guard", "tokenizer", "prompt")
+"""Those that are texts."""
 SHARED = ("seed", "max_turns", "keep_turns")
 GRADED = ("judge", "upstream_grading")
 """Those of `simulate` and of `score` that all cells must share to be comparable."""
@@ -49,6 +52,7 @@ class Cell:
         version: what the user is besides its name, if that is known.
         folder: the run of `simulate`.
         files: what it was read from.
+        tasks: the hash of the tasks whose checks ended conversations; `None` if it is not known.
         shared: what must be the same in all cells, by name.
         intents: what users wanted, by task.
         families: the family of each task; empty if there is none.
@@ -62,6 +66,7 @@ class Cell:
     version: RatedUser
     folder: Path
     files: Sequence[Path]
+    tasks: str | None
     shared: Mapping[str, Any]
     intents: Mapping[str, str]
     families: Mapping[str, str]
@@ -135,8 +140,20 @@ def _columns(scored: FinishedRun) -> Iterator[tuple[str, FinishedRun]]:
             )
         run = Run.read(file.parent)
         if run.verb == "simulate":
-            name = scored_column(file, scored.results, scored.folder, inputs)
+            _check_texts(run)
+            name = scored_column(file, scored.folder, scored.results, inputs)
             yield name or run.folder.name, run
+
+
+def _check_texts(run: FinishedRun) -> None:
+    """Raise `InputError` if an option that makes an assistant or a user what it is has no text."""
+    for name in TEXTS:
+        value = run.options.get(name)
+        is_missing = value is None and name not in ("assistant", "user")
+        if not (isinstance(value, str) or is_missing):
+            raise InputError(
+                f"{run.path('run.json')}: {name!r} is damaged; leave the folder out"
+            )
 
 
 def _names(options: Sequence[Mapping[str, Any]], identity: Sequence[str]) -> list[str]:
@@ -229,7 +246,8 @@ def _read(
     version = rated_user(run.manifest) if is_original else RatedUser()
     names = (assistant, user, is_control, version)
     about = (intents, families, reasons)
-    return Cell(*names, run.folder, files, shared, *about, rows)
+    tasks = run.manifest.get(TASK_FILES)
+    return Cell(*names, run.folder, files, tasks, shared, *about, rows)
 
 
 def _task(conversation: Conversation) -> str:
@@ -292,3 +310,8 @@ def _check(cells: Sequence[Cell]) -> None:
                 if task not in first.intents or task not in cell.intents:
                     what = f"only one of them has the task {task!r}"
                 raise InputError(f"{both}: {what}")
+        if None not in (first.tasks, cell.tasks) and first.tasks != cell.tasks:
+            raise InputError(
+                f"{both}: a file of tasks, or the code of a check, changed between them, which may "
+                "have ended conversations; simulate both with the same"
+            )

@@ -15,7 +15,7 @@ from userlm.commands.costs import (
     show_errors,
     stop,
 )
-from userlm.commands.options import Failures, User
+from userlm.commands.options import Failures, Parts, User
 from userlm.commands.parts import concatenate, merged_budget
 from userlm.commands.steps import Results, RunOptions, finish, in_order
 from userlm.guard import rates
@@ -35,6 +35,9 @@ class ConversingOptions(RunOptions, Protocol):
 
     @property
     def failures(self) -> Failures: ...
+
+    @property
+    def several(self) -> Parts: ...
 
 
 def find_places(
@@ -160,7 +163,8 @@ def checked(options: ConversingOptions, results: Results) -> Results:
     """Return the results of a run; raise `ModelError` if too many of its conversations ended in an
     error or, by the guard, without a turn."""
     stops: Counter[str] = Counter(results["stops"])
-    silent = results.get("silent", 0)
+    # What the guard ended in a part stays so, and may be few of the whole.
+    silent = 0 if options.several.part else results.get("silent", 0)
     how = "ended in an error or without a turn" if silent else "ended in an error"
     options.failures.check(stops["error"] + silent, stops.total(), how=how)
     return results

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from userlm import loading
 from userlm.commands.assess import Assess, assess
 from userlm.commands.costs import Limits
 from userlm.commands.import_ import Import, import_
@@ -45,11 +46,18 @@ class Merge:
     parts: list[Path] = argument(..., "The run folders of all parts.")
     out: Path = option(..., "Output folder of the whole run.", recorded=False)
     output: Output = Output()
+    run_bots: bool = option(
+        False,
+        "Merged again, also run bots (py:, cmd:, bot:) for what failed. The parts name them: they "
+        "may be anything if somebody else made the parts.",
+        flag="--run-bots",
+        recorded=False,
+    )
 
 
 def merge(options: Merge) -> Results:
     """Merge the parts into a run of their verb. A complete one stays, and what failed in it is
-    tried again, as by its verb."""
+    tried again, as by its verb; raise `InputError` if that needs a bot that may not be run."""
     parts = read_parts(options.parts)
     first = parts[0]
     is_merged = (options.out / "results.json").is_file() and not options.output.force
@@ -82,7 +90,8 @@ def merge(options: Merge) -> Results:
                 f"{options.out} was merged from other rows than the parts have now; --force "
                 "merges anew"
             )
-        return verb(whole, ())
+        with loading.bots_refused(unless="" if options.run_bots else "--run-bots"):
+            return verb(whole, ())
     earlier = _written(results)
     try:
         return verb(whole, parts)

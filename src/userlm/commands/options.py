@@ -42,6 +42,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 EMBEDDED_USER = "trained:userlm-small"
 EMBEDDED_GUARD = "no-repeat"  # a model this small repeats itself
 
+BEHIND_USER = "behind user"
+"""The key of run.json for the names of the inputs that its user rests on."""
+
 MAX_TEMPERATURE = 100
 """Every token is as good as equally likely there."""
 
@@ -561,6 +564,11 @@ class User:
         return inputs.files(self.parsed, self.settings.tokenizer, self.settings.prompt)
 
     @property
+    def behind(self) -> list[str]:
+        """The names of the inputs that it rests on."""
+        return [*map(str, self.files), *inputs.stamps(self.parsed)]
+
+    @property
     def parsed(self) -> address.Address:
         """The parts of its address."""
         return address.parse(self.user)
@@ -571,10 +579,11 @@ def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
     if the files that it rests on are known: these by their contents, wherever they are."""
     try:
         user = rebuilt(User, manifest["options"])
-        names = [*map(str, user.files), *inputs.stamps(user.parsed)]
+        # Another run may have had others than there are now.
+        names = manifest.get(BEHIND_USER) or user.behind
     except KeyError:  # the run has no user
         return RatedUser()
-    except InputError:  # the model is not here
+    except (InputError, OSError, ValueError):  # the model is not here
         names = [""]
     given = recorded(user.settings)
     given = {name: value for name, value in given.items() if value is not None}

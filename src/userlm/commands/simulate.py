@@ -36,6 +36,7 @@ from userlm.commands.grading import (
     unsafe_local_option,
 )
 from userlm.commands.options import (
+    BEHIND_USER,
     Failures,
     LocalModels,
     Output,
@@ -51,10 +52,18 @@ from userlm.commands.options import (
     workers_option,
 )
 from userlm.commands.parts import in_parts
-from userlm.commands.steps import Results, conversations_in, finished, open_run
+from userlm.commands.steps import (
+    PEOPLE,
+    TASK_FILES,
+    Results,
+    conversations_in,
+    finished,
+    open_run,
+)
 from userlm.data.intents import complete_intent
 from userlm.grading import Grader, solved_until
 from userlm.journal import Answers, Journal, Recorded
+from userlm.manifest import file_hash
 from userlm.models.budget import Budget, Price
 from userlm.rows import has_only_intents, read_conversations, read_starts
 from userlm.runs import FinishedRun, Run
@@ -156,8 +165,12 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     if options.intents:
         files.append(path)
     stamps |= inputs.stamps(user, assistant)
-    people = [path] if options.intents else task_files
-    run = open_run("simulate", options, files, stamps, parts=parts, people=people)
+    notes: Results = {BEHIND_USER: options.user.behind}
+    if options.intents:
+        notes[PEOPLE] = file_hash(path)
+    elif task_files:
+        notes[PEOPLE] = notes[TASK_FILES] = file_hash(*task_files)
+    run = open_run("simulate", options, files, stamps, parts=parts, notes=notes)
     if done := finished(run, options, has_errors):
         return checked(options, done)
 

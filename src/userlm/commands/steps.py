@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from userlm.commands.options import Output, check, given, recorded
 from userlm.data import hub
 from userlm.json_files import replacing
-from userlm.manifest import as_json, environment, file_hash, other_inputs
+from userlm.manifest import as_json, environment, other_inputs
 from userlm.rows import count_rows, read_conversations
 from userlm.runs import (
     REPLACED,
@@ -30,9 +30,9 @@ from userlm.types import Conversation, InputError, Measure
 T = TypeVar("T")
 R = TypeVar("R")
 Results = dict[str, Any]
-GIVEN, PEOPLE = "given", "people"
-"""The keys of run.json for all options of a part, also those that do not identify a run, and for
-the hash of the file of people, intents or tasks."""
+GIVEN, PEOPLE, TASK_FILES = "given", "people", "task files"
+"""The keys of run.json for all options of a part, also those that do not identify a run; for the
+hash of the file of people, intents or tasks; and for that of the tasks that end conversations."""
 FEW = 5
 """A split with fewer conversations is hardly one."""
 AHEAD = 16  # items queued for each worker, so that a slow answer does not block others
@@ -55,25 +55,23 @@ def open_run(
     stamps: Mapping[str, str] | None = None,
     reads: Iterable[Path] = (),
     parts: Sequence[FinishedRun] = (),
-    people: Sequence[Path] = (),
+    notes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Start the run of these options, or resume it; see `Run.open`.
 
     Args:
-        people: the inputs that say whom the run is about, unless that is the first input.
+        notes: what run.json has besides.
         parts: the runs that become this one, which is said to be made where they were. None of
             them may lie in its folder.
     """
     check(options)
     asked = recorded(options)
-    notes: dict[str, Any] = {}
+    noted = dict(notes or {})
     if asked.get("part") is not None:
-        notes = {GIVEN: as_json(given(options))}
+        noted[GIVEN] = as_json(given(options))
     elif parts:
         made = parts[0].manifest
-        notes = {name: made.get(name) for name in environment()}
-    if people:
-        notes[PEOPLE] = file_hash(*people)
+        noted |= {name: made.get(name) for name in environment()}
     run = Run.open(
         options.out,
         verb,
@@ -82,7 +80,7 @@ def open_run(
         stamps,
         anew=options.output.force,
         reads=[*reads, *(part.path("run.json") for part in parts)],
-        notes=notes,
+        notes=noted,
     )
     for part in parts:
         changed = other_inputs(part.manifest["inputs"], run.manifest["inputs"])

@@ -10,7 +10,7 @@ folders of the host nor addresses of servers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,13 @@ class _Graded:
     """The grades of a run of `score`.
 
     Attributes:
+        columns: those of its results.json, in their order.
         inputs: those of its run.json.
         runs: whether each conversation was solved, and why, by the names of runs and by ids.
     """
 
     folder: Path
+    columns: Iterable[str]
     inputs: Mapping[str, Any]
     runs: Mapping[str, Mapping[str, tuple[bool | None, str]]]
 
@@ -165,7 +167,7 @@ def _source(path: Path, graded: _Graded | None) -> Source:
         graded = _read_grades(folder / "score")
     grades: Mapping[str, tuple[bool | None, str]] = {}
     if graded:
-        column = scored_column(path, graded.runs, graded.folder, graded.inputs)
+        column = scored_column(path, graded.folder, graded.columns, graded.inputs)
         grades = graded.runs.get(column or "", {})
     return Source(
         path,
@@ -191,7 +193,7 @@ def _read_grades(run: Path) -> _Graded:
 
     for _ in read_parsed(path, parse_grade, may_be_empty=True):
         pass
-    return _Graded(run, scored.manifest.get("inputs", {}), found)
+    return _Graded(run, scored.results, scored.manifest.get("inputs", {}), found)
 
 
 # --- who made them --------------------------------------------------------------------------------

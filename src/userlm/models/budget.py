@@ -481,6 +481,8 @@ class WatchedBot:
         """Return its answer."""
         try:
             reply = self.bot.reply(conversation)
+            if not has_words(reply.text):
+                raise ModelError("the assistant's answer has no words", "broken answer")
         except ModelError as error:
             self.latest.append(_lasting(error, self.has_answered))
             if _are_alike(self.latest):

@@ -69,7 +69,10 @@ def sentences(runs: Sequence[Finished]) -> Iterator[Text]:
     for first, other in _pairs(_assessed(runs)):
         pair = (Quote(called(first.user), 60), " and ", Quote(called(other.user), 60))
         if not first.run.may_be_paired(other.run):
-            why = " were not measured on the same people, so their differences have no interval."
+            why = (
+                " were not measured on the same people, so their differences have no interval, "
+                "unless they are on the same test items."
+            )
             yield Text((*pair, why), "answer")
             continue
         sizes: dict[str, float] = {}
@@ -162,7 +165,7 @@ def _apart(
     """Return the difference on what both have, with its interval; else that of the values."""
     name = one["name"]
     statistic = STATISTICS.get(name)
-    if statistic and first.run.may_be_paired(other.run):
+    if statistic and first.run.may_be_paired(other.run, stage):
         key = (stage, name)
         of_first, of_other = (
             Measure(name, None, None, None, tuple(side.rows.get(key, ())))

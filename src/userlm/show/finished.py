@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from userlm.json_files import take
 from userlm.metrics.scores import MEASURED, score_row
 from userlm.rows import SPLITS, from_record
-from userlm.runs import HASHES, Run, cell_folder, scored_column
+from userlm.runs import HASHES, ITEMS, Run, cell_folder, scored_column
 from userlm.show import data
 from userlm.show.blocks import Counts, Table
 from userlm.show.noted import Notebook, Noted, Notes, Talks, first_of, rows, some_rows
@@ -172,9 +172,13 @@ class Finished:
         found = self.manifest.get("people", first)
         return found if isinstance(found, str) else None
 
-    def may_be_paired(self, other: Finished) -> bool:
-        """Return whether the same id may be the same person in both."""
-        return self.people == other.people or None in (self.people, other.people)
+    def may_be_paired(self, other: Finished, stage: str = "") -> bool:
+        """Return whether the same id may be the same person, or test item, in both."""
+        people = [
+            (run.manifest.get(ITEMS) or {}).get(stage, run.people)
+            for run in (self, other)
+        ]
+        return people[0] == people[1] or None in people
 
 
 def read_run(folder: str | Path, most: int = TRANSCRIPTS) -> Finished:
@@ -262,7 +266,7 @@ def _check_scored(score: Finished, runs: Iterable[Finished]) -> None:
         path = run.folder / "conversations.jsonl"
         if run.verb in SPEAKING and path.is_file():
             inputs = score.manifest["inputs"]
-            scored_column(path, score.columns, score.folder, inputs)
+            scored_column(path, score.folder, score.columns, inputs)
 
 
 def alike(run: Finished, runs: Iterable[Finished]) -> list[list[str]]:
