@@ -1618,3 +1618,23 @@ def test_calls_of_one_id_with_the_last_messages_are_one_conversation(
         ("a", 20, True),
     ]
     assert len((tmp_path / "out/dropped.jsonl").read_text().splitlines()) == 2
+
+
+def test_calls_of_one_id_that_are_not_joined_have_own_ids_and_no_end(
+    userlm: Command, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": f"{n}"} for n in range(22)
+    ]
+    lines = [
+        json.dumps({"id": "a", "messages": turns[slice(*at)]})
+        for at in ((0, 20), (16, 22))
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    userlm("import", "log.jsonl", "--out", "out")
+    found = list(read_conversations(tmp_path / "out/conversations.jsonl"))
+    assert [(each.id, each.ended, each.meta["tree"]) for each in found] == [
+        ("a", False, "a"),
+        ("a/2", False, "a"),
+    ]
+    userlm("clean", "out", "--languages", "all", "--out", "clean")

@@ -575,13 +575,27 @@ def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is
 
 
 @pytest.mark.parametrize("step", [1, -1])
-def test_calls_with_the_last_messages_alone_are_one_conversation(step):
-    rows = [call(*LONG[max(0, n - 6) : n], conversation="c1") for n in (4, 6, 8, 10)]
+@pytest.mark.parametrize(
+    ("most", "whose"),
+    [(4, {"conversation": "c1"}), (6, {"conversation": "c1"}), (6, {"user": "ann"})],
+)
+def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, step):
+    rows = [call(*LONG[max(0, n - most) : n], **whose) for n in (4, 6, 8, 10)]
     (one,) = read(*map(sdk, rows[::step]))
     found = one.imported.conversation
     assert [turn.text for turn in found.turns] == LONG
-    assert (found.id, found.ended, one.line.number) == ("c1", True, 1)
+    assert (found.ended, one.line.number) == (True, 1)
     assert one.imported.notes == {"merged spans": 3, "merged lines": 3}
+
+
+def test_conversations_of_one_id_are_for_one_split():
+    rows = [sdk(call(*texts, conversation="c1")) for texts in (LONG, TALK)]
+    found = [each.imported.conversation for each in read(*rows)]
+    assert [(each.id, each.meta["tree"]) for each in found] == [
+        ("c1", "c1"),
+        ("c1/2", "c1"),
+    ]
+    assert "tree" not in the_only(rows[0]).conversation.meta
 
 
 @pytest.mark.parametrize(
@@ -589,7 +603,7 @@ def test_calls_with_the_last_messages_alone_are_one_conversation(step):
     [
         (("ann", "ann", ""), ["ann"]),
         (("", "ann", ""), ["ann"]),
-        (("ann", "ann", "bob"), ["ann", "ann", "bob"]),
+        (("ann", "ann", "bob"), ["ann"]),
     ],
 )
 def test_calls_with_the_last_messages_are_of_the_person_that_one_of_them_names(

@@ -858,6 +858,9 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
         ("Phone number?", "0171\N{EN DASH}1234567", "<PHONE>"),
         ("How can I reach you?", "4155550132", "<PHONE>"),
         ("Can we call you back?", "4155550132", "<PHONE>"),
+        ("What's the best way to reach you?", "4155550132", "<PHONE>"),
+        ("Where can I reach you in case we are cut off?", "4155550132", "<PHONE>"),
+        ("When can we call you, and on which number?", "4155550132", "<PHONE>"),
         (
             "Please tell me your phone number. I will then check.",
             "4155550132",

@@ -486,7 +486,9 @@ def _with_own_ids(
     seen: Counter[int] = Counter()
     for conversation in conversations:
         if ids[hash(conversation.id)] > 1:
-            conversation = replace(conversation, ended=False)
+            tree = {"tree": conversation.id}  # for one split
+            meta = {**tree, **conversation.meta}
+            conversation = replace(conversation, ended=False, meta=meta)
         id = conversation.id
         while count := seen[hash(id)]:
             seen[hash(id)] += 1

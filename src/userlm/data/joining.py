@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from userlm.data.windows import Windows, join, with_facts
+from userlm.data.windows import FEWEST, FEWEST_OF_ID, Windows, join, with_facts
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -152,7 +152,7 @@ class Joining:
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
-        self._windows.add(conversation, self._whose(conversation))
+        self._windows.add(conversation, *self._whose(conversation))
         if whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
@@ -167,16 +167,18 @@ class Joining:
         """Return whether a conversation and the one at `place`, of the same id, are calls of one:
         it begins with the whole of it, or one begins with the last turns of the other."""
         return self.continues(conversation, place) or self._windows.are_neighbours(
-            conversation, self._whose(conversation), place
+            conversation, *self._whose(conversation), place
         )
 
-    def _whose(self, conversation: Conversation) -> str | None:
+    def _whose(self, conversation: Conversation) -> tuple[str | None, int]:
         """Return the person of what may be a call with the last messages alone, or if no person is
-        known the id; `None` if it is none."""
+        known the id; `None` if it is none. And how many turns it must share."""
         is_whole = self._are_whole or _is_of_strangers(conversation)
         if is_whole or not _may_be_a_part(conversation):
-            return None
-        return conversation.user or conversation.id
+            return None, FEWEST
+        if conversation.user is None:
+            return conversation.id, FEWEST_OF_ID
+        return conversation.user, FEWEST
 
     def continues(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation begins with the whole of the one at `place`; of a last
@@ -368,4 +370,4 @@ def _joined(pieces: Sequence[Conversation], segment: Segment) -> Conversation:
         meta["tree"] = segment.name
     turns = tuple(chain.from_iterable(piece.turns for piece in pieces))
     ended = segment.is_last and pieces[-1].ended
-    return replace(pieces[-1], turns=turns, ended=ended, meta=meta)
+    return with_facts(replace(pieces[-1], turns=turns, ended=ended, meta=meta), pieces)

@@ -292,7 +292,8 @@ ASKED = re.compile(
             | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
             | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
             | tel(?=[.:]) | your[ ](?:mobile|cell)(?![ ]\w)
-            | (?:how|where|what|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
+            | (?:what|which)[ ]number
+            | (?:how|where|what(?:['’]s)?|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
               (?:reach|call)[ ]you
         ) s? (?![^\W_])
     | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",

@@ -244,7 +244,9 @@ class Budget:
             ModelError: if a cap does not allow it, or after `stop`.
         """
         with self._state:
-            if why := self._stopped or self._passed(side.amount(used)):
+            # A call that was in flight when a cap stopped others may be tried again.
+            stopped = "" if self._stopped.startswith(CAP) else self._stopped
+            if why := stopped or self._passed(side.amount(used)):
                 raise _not_made(why)
             self._book(side, used)
 
