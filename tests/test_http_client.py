@@ -9,6 +9,7 @@ from raw_server import sending
 
 from userlm.models import http_client
 from userlm.models.endpoint import EndpointModel
+from userlm.models.http_client import header_secrets
 from userlm.types import ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
@@ -136,3 +137,22 @@ def test_no_compression_is_asked_for() -> None:
     with serving([completion("ok")]) as server:
         ask(server.url)
     assert server.headers[0]["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("header", "secrets"),
+    [
+        ("X-Api-Key: correct-horse-battery", ["correct-horse-battery"]),
+        ("Authorization: Bearer my-master-key", ["my-master-key"]),
+        ("Authorization: Token token=abcdefghijklmnopq", ["abcdefghijklmnopq"]),
+        ("X-Api-Key: abcdef123:ghijk456", ["abcdef123:ghijk456"]),
+        ("Cookie: sid=s3cr3tAB; lang=english", ["s3cr3tAB"]),
+        ("Cookie: home=https://shop.example.com/; seen=2024-01-15", []),
+        ("X-Session-Channel: customer-service", []),
+        ("X-Api-Key-Version: 2024-05-01", []),
+        ("X-Token: customer", []),
+        ("X-Language: correct-horse-battery", []),
+    ],
+)
+def test_what_looks_like_a_key_in_a_header_is_found(header, secrets):
+    assert header_secrets(*header.split(": ", 1)) == secrets

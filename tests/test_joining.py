@@ -188,6 +188,12 @@ def test_what_is_said_of_an_earlier_call_holds_for_the_whole_history():
     assert (found.intent, found.meta) == ("learn", {"toxic": True, "redacted": True})
 
 
+def test_the_intent_of_a_stranger_with_the_same_greeting_is_no_intent_of_another():
+    first = replace(log("a", *TALK[:2]), intent="book a flight")
+    [found] = joined(first, log("b", *TALK[:4]))
+    assert (found.id, found.intent) == ("b", None)
+
+
 def test_the_calls_of_each_person_may_go_another_way():
     rows = [*calls(20, 6), *calls(12, 6, "q")[::-1]]
     rows = [replace(each, id=f"{n}") for n, each in enumerate(rows)]

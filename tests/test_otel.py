@@ -577,7 +577,7 @@ def test_where_a_history_begins_anew_so_does_a_conversation_and_only_the_last_is
 @pytest.mark.parametrize("step", [1, -1])
 @pytest.mark.parametrize(
     ("most", "whose"),
-    [(4, {"conversation": "c1"}), (6, {"conversation": "c1"}), (6, {"user": "ann"})],
+    [(6, {"conversation": "c1"}), (6, {"user": "ann"})],
 )
 def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, step):
     rows = [call(*LONG[max(0, n - most) : n], **whose) for n in (4, 6, 8, 10)]
@@ -588,22 +588,12 @@ def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, st
     assert one.imported.notes == {"merged spans": 3, "merged lines": 3}
 
 
-def test_conversations_of_one_id_are_for_one_split():
-    rows = [sdk(call(*texts, conversation="c1")) for texts in (LONG, TALK)]
-    found = [each.imported.conversation for each in read(*rows)]
-    assert [(each.id, each.meta["tree"]) for each in found] == [
-        ("c1", "c1"),
-        ("c1/2", "c1"),
-    ]
-    assert "tree" not in the_only(rows[0]).conversation.meta
-
-
 @pytest.mark.parametrize(
     ("people", "users"),
     [
         (("ann", "ann", ""), ["ann"]),
         (("", "ann", ""), ["ann"]),
-        (("ann", "ann", "bob"), ["ann"]),
+        (("ann", "ann", "bob"), ["ann", "ann", "bob"]),
     ],
 )
 def test_calls_with_the_last_messages_are_of_the_person_that_one_of_them_names(

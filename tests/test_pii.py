@@ -857,6 +857,14 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
         ("Phone number?", "(415)\N{NO-BREAK SPACE}555-0132", "<PHONE>"),
         ("Phone number?", "0171\N{EN DASH}1234567", "<PHONE>"),
         ("How can I reach you?", "4155550132", "<PHONE>"),
+        ("I'll need a number to reach you.", "4155550132", "<PHONE>"),
+        ("Your phone number? I need it to look you up.", "4155550132", "<PHONE>"),
+        (
+            "What is your phone? And could you tell me your email?",
+            "0791234567",
+            "<PHONE>",
+        ),
+        ("Share your phone number. We will only send a code.", "4155550132", "<PHONE>"),
         ("Can we call you back?", "4155550132", "<PHONE>"),
         ("What's the best way to reach you?", "4155550132", "<PHONE>"),
         ("Where can I reach you in case we are cut off?", "4155550132", "<PHONE>"),
@@ -867,17 +875,12 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
             "<PHONE>",
         ),
         ("When can we call you?", "2024-05-01 10:00:00", "2024-05-01 10:00:00"),
-        (
-            "You have a phone? Please type your order number.",
-            "4155550132",
-            "4155550132",
-        ),
         ("What is your order number?", "4155550132", "4155550132"),
         ("It is on your phone. Your order number?", "4155550132", "4155550132"),
         ("Is your mobile app new?", "Build 4155550132", "Build 4155550132"),
         ("Your phone?", "since 12.05.2024 I have 2", "since 12.05.2024 I have 2"),
         ("Your phone?", "https://x.com/4155550132", "https://x.com/4155550132"),
-        ("phone?" + " a" * 60, "4155550132", "4155550132"),
+        ("phone?" + " a" * 120, "4155550132", "4155550132"),
     ],
 )
 def test_the_turn_before_may_ask_for_a_phone_number(asked, said, scrubbed):

@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from userlm.data.windows import FEWEST, FEWEST_OF_ID, Windows, join, with_facts
+from userlm.data.windows import Windows, join, with_facts
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -100,7 +100,15 @@ class Plan:
                 continue
             if said:
                 _, beginnings = _history(conversation)
-                earlier = [said[key] for key in said.keys() & beginnings.keys()]
+                keys = sorted(
+                    said.keys() & beginnings.keys(), key=beginnings.__getitem__
+                )
+                earlier = [
+                    call
+                    for call in (said[key] for key in reversed(keys))
+                    # Without a person, many begin with the same greeting.
+                    if call.user is not None or call.id == conversation.id
+                ]
                 conversation = with_facts(conversation, earlier)
             segment = self.segments.get(place)
             if segment is None:
@@ -152,7 +160,7 @@ class Joining:
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
-        self._windows.add(conversation, *self._whose(conversation))
+        self._windows.add(conversation, self._whose(conversation))
         if whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
@@ -167,18 +175,16 @@ class Joining:
         """Return whether a conversation and the one at `place`, of the same id, are calls of one:
         it begins with the whole of it, or one begins with the last turns of the other."""
         return self.continues(conversation, place) or self._windows.are_neighbours(
-            conversation, *self._whose(conversation), place
+            conversation, self._whose(conversation), place
         )
 
-    def _whose(self, conversation: Conversation) -> tuple[str | None, int]:
+    def _whose(self, conversation: Conversation) -> str | None:
         """Return the person of what may be a call with the last messages alone, or if no person is
-        known the id; `None` if it is none. And how many turns it must share."""
+        known the id; `None` if it is none."""
         is_whole = self._are_whole or _is_of_strangers(conversation)
         if is_whole or not _may_be_a_part(conversation):
-            return None, FEWEST
-        if conversation.user is None:
-            return conversation.id, FEWEST_OF_ID
-        return conversation.user, FEWEST
+            return None
+        return conversation.user or conversation.id
 
     def continues(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation begins with the whole of the one at `place`; of a last

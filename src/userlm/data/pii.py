@@ -61,7 +61,7 @@ others."""
 _LONGEST = 1_000
 """Characters. An address has fewer; a longer key is found in the next pass."""
 _REACH = 8
-_QUESTION, _ANSWER = 100, 200
+_QUESTION, _ANSWER = 200, 200
 """Characters at the end of a turn that may ask for a number, and of the next that may give it."""
 _CAMEL = re.compile("(?<=[a-z])(?=[A-Z])")
 _Span = tuple[str, int, int]
@@ -147,10 +147,10 @@ def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
 
 
 def _asks_for_phone(before: str) -> bool:
-    """Return whether the last sentence that asks for anything asks for a phone number."""
+    """Return whether the end of a turn asks for a phone number, perhaps among other things."""
     sentences = SENTENCE_END.split(before[-_QUESTION:])
-    asking = [each for each in sentences if ASKING.search(each)] or sentences
-    return ASKED.search(asking[-1]) is not None
+    asking = [each for each in sentences if ASKING.search(each)] or sentences[-1:]
+    return any(ASKED.search(each) for each in asking)
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:

@@ -292,7 +292,7 @@ ASKED = re.compile(
             | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
             | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
             | tel(?=[.:]) | your[ ](?:mobile|cell)(?![ ]\w)
-            | (?:what|which)[ ]number
+            | (?:what|which)[ ]number | number[ ][^.!?]{0,20}?(?:reach|call)[ ]you
             | (?:how|where|what(?:['’]s)?|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
               (?:reach|call)[ ]you
         ) s? (?![^\W_])
@@ -302,8 +302,9 @@ ASKED = re.compile(
 """What asks for a phone number in a sentence."""
 SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+(?=[^\W\da-z]|\()")
 ASKING = re.compile(
-    r"[?？:：]|\b(?:please|tell|give|enter|type|provide|send|need|bitte|por favor|veuillez)\b",
-    re.IGNORECASE,
+    r"""[?？:：] | \b(?:please|tell|give|share|enter|type|provide|send|need|bitte|por[ ]favor
+        |veuillez)\b""",
+    re.IGNORECASE | re.VERBOSE,
 )
 """What asks for anything."""
 BEFORE_NUMBER = re.compile(r"(?<![\w+(./:-])(?<!\d[ .)/-])(?<!\d\)[ ])(?=[+(]*\d)")

@@ -18,9 +18,9 @@ import numpy as np
 from userlm.data.filters import FLAGS
 from userlm.types import Conversation
 
-FEWEST, FEWEST_OF_ID = 4, 2
-"""Turns that two calls of a person share, and two with one id. Two turns of a person may be a
-greeting that is written again and again."""
+_FEWEST = 4
+"""Turns that two calls share. Two may be a greeting that a person writes again and again, or what
+an app asks a model about the last exchange."""
 _MODULUS = (1 << 61) - 1
 _BASE = 0x9E3779B97F4A7C1
 
@@ -38,34 +38,27 @@ class Windows:
     def __init__(self) -> None:
         self._starts = array("q")  # of the hashes of each call
         self._whose = array("q")
-        self._fewest = array("q")
         self._heads = array("q")
         self._tails = array("q")
 
-    def add(
-        self, conversation: Conversation, whose: str | None, fewest: int = FEWEST
-    ) -> None:
+    def add(self, conversation: Conversation, whose: str | None) -> None:
         """Add what may be a call, in the order of the file.
 
         Args:
             whose: the person, or the id of the conversation; of `None` only the place is added.
-            fewest: turns that it must share with another one.
         """
-        heads, tails = self._hashes(conversation, whose, fewest)
-        self._fewest.append(fewest)
+        heads, tails = self._hashes(conversation, whose)
         self._starts.append(len(self._heads))
         self._whose.append(hash(whose))
         self._heads.extend(heads)
         self._tails.extend(tails)
 
     def are_neighbours(
-        self, conversation: Conversation, whose: str | None, fewest: int, place: int
+        self, conversation: Conversation, whose: str | None, place: int
     ) -> bool:
         """Return whether a call begins with the last turns of the one at a place, or ends with the
         first ones of it."""
-        if fewest != self._fewest[place]:
-            return False
-        heads, tails = self._hashes(conversation, whose, fewest)
+        heads, tails = self._hashes(conversation, whose)
         first = self._starts[place]
         end = next(iter(self._starts[place + 1 : place + 2]), len(self._heads))
         pairs = [
@@ -75,7 +68,7 @@ class Windows:
         return any(one == other for one, other in pairs)
 
     def _hashes(
-        self, conversation: Conversation, whose: str | None, fewest: int
+        self, conversation: Conversation, whose: str | None
     ) -> tuple[list[int], list[int]]:
         """Return hashes of the first turns of a call, and of as many last ones: of each number from
         the fewest on."""
@@ -89,7 +82,7 @@ class Windows:
             sums.append((sums[-1] * _BASE + said) % _MODULUS)
         for count in range(1, len(conversation.turns)):
             power = power * _BASE % _MODULUS
-            if count >= fewest:
+            if count >= _FEWEST:
                 tail = (sums[-1] - sums[-1 - count] * power) % _MODULUS
                 heads.append(hash((whose, count, sums[count])))
                 tails.append(hash((whose, count, tail)))
@@ -134,9 +127,7 @@ class Windows:
         by_head: defaultdict[int, list[int]] = defaultdict(list)
         for at in begins.tolist():
             by_head[self._heads[at]].append(int(places[at]))
-        fewest = np.array(self._fewest)
-        lengths = counts + fewest  # turns of each call that may be one
-        shared = ends - (starts - fewest)[places[ends]]
+        shared = ends - starts[places[ends]] + _FEWEST
         # Those that share most first: a call may begin as an earlier conversation ends by chance.
         order = np.lexsort((places[ends] * step, -shared))
         following: dict[int, Entry] = {}
@@ -144,14 +135,13 @@ class Windows:
         for at, count in zip(ends[order].tolist(), shared[order].tolist(), strict=True):
             place = int(places[at])
             # The windows of an app do not get shorter, or hardly.
-            is_short = 2 * count < int(lengths[place])
+            is_short = 2 * count < int(counts[place]) + _FEWEST
             if is_short or place in following or place in others:
                 continue
             calls = by_head[self._tails[at]]
             while calls and ((calls[-1] - place) * step <= 0 or calls[-1] in taken):
                 calls.pop()
-            # What an app asks a model about the last exchange shares no more than that.
-            if calls and (count >= FEWEST or count + 2 >= int(lengths[calls[-1]])):
+            if calls:
                 taken.add(calls[-1])
                 following[place] = calls.pop(), count
         return following

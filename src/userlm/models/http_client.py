@@ -28,7 +28,14 @@ SECRET_HEADER = re.compile(
 )
 """What the names of headers have in them whose values may be keys."""
 _ADDRESS = re.compile(r"\w+://[\w./-]*|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_ALONE = re.compile(r"""[^\s=:;,|"'{}]+=*""")
+_ALONE = re.compile(r"""[^\s=;,|"'{}]+=*""")
+_NAMED = re.compile(r"""([\w-]+)=["']?([^\s;,"']+)""")
+_OF_KEY = re.compile(
+    f"(?:{SECRET_HEADER.pattern}|authorization|sid)s?(?:-?id)?\\Z", re.IGNORECASE
+)
+"""A name of a header or a value that is a key, and does not only describe one, as
+`X-Key-Version`."""
+_WORD = re.compile("[a-z]{1,15}", re.IGNORECASE)
 _WORDS = re.compile(
     r"[a-z]{1,19}([-_.][a-z]{1,19})*|\d{1,4}([-./]\d{1,2})+", re.IGNORECASE
 )
@@ -74,8 +81,9 @@ def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:
 
 def header_secrets(name: str, value: str) -> list[str]:
     """Return what looks like a key in a header whose name says that it may have one: what stands
-    alone, as behind `Bearer`, and is no plain words or date; and each long part, as of
-    `sid=KEY; lang=en`, in which letters stand beside digits or capitals. No URL and no address."""
+    alone, as behind `Bearer`, or behind the name of a key, as of `sid=KEY; lang=en`, and is no
+    plain word (in `X-Key-Version` also no words or date); and each long part in which letters stand
+    beside digits or capitals. No URL and no address."""
     if not SECRET_HEADER.search(name):
         return []
     # A server says what it has read: s%3AKEY as s:KEY, and of `Basic` the user and the password.
@@ -85,8 +93,11 @@ def header_secrets(name: str, value: str) -> list[str]:
         with suppress(ValueError):
             text += " " + b64decode(coded).decode().replace(":", " ")
     text = _ADDRESS.sub("", text)
-    alone = [word for word in text.split() if len(word) >= SHORTEST_SECRET]
-    keys = [w for w in alone if _ALONE.fullmatch(w) and not _WORDS.fullmatch(w)]
+    alone = [word for word in text.split() if _ALONE.fullmatch(word)]
+    alone += [said for what, said in _NAMED.findall(text) if _OF_KEY.search(what)]
+    plain = _WORD if _OF_KEY.search(name) else _WORDS
+    keys = [one for one in alone if len(one) >= SHORTEST_SECRET]
+    keys = [one for one in keys if not plain.fullmatch(one)]
     keys += [part for part in _PART.findall(text) if _MIXED.search(part)]
     return [*dict.fromkeys(keys)]
 

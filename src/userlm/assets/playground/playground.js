@@ -104,6 +104,7 @@ async function takeTurn() {
   })));
   const spoke = sides.find((side) => !failed[side]);
   if (!spoke) throw failed[sides[0]];
+  if (failed.user || waiting.signal.aborted) playing = false;
   const completed = found.find(({ intent }) => intent);
   if (completed) find("intent").value = completed.intent;
   items = [...before, { role, chosen: spoke, replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
@@ -149,6 +150,8 @@ async function drawAgain() {
     items = items.slice(0, -1);
     try {
       await takeTurn();
+      const { error } = items.at(-1).replies[kept.at(-1).chosen] ?? {};
+      if (error) throw new Error(error);
     } catch (error) {
       items = kept;
       throw error;

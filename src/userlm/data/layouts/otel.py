@@ -39,7 +39,7 @@ from userlm.data.layouts.fields import (
     utc_time,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
-from userlm.data.windows import FEWEST_OF_ID, Windows, join
+from userlm.data.windows import Windows, join
 from userlm.json_files import dump, loads
 from userlm.lines import Line
 
@@ -227,7 +227,6 @@ class Spans:
         by_last = sorted(kept, key=lambda span: span.last)
         latest = {span.name: span for span in by_last}
         seen: Counter[str] = Counter()
-        times = Counter(spans[0].name for spans, _ in joined)
         for spans, imported in joined:
             first = spans[0]
             _, file, number = min(span.place for span in spans)
@@ -237,14 +236,10 @@ class Spans:
                 name = f"{name}/{seen[name]}"
             is_last = not first.name or latest[first.name] in spans
             conversation = imported.conversation
-            tree = {}
-            if first.name and times[first.name] > 1 and conversation.user is None:
-                tree = {"tree": first.name}  # for one split
             conversation = replace(
                 conversation,
                 id=name,
                 ended=conversation.ended and is_last,
-                meta={**conversation.meta, **tree},
             )
             found = replace(imported, conversation=conversation)
             yield Found(file, Line(number), found.with_notes(self._notes), None)
@@ -265,14 +260,14 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
             meta=span.meta,
             whole=span.ended,
         )
-        if span.name:
-            windows.add(imported.conversation, f"id {span.name}", FEWEST_OF_ID)
-        else:
-            windows.add(imported.conversation, span.user)
+        whose = f"id {span.name}" if span.name else span.user
+        windows.add(imported.conversation, whose)
         found.append(([span], imported))
     later = set()
     for calls in windows.chains():
         places, shared = zip(*calls, strict=True)
+        if len({kept[place].user for place in places} - {None}) > 1:
+            continue
         parts = [found[place][1] for place in places]
         whole = join([part.conversation for part in parts], shared)
         notes = sum((Counter(part.notes) for part in parts), Counter[str]())
