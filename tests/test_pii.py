@@ -857,6 +857,8 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
         ("Phone number?", "(415)\N{NO-BREAK SPACE}555-0132", "<PHONE>"),
         ("Phone number?", "0171\N{EN DASH}1234567", "<PHONE>"),
         ("How can I reach you?", "4155550132", "<PHONE>"),
+        ("What number is on your order?", "4155550132", "4155550132"),
+        ("What can I call you?", "4155550132", "4155550132"),
         ("I'll need a number to reach you.", "4155550132", "<PHONE>"),
         ("Your phone number? I need it to look you up.", "4155550132", "<PHONE>"),
         (

@@ -292,9 +292,9 @@ ASKED = re.compile(
             | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
             | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
             | tel(?=[.:]) | your[ ](?:mobile|cell)(?![ ]\w)
-            | (?:what|which)[ ]number | number[ ][^.!?]{0,20}?(?:reach|call)[ ]you
+            | on[ ]which[ ]number | number[ ][^.!?]{0,20}?(?:reach|call)[ ]you
             | (?:how|where|what(?:['’]s)?|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
-              (?:reach|call)[ ]you
+              (?:reach[ ]you | call[ ]you[ ](?:back|at|on))
         ) s? (?![^\W_])
     | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",
     re.IGNORECASE | re.VERBOSE,
