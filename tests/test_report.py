@@ -1430,7 +1430,7 @@ def hostile_folders(root: Path) -> list[Path]:
         scores=scores,
     )
     scored = json.loads((score / "run.json").read_text())
-    scored["inputs"]["sim"] = file_hash(sim / "conversations.jsonl")
+    scored["inputs"] = {"sim": file_hash(sim / "conversations.jsonl")}
     (score / "run.json").write_text(json.dumps(scored))
     return [
         sim,
