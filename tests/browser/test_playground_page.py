@@ -566,6 +566,34 @@ def test_a_blind_test_that_was_started_anew_takes_no_answer_to_the_old_one(
     assert len(read_ratings(tmp_path / "ratings.jsonl")) == 1
 
 
+def test_where_the_first_of_two_users_fails_its_turn_stays_and_play_on_stops(
+    page, tmp_path, faults
+):
+    class OutOfCredit:
+        def __init__(self):
+            self.asked = 0
+
+        def reply(self, conversation):
+            self.asked += 1
+            if self.asked > 1:
+                raise ModelError("no credit is left")
+            return Reply("a good turn")
+
+    sides = {"user": OutOfCredit(), "against": Script(["b one"] * 9)}
+    with playing({**sides, "assistant": Script(["ok"] * 9)}, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        press(page, "again")
+        expect(page.locator("#error")).to_contain_text("no credit is left")
+        expect(page.locator(".said:not(.other)")).to_contain_text("a good turn")
+        press(page, "play")
+        wait(page, 3)  # the assistant, and the second user alone
+        expect(page.locator("#play")).to_have_text("Play on")
+    faults.clear()  # Chromium notes each answer of the kind 503
+
+
 def test_a_selection_that_is_extended_is_no_rating(page, tmp_path):
     both = list(pairs())
     logs = {log.id: log for log, _ in both}
