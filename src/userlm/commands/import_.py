@@ -445,9 +445,12 @@ class _Import:
         If this is interrupted, another attempt imports everything again.
         """
         plan = self._joining.plan(self._written())
-        if plan or len(self._seen) < len(self._joining):
-            ids = Counter(hash(each.id) for each in plan.apply(self._written))
-            joined = _with_own_ids(plan.apply(self._written), ids)
+        has_same_ids = len(self._seen) < len(self._joining)
+        if plan or has_same_ids:
+            joined = plan.apply(self._written)
+            if has_same_ids:
+                ids = Counter(hash(each.id) for each in plan.apply(self._written))
+                joined = _with_own_ids(joined, ids)
             write_lines(self._path, map(to_record, joined))
             self.counts["out"] -= plan.merged
             self.counts["note: merged lines"] += plan.merged

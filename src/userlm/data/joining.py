@@ -24,7 +24,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from userlm.data.windows import Windows, join, with_facts
+from userlm.data.windows import Windows, flags_of, join, with_facts
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -93,19 +93,19 @@ class Plan:
         Args:
             conversations: returns them from the beginning.
         """
-        said = self._said(conversations()) if self.continued else {}
+        facts = self._facts(conversations()) if self.continued else {}
         held: defaultdict[int, dict[int, Conversation]] = defaultdict(dict)
         for place, conversation in enumerate(conversations()):
             if place in self.continued:
                 continue
-            if said:
+            if facts:
                 _, beginnings = _history(conversation)
                 keys = sorted(
-                    said.keys() & beginnings.keys(), key=beginnings.__getitem__
+                    facts.keys() & beginnings.keys(), key=beginnings.__getitem__
                 )
                 earlier = [
                     call
-                    for call in (said[key] for key in reversed(keys))
+                    for call in (facts[key] for key in reversed(keys))
                     # Without a person, many begin with the same greeting.
                     if call.user is not None or call.id == conversation.id
                 ]
@@ -120,16 +120,17 @@ class Plan:
                 pieces = held.pop(first)
                 yield _joined([pieces[piece] for piece in segment.pieces], segment)
 
-    def _said(self, conversations: Iterable[Conversation]) -> dict[int, Conversation]:
-        """Return an earlier call without its turns for each history of which a log says more than
-        turns."""
-        said: dict[int, Conversation] = {}
+    def _facts(self, conversations: Iterable[Conversation]) -> dict[int, Conversation]:
+        """Return for each history an earlier call with its flags and its intent alone, if it has
+        any."""
+        facts: dict[int, Conversation] = {}
         for place, conversation in enumerate(conversations):
-            if place in self.continued and (conversation.intent or conversation.meta):
+            flags = flags_of(conversation)
+            if place in self.continued and (conversation.intent or flags):
                 whole, _ = _history(conversation)
-                alone = replace(conversation, turns=(), ended=False)
-                said[whole] = with_facts(alone, [said.get(whole, alone)])
-        return said
+                alone = replace(conversation, turns=(), ended=False, meta=flags)
+                facts[whole] = with_facts(alone, [facts.get(whole, alone)])
+        return facts
 
 
 class Joining:

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from itertools import chain
+from operator import eq
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,18 @@ _BASE = 0x9E3779B97F4A7C1
 
 Entry = tuple[int, int]
 """The place of a call, and how many turns it shares with the one before."""
+
+
+class _Matches(NamedTuple):
+    """Beginnings of calls that others end with, and ends of calls that others begin with.
+
+    Attributes:
+        begins: the hash and the place of each, in the order of the file.
+        ends: the same, and the number of turns.
+    """
+
+    begins: Sequence[tuple[int, int]]
+    ends: Sequence[tuple[int, int, int]]
 
 
 class Windows:
@@ -61,11 +75,9 @@ class Windows:
         heads, tails = self._hashes(conversation, whose)
         first = self._starts[place]
         end = next(iter(self._starts[place + 1 : place + 2]), len(self._heads))
-        pairs = [
-            *zip(heads, self._tails[first:end], strict=False),
-            *zip(tails, self._heads[first:end], strict=False),
-        ]
-        return any(one == other for one, other in pairs)
+        as_later = map(eq, heads, self._tails[first:end])
+        as_earlier = map(eq, tails, self._heads[first:end])
+        return any(as_later) or any(as_earlier)
 
     def _hashes(
         self, conversation: Conversation, whose: str | None
@@ -95,7 +107,8 @@ class Windows:
         Args:
             others: places of conversations that are no calls.
         """
-        ahead, back = self._following(others), self._following(others, -1)
+        matches = self._matches()
+        ahead, back = (self._following(matches, others, step) for step in (1, -1))
         counts: Counter[int] = Counter(self._whose[place] for place in ahead)
         counts.subtract(self._whose[place] for place in back)
         following = {
@@ -111,34 +124,45 @@ class Windows:
                 calls.append(following[last])
             yield calls
 
-    def _following(self, others: Set[int], step: int = 1) -> dict[int, Entry]:
+    def _matches(self) -> _Matches:
+        """Return which calls begin as others end."""
+        heads, tails = np.array(self._heads), np.array(self._tails)
+        starts = np.array(self._starts, dtype=np.int64)
+        counts = np.diff(starts, append=len(heads))
+        places = np.repeat(np.arange(len(starts)), counts)
+        begins = np.flatnonzero(np.isin(heads, tails))
+        ends = np.flatnonzero(np.isin(tails, heads))
+        shared = ends - starts[places[ends]] + _FEWEST
+        # The windows of an app do not get shorter, or hardly.
+        ends = ends[2 * shared >= counts[places[ends]] + _FEWEST]
+        shared = ends - starts[places[ends]] + _FEWEST
+        end_columns = (tails[ends], places[ends], shared)
+        return _Matches(
+            [*zip(heads[begins].tolist(), places[begins].tolist(), strict=True)],
+            [*zip(*(column.tolist() for column in end_columns), strict=True)],
+        )
+
+    def _following(
+        self, matches: _Matches, others: Set[int], step: int
+    ) -> dict[int, Entry]:
         """Return for each call the next one that begins with its last turns: with most of them.
 
         Args:
             step: 1 if calls follow each other in the file; -1 if the last one is first.
         """
-        heads, tails = np.array(self._heads), np.array(self._tails)
-        begins = np.flatnonzero(np.isin(heads, tails))[::-step]
-        ends = np.flatnonzero(np.isin(tails, heads))
-        starts = np.array(self._starts, dtype=np.int64)
-        counts = np.diff(starts, append=len(heads))
-        places = np.repeat(np.arange(len(starts)), counts)
         # The last of these first, so that those before a call are popped.
         by_head: defaultdict[int, list[int]] = defaultdict(list)
-        for at in begins.tolist():
-            by_head[self._heads[at]].append(int(places[at]))
-        shared = ends - starts[places[ends]] + _FEWEST
-        # Those that share most first: a call may begin as an earlier conversation ends by chance.
-        order = np.lexsort((places[ends] * step, -shared))
+        for head, place in matches.begins[::-step]:
+            by_head[head].append(place)
         following: dict[int, Entry] = {}
         taken = set(others)
-        for at, count in zip(ends[order].tolist(), shared[order].tolist(), strict=True):
-            place = int(places[at])
-            # The windows of an app do not get shorter, or hardly.
-            is_short = 2 * count < int(counts[place]) + _FEWEST
-            if is_short or place in following or place in others:
+        # Those that share most first: a call may begin as an earlier conversation ends by chance.
+        for tail, place, count in sorted(
+            matches.ends, key=lambda end: (-end[2], end[1] * step)
+        ):
+            if place in following or place in others:
                 continue
-            calls = by_head[self._tails[at]]
+            calls = by_head[tail]
             while calls and ((calls[-1] - place) * step <= 0 or calls[-1] in taken):
                 calls.pop()
             if calls:
@@ -163,17 +187,20 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
     return with_facts(whole, calls)
 
 
+def flags_of(conversation: Conversation) -> dict[str, bool]:
+    """Return the flags that a log sets; see `filters.FLAGS`."""
+    return {name: True for name in FLAGS if conversation.meta.get(name) is True}
+
+
 def with_facts(
     conversation: Conversation, calls: Sequence[Conversation]
 ) -> Conversation:
     """Return a conversation with the flags of all calls that are a part of it, and the intent of
     one if it has none."""
-    flags = {
-        name: True for call in calls for name in FLAGS if call.meta.get(name) is True
-    }
+    flags = chain.from_iterable(flags_of(call).items() for call in calls)
     intents = (each.intent for each in (conversation, *calls))
     return replace(
         conversation,
         intent=next(filter(None, intents), None),
-        meta={**conversation.meta, **flags},
+        meta={**conversation.meta, **dict(flags)},
     )

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
@@ -206,6 +206,8 @@ class Map:
 
 
 _Placed = tuple[Row, Place]
+_Compared = tuple[Row, _Placed]
+"""A row as all exports of it write it, and as it stands there."""
 _Node = tuple[_Placed, list["_Node"]]
 """A row, and new ones of later files that stand before it."""
 
@@ -385,7 +387,7 @@ def _time(value: Any) -> datetime | float:
     if isinstance(value, datetime):
         return value
     if isinstance(value, date):
-        return datetime.combine(value, time())
+        return datetime(value.year, value.month, value.day)
     if isinstance(value, str):
         value = value.strip()
         if not _TIME_IN_SECONDS.fullmatch(value):
@@ -478,12 +480,15 @@ def _merged(
     Exports of overlapping times both have the rows between, one at its end and the other at its
     beginning; or one has all rows of the other.
     """
-    files = _by_file(rows)
-    merged = files[0]
-    repeated: list[_Placed] = []
-    for later in files[1:]:
-        _, count = _beginning(later, merged, comparable)
-        start, count_before = _beginning(merged, later, comparable)
+    first, *others = _by_file(rows)
+    if not others:
+        return first, []
+    repeated: list[_Compared] = []
+    merged = _compared(first, comparable)
+    for file in others:
+        later = _compared(file, comparable)
+        _, count = _beginning(later, merged)
+        start, count_before = _beginning(merged, later)
         # Files may be given in any order; but one row alone may be a second "thanks".
         if count_before > max(count, 1):
             end = start + count_before
@@ -492,17 +497,21 @@ def _merged(
         else:
             repeated += later[:count]
             merged += later[count:]
-    return merged, repeated
+    return [placed for _, placed in merged], [placed for _, placed in repeated]
+
+
+def _compared(
+    rows: Sequence[_Placed], comparable: Callable[[Row], Row]
+) -> list[_Compared]:
+    return [(comparable(row), (row, place)) for row, place in rows]
 
 
 def _beginning(
-    rows: Sequence[_Placed],
-    others: Sequence[_Placed],
-    comparable: Callable[[Row], Row],
+    rows: Sequence[_Compared], others: Sequence[_Compared]
 ) -> tuple[int, int]:
     """Return where others have all of these rows, or else end with the first of them, and how many
     they have. Thousands of equal rows take no longer (search of Knuth, Morris and Pratt)."""
-    wanted = [comparable(row) for row, _ in rows]
+    wanted = [row for row, _ in rows]
     borders = [0]  # for each row: how many first ones the rows up to it end with
 
     def matched_with(row: Row, matched: int) -> int:
@@ -514,7 +523,7 @@ def _beginning(
         borders.append(matched_with(row, borders[-1]))
     matched = 0
     for end, (row, _) in enumerate(others, 1):
-        matched = matched_with(comparable(row), matched)
+        matched = matched_with(row, matched)
         if matched == len(wanted):
             return end - matched, matched
     return len(others) - matched, matched
