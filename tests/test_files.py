@@ -35,6 +35,14 @@ def names(*places: str | Path, inside: Path | None = None) -> list[str]:
     ]
 
 
+def test_a_log_of_a_subfolder_that_is_left_out_is_found(tmp_path):
+    lay(tmp_path, "in/a.jsonl", "in/out/b.jsonl", "in/older/c.jsonl", "other/x/d.jsonl")
+    place, out = tmp_path / "in", tmp_path / "in/out"
+    assert files.left_out(place, out) == place / "older/c.jsonl"
+    for whole in (place / "older", place / "a.jsonl", tmp_path / "other", "s3://a/b"):
+        assert files.left_out(whole, out) is None
+
+
 def error(*places: str | Path) -> str:
     with pytest.raises(InputError) as caught:
         find(places)

@@ -194,6 +194,18 @@ def test_the_intent_of_a_stranger_with_the_same_greeting_is_no_intent_of_another
     assert (found.id, found.intent) == ("b", None)
 
 
+def test_of_strangers_with_the_same_greeting_each_keeps_what_is_said_of_it():
+    first = log("a", *TALK[:2], toxic=True), log("a", *TALK[:2], "and a?", "yes")
+    second = log("b", *TALK[:2], redacted=True), log("b", *TALK[:2], "and b?", "no")
+    found = {each.id: each.meta for each in joined(*first, *second)}
+    assert found == {"a": {"toxic": True}, "b": {"redacted": True}}
+
+
+def test_a_call_of_an_unknown_person_that_is_left_out_leaves_its_flags():
+    [found] = joined(log("1", *TALK[:4], toxic=True), log("2", *TALK, toxic=False))
+    assert (found.id, found.meta) == ("2", {"toxic": True})
+
+
 def test_the_calls_of_each_person_may_go_another_way():
     rows = [*calls(20, 6), *calls(12, 6, "q")[::-1]]
     rows = [replace(each, id=f"{n}") for n, each in enumerate(rows)]

@@ -84,6 +84,36 @@ def test_a_list_of_messages_is_found_at_a_path(tmp_path):
     assert (found.id, found.intent) == ("5", "buy")
 
 
+def test_tools_refusals_and_thoughts_of_messages_cut_nothing(tmp_path):
+    calls = [{"type": "function", "function": {"name": "find", "arguments": "{}"}}]
+    history = [
+        {"who": "customer", "says": "Where is order 12?"},
+        {"who": "agent", "says": None, "tool_calls": calls},
+        {"who": "tool", "says": "in Rome"},
+        {"who": "agent", "says": "In Rome.", "reasoning_content": "It says so."},
+        {"who": "customer", "says": "Whose is it?", "text": "not what was said"},
+        {"who": "agent", "says": "", "refusal": "I may not say."},
+    ]
+    row = json.dumps({"history": history})
+    fields = "messages=history,role=who,text=says"
+    [found] = imported(tmp_path, row, kind=".jsonl", map=fields)
+    assert said(found) == [
+        ("user", "Where is order 12?"),
+        ("assistant", "In Rome."),
+        ("user", "Whose is it?"),
+        ("assistant", "I may not say."),
+    ]
+    assert found.ended
+    assert found.meta["thought"] == "It says so."
+
+
+@pytest.mark.parametrize("gap", ["NULL", "null", "None", "<NA>", r"\N", "nan", ""])
+def test_people_without_an_id_are_not_one_person(gap, tmp_path):
+    rows = "".join(f"{n},customer,Hi,{gap}\n{n},agent,Hello,{gap}\n" for n in (1, 2))
+    found = imported(tmp_path, "ticket,from,body,customer\n" + rows)
+    assert [each.user for each in found] == [None, None]
+
+
 def test_a_table_may_have_the_messages_as_json_in_a_column(tmp_path):
     table = 'talk\n"[{""who"": ""customer"", ""says"": ""hi""}]"\n'
     [found] = imported(tmp_path, table, map="messages=talk,role=who,text=says")
@@ -429,6 +459,17 @@ def test_rows_with_a_time_are_in_its_order_and_each_is_kept_once(
         ["duplicate row"] * repeated
     )
     assert "note: times not read" not in counts(tmp_path)
+
+
+@pytest.mark.parametrize("fields", [MAP, f"{MAP},time=time"])
+def test_a_message_of_several_lines_is_the_same_whoever_wrote_its_line_ends(
+    fields, tmp_path
+):
+    table = timed("a1 B2 c3").replace(",a,", ',"Hi,\nI am late",')
+    kinds = [table, table.replace("\n", "\r\n"), table.replace("\n", "\r\r\n")]
+    [found] = imported(tmp_path, *kinds, map=fields)
+    assert len(found.turns) == 3
+    assert counts(tmp_path)["dropped: duplicate row"] == 6
 
 
 @pytest.mark.parametrize("day", ["May ", "09:0", "9" * 400])

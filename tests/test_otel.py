@@ -593,7 +593,9 @@ def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, st
     [
         (("ann", "ann", ""), ["ann"]),
         (("", "ann", ""), ["ann"]),
-        (("ann", "ann", "bob"), ["ann", "ann", "bob"]),
+        (("ann", "ann", "bob"), ["ann", "bob"]),
+        (("ann", "bob", ""), ["ann", "bob"]),
+        (("", "ann", "bob"), ["ann", "bob"]),
     ],
 )
 def test_calls_with_the_last_messages_are_of_the_person_that_one_of_them_names(

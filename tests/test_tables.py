@@ -252,6 +252,7 @@ def test_quotes_that_are_text_enclose_nothing(folder, name):
 plain = st.text(
     st.sampled_from('a",;\\ \r') | st.characters(exclude_categories=["Cs"]), max_size=9
 ).map(lambda text: re.sub("[\t\n]", "", text).strip("\r"))
+plain = plain.filter(lambda text: text not in (r"\N", "NULL"))
 
 
 @given(st.lists(st.lists(plain, min_size=4, max_size=4), max_size=6))
@@ -261,6 +262,17 @@ def test_any_text_without_tabs_and_line_breaks_is_read_where_quotes_are_text(
     table = "".join("\t".join(row) + "\n" for row in [NAMES, *rows])
     found = read(folder, table, quotes="text")
     assert [list(line.row.values()) for line in found] == rows
+
+
+@pytest.mark.parametrize(
+    ("quotes", "missing"),
+    [("text", {r"\N", "NULL"}), ("backslash", {r"\N"}), ("csv", {r"\N"})],
+)
+def test_what_databases_write_for_a_missing_value_is_none(folder, quotes, missing):
+    values = [r"\N", "NULL", "null", r"\N!", "x"]
+    table = HEAD + "".join(f"1,{value},b,c\n" for value in values)
+    found = [line.row["who"] for line in read(folder, table, quotes=quotes)]
+    assert found == ["" if value in missing else value for value in values]
 
 
 def test_lines_that_are_too_long_are_set_aside_where_quotes_are_text(folder):

@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -74,9 +75,21 @@ def read_table(
             table = _Table(path, lines, longest, most_values, quotes)
             for line in table.rows():
                 number = line.number
-                yield line
+                yield _without_missing(line, quotes)
     except (EOFError, zlib.error, OSError) as error:
         raise read_error(path, number, error) from None
+
+
+def _without_missing(line: Line, quotes: Quotes) -> Line:
+    """Return a row with an empty text for a missing value: MySQL and COPY of Postgres write `\\N`,
+    and `mysql -B` writes `NULL`."""
+    missing = {r"\N", "NULL"} if quotes == "text" else {r"\N"}
+    if missing.isdisjoint(line.row.values()):
+        return line
+    known = {
+        name: "" if value in missing else value for name, value in line.row.items()
+    }
+    return replace(line, row=known)
 
 
 def _has_escaped(path: Path, size: int) -> bool:

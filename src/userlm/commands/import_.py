@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -136,6 +137,14 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
         raise InputError(
             f"all logs are inside {out}, the output folder; choose another --out"
         )
+    for place in options.logs:
+        if below := files.left_out(place, out):
+            console.print(
+                f"{place} has logs, so those in its subfolders are not read, as {below}; give the "
+                f"subfolders, too, or {shlex.quote(str(Path(place) / '**'))}",
+                style="yellow",
+                markup=False,
+            )
     local = [file.path for file in found if file.path]
     if fields and len(local) == len(found):
         _check_columns(fields, local, options)

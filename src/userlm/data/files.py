@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from errno import EDQUOT, ENOSPC
 from importlib import import_module
@@ -91,6 +91,19 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     return list(found.values())
 
 
+def left_out(place: str | Path, out: Path) -> Path | None:
+    """Return the first log of a subfolder of a folder on this machine that `find` leaves out, since
+    there are logs in the folder itself; those in the folder `out` do not count."""
+    folder = Path(place).expanduser()
+    if "://" in str(place) or not folder.is_dir():
+        return None
+    with suppress(OSError):  # nobody asked for what may not be read
+        there = _logs_among(folder.iterdir())
+        below = _below(folder, {folder.resolve(), out.resolve()})
+        return next((path for path in below if there and path not in there), None)
+    return None
+
+
 @contextmanager
 def local(file: LogFile, scratch: Path) -> Iterator[Path]:
     """Yield a local path of the file: its own, or that of a copy in the folder `scratch` that is
@@ -148,7 +161,7 @@ def _local_files(place: Path) -> list[Keyed]:
 def _local_paths(place: Path) -> list[Path]:
     if place.is_dir():
         missing = "holds no"
-        paths = _logs_among(place.iterdir()) or _below(place, {place.resolve()})
+        paths = _logs_among(place.iterdir()) or [*_below(place, {place.resolve()})]
     elif place.exists():
         missing = "is no"
         paths = [place] if _kind(place.name) else []
@@ -174,17 +187,15 @@ def _logs_among(paths: Iterable[Path]) -> list[Path]:
     return [path for path in sorted(paths) if _is_log(path.name) and not path.is_dir()]
 
 
-def _below(folder: Path, seen: set[Path]) -> list[Path]:
-    """Return the logs in a folder and its subfolders, following links. `seen` stops cycles of
+def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the logs in a folder and its subfolders, following links. `seen` stops cycles of
     links."""
-    found = []
     for path in sorted(folder.iterdir()):
         if not path.is_dir():
-            found += _logs_among([path])
+            yield from _logs_among([path])
         elif not path.name.startswith(".") and path.resolve() not in seen:
             seen.add(path.resolve())
-            found += _below(path, seen)
-    return found
+            yield from _below(path, seen)
 
 
 # --- elsewhere ------------------------------------------------------------------------------------

@@ -38,10 +38,12 @@ answer, so a history without a person is not compared there."""
 _GATHERED = ("oasst", "otel")
 """Layouts that put rows together themselves."""
 
-_TWO_EXCHANGES = 4  # turns
+_EXCHANGE, _TWO_EXCHANGES = 2, 4  # turns
 
 _Piece = tuple[int, int, int]
 """The number of the first message, how many turns there are, and the place in the file."""
+_Key = tuple[int, str]
+"""The hash of a history, and whose it is if others may begin in the same way."""
 _Answer = tuple[int, int]
 """The length and the hash of the beginning of an answer."""
 
@@ -100,15 +102,8 @@ class Plan:
                 continue
             if facts:
                 _, beginnings = _history(conversation)
-                keys = sorted(
-                    facts.keys() & beginnings.keys(), key=beginnings.__getitem__
-                )
-                earlier = [
-                    call
-                    for call in (facts[key] for key in reversed(keys))
-                    # Without a person, many begin with the same greeting.
-                    if call.user is not None or call.id == conversation.id
-                ]
+                keys = [_own(conversation, *each) for each in beginnings.items()]
+                earlier = [facts[key] for key in reversed(keys) if key in facts]
                 conversation = with_facts(conversation, earlier)
             segment = self.segments.get(place)
             if segment is None:
@@ -120,16 +115,18 @@ class Plan:
                 pieces = held.pop(first)
                 yield _joined([pieces[piece] for piece in segment.pieces], segment)
 
-    def _facts(self, conversations: Iterable[Conversation]) -> dict[int, Conversation]:
+    def _facts(self, conversations: Iterable[Conversation]) -> dict[_Key, Conversation]:
         """Return for each history an earlier call with its flags and its intent alone, if it has
         any."""
-        facts: dict[int, Conversation] = {}
+        facts: dict[_Key, Conversation] = {}
         for place, conversation in enumerate(conversations):
             flags = flags_of(conversation)
             if place in self.continued and (conversation.intent or flags):
                 whole, _ = _history(conversation)
+                turns = len(conversation.turns) - _is_open(conversation)
+                key = _own(conversation, whole, turns)
                 alone = replace(conversation, turns=(), ended=False, meta=flags)
-                facts[whole] = with_facts(alone, [facts.get(whole, alone)])
+                facts[key] = with_facts(alone, [facts.get(key, alone)])
         return facts
 
 
@@ -324,6 +321,13 @@ def _history(conversation: Conversation) -> tuple[int, dict[int, int]]:
     if len(hashes) > _TWO_EXCHANGES:
         del beginnings[hashes[0]]
     return whole, beginnings
+
+
+def _own(conversation: Conversation, history: int, turns: int) -> _Key:
+    """Return the key of a history of so many turns. Strangers may have one exchange in common, a
+    greeting."""
+    may_be_of_many = conversation.user is None and turns <= _EXCHANGE
+    return history, conversation.id if may_be_of_many else ""
 
 
 def _beginning(answer: str, length: int) -> _Answer:

@@ -146,6 +146,8 @@ ROLES: Mapping[str, Side] = {
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
 _CALL_FIELDS = ("tool_calls", "function_call", "toolInvocations")
+BESIDE_FIELDS = (*_CALL_FIELDS, *THOUGHT_FIELDS, "refusal")
+"""What a message may hold beside its content."""
 _THOUGHT_ROLES = ("thinking", "reasoning")
 _SPEECH_FIELDS = (*_CONTENT_FIELDS, "refusal", "audio")
 _NOT_PLAIN = {*_CALL_FIELDS, *THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}

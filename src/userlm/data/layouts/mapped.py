@@ -19,6 +19,7 @@ from math import isfinite
 from typing import Any
 
 from userlm.data.layouts.common import (
+    BESIDE_FIELDS,
     ROLES,
     Found,
     Imported,
@@ -49,6 +50,9 @@ LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
 _NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan|NaN")
+_GAPS = ("NULL", "null", "None", "<NA>")
+"""What programs write where an id is missing."""
+_LINE_END = re.compile(r"\r*\n|\r")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
 
@@ -163,17 +167,22 @@ class Map:
         """Return the conversation of a row that has messages."""
         given = parse_json(_at(row, self.messages))  # in tables it is JSON in a text
         messages = list_of({self.messages: given}, self.messages)
-        numbered = [(i, self.message(each)) for i, each in enumerate(messages)]
+        numbered = [(i, self._whole_message(each)) for i, each in enumerate(messages)]
         try:
             read = read_messages(numbered, self.messages, self.roles)
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
         return self.assembled(row, read)
 
-    def message(self, message: Any) -> Any:
-        """Return a message in the form of OpenAI."""
+    def _whole_message(self, message: Any) -> Any:
+        """Return a message in the form of OpenAI, with what it holds beside its text."""
         if not isinstance(message, Mapping):
             return message
+        beside = {name: message[name] for name in BESIDE_FIELDS if name in message}
+        return {**beside, **self.message(message)}
+
+    def message(self, message: Row) -> dict[str, Any]:
+        """Return the role and the text of a message, in the form of OpenAI."""
         return {"role": _at(message, self.role), "content": _at(message, self.text)}
 
     def assembled(self, row: Row, messages: Messages, whole: bool = True) -> Imported:
@@ -281,7 +290,7 @@ class Rows:
             return *_merged(placed, self._comparable), not self._map.time
 
         def key(row: Row) -> str:
-            said = self._map.message(row)
+            said = _with_plain_ends(self._map.message(row))
             return repr(
                 (said, self._ids(row), _comparable_time(self._map.time_in(row)))
             )
@@ -307,7 +316,7 @@ class Rows:
 
     def _comparable(self, row: Row) -> Row:
         """Return a row as all exports of it write it."""
-        return {**row, **self._ids(row)}
+        return {**_with_plain_ends(row), **self._ids(row)}
 
     def _ids(self, row: Row) -> dict[str, Any]:
         """Return the ids of a row by their fields: one export has 12, another 12.0 or "12"."""
@@ -367,6 +376,15 @@ class Rows:
             if rejected.reason != "empty turn":
                 raise
             return Messages([])
+
+
+def _with_plain_ends(row: Row) -> dict[str, Any]:
+    """Return a row with LF alone at the ends of lines within its texts: a program on Windows writes
+    others."""
+    return {
+        name: _LINE_END.sub("\n", value) if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def _left_out(rows: Iterable[_Placed], rejected: Rejected) -> Iterator[Found]:
@@ -547,6 +565,8 @@ def _id_at(row: Row, path: str) -> str:
     value = _at(row, path)
     if isinstance(value, str) and _NUMBER_WITH_GAPS.fullmatch(value.strip()):
         value = float(value)
+    if value in _GAPS:
+        value = None
     return id_of({path: value}, path)
 
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from userlm.content import read_parts
@@ -39,7 +40,7 @@ from userlm.data.layouts.fields import (
     utc_time,
 )
 from userlm.data.layouts.otlp import attributes_of, list_in
-from userlm.data.windows import Windows, join
+from userlm.data.windows import Entry, Windows, join
 from userlm.json_files import dump, loads
 from userlm.lines import Line
 
@@ -264,10 +265,10 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
         windows.add(imported.conversation, whose)
         found.append(([span], imported))
     later = set()
-    for calls in windows.chains():
+    users = [span.user for span in kept]
+    parts_of_chains = (_by_person(calls, users) for calls in windows.chains())
+    for calls in chain.from_iterable(parts_of_chains):
         places, shared = zip(*calls, strict=True)
-        if len({kept[place].user for place in places} - {None}) > 1:
-            continue
         parts = [found[place][1] for place in places]
         whole = join([part.conversation for part in parts], shared)
         notes = sum((Counter(part.notes) for part in parts), Counter[str]())
@@ -275,6 +276,25 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
         found[min(places)] = spans, replace(parts[-1], conversation=whole, notes=notes)
         later.update(set(places) - {min(places)})
     return [each for place, each in enumerate(found) if place not in later]
+
+
+def _by_person(
+    calls: Sequence[Entry], users: Sequence[str | None]
+) -> Iterator[list[Entry]]:
+    """Yield the calls of a conversation up to each at which another person goes on.
+
+    Args:
+        users: by place; of an unknown person, that of the call before goes on.
+    """
+    part: list[Entry] = []
+    user = None
+    for place, shared in calls:
+        if user and users[place] not in (user, None):
+            yield part
+            part, shared, user = [], 0, None
+        user = user or users[place]
+        part.append((place, shared))
+    yield part
 
 
 # --- spans ----------------------------------------------------------------------------------------
