@@ -654,6 +654,21 @@ def test_the_layout_is_guessed_from_the_fields():
     assert guess({"name": "chat", "traceId": "1", "attributes": []}) == "otel"
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"id": "s", "user_id": "u"},
+        {"id": "s", "user": "u", "toxic": False, "redacted": False},
+        {"id": "s", "user": "u", "conversation_id": "c", "turn": 1},
+    ],
+)
+def test_a_log_of_ones_own_with_a_field_conversation_keeps_its_people(more):
+    row = {"conversation": [U, A], **more}
+    conversation = convert(row, None, "x").conversation
+    assert (conversation.id, conversation.user) == ("s", "u")
+    assert "source" not in conversation.meta
+
+
 def test_the_thoughts_in_our_own_records_are_not_speech() -> None:
     said = "<think>hm</think>yes"
     person, answer = {"role": "user", "text": said}, {"role": "assistant", "text": said}

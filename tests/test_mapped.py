@@ -114,6 +114,14 @@ def test_people_without_an_id_are_not_one_person(gap, tmp_path):
     assert [each.user for each in found] == [None, None]
 
 
+def test_a_guest_who_logs_in_is_the_person(tmp_path):
+    header = "ticket,from,body,customer,goal\n"
+    asked = "1,customer,Hi,,pay\n1,agent,Log in.,a9,\n1,customer,done,c1,\n"
+    table = header + asked + "1,agent,Thanks,,\n"
+    [found] = imported(tmp_path, table, map=f"{MAP},intent=goal")
+    assert (found.user, found.intent) == ("c1", "pay")
+
+
 def test_a_table_may_have_the_messages_as_json_in_a_column(tmp_path):
     table = 'talk\n"[{""who"": ""customer"", ""says"": ""hi""}]"\n'
     [found] = imported(tmp_path, table, map="messages=talk,role=who,text=says")

@@ -40,6 +40,7 @@ LAYOUTS = (
     sharegpt.LAYOUT,
     wildchat.LAYOUT,  # before lmsys, because its rows also have the fields of lmsys
     lmsys.LAYOUT,
+    messages.OF_CONVERSATION,
     arena.LAYOUT,
     prism.LAYOUT,
     oasst.LAYOUT,

@@ -114,21 +114,28 @@ class Layout:
         name: its value for `--source`.
         fields: groups of fields; a row with all fields of any group has this layout.
         convert: turns a row into a conversation; `None` if a conversation may span several rows.
+        lacks: fields that no row of this layout has.
     """
 
     name: str
     fields: Sequence[Set[str]]
     convert: Callable[[Row], Imported] | None
+    lacks: Set[str] = frozenset()
 
     def matches(self, row: Row) -> bool:
         """Return whether the fields of a row are those of this layout."""
-        return any(row.keys() >= group for group in self.fields)
+        has_all = any(row.keys() >= group for group in self.fields)
+        return has_all and self.lacks.isdisjoint(row)
 
     def described(self) -> str:
         """Return its fields as text for a message."""
         return " or ".join(
             " and ".join(map(repr, sorted(group))) for group in self.fields
         )
+
+
+PERSON_FIELDS = frozenset(("user", "user_id"))
+"""Where logs of one's own name the person."""
 
 
 # --- messages -------------------------------------------------------------------------------------

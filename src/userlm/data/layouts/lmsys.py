@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
+from userlm.data.layouts.common import (
+    PERSON_FIELDS,
+    Imported,
+    Layout,
+    assemble,
+    read_messages,
+)
 from userlm.data.layouts.fields import (
     Row,
     any_flagged,
@@ -34,4 +40,10 @@ def convert(row: Row) -> Imported:
     )
 
 
-LAYOUT = Layout("lmsys", [{"conversation"}], convert)
+_NAMED = {"conversation", "conversation_id"}
+LAYOUT = Layout(
+    "lmsys",
+    [_NAMED | {"turn"}, *(_NAMED | {flag} for flag in sorted(_FLAGS))],
+    convert,
+    lacks=PERSON_FIELDS,
+)

@@ -172,7 +172,7 @@ class Map:
             read = read_messages(numbered, self.messages, self.roles)
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
-        return self.assembled(row, read)
+        return self.assembled(row, self.person_in(row), read)
 
     def _whole_message(self, message: Any) -> Any:
         """Return a message in the form of OpenAI, with what it holds beside its text."""
@@ -185,15 +185,18 @@ class Map:
         """Return the role and the text of a message, in the form of OpenAI."""
         return {"role": _at(message, self.role), "content": _at(message, self.text)}
 
-    def assembled(self, row: Row, messages: Messages, whole: bool = True) -> Imported:
-        """Return the conversation of these messages, with what a row says about it."""
+    def assembled(
+        self, row: Row, person: str, messages: Messages, whole: bool = True
+    ) -> Imported:
+        """Return the conversation of these messages of a person (empty: unknown), with what a row
+        says about it."""
         paths = [getattr(self, each) for each in FIELDS]
         used = {*paths, *(path.split(".")[0] for path in paths)}
         intent = _at(row, self.intent)
         return assemble(
             messages,
             id=self.id_in(row),
-            user=_id_at(row, self.user) or None,
+            user=person or None,
             intent=intent if isinstance(intent, str) and intent else None,
             meta={},
             whole=whole,
@@ -207,6 +210,10 @@ class Map:
     def id_in(self, row: Row) -> str:
         """Return the id of the conversation of a row; empty if it has none."""
         return _id_at(row, self.id)
+
+    def person_in(self, row: Row) -> str:
+        """Return the person of a row; empty if it names none."""
+        return _id_at(row, self.user)
 
     def time_in(self, row: Row) -> Any:
         """Return when a row was written, as it stands there; `None` if it does not say so."""
@@ -352,10 +359,11 @@ class Rows:
         if not kept:
             where = f"field {self._map.text!r}"
             raise Rejected("empty turn", f"none of its rows has words in {where}")
-        # Answers may name another person: who gave them.
-        of_user = (row for row, _ in rows if self._map.side(row) == "user")
-        about = next(of_user, rows[0][0])
-        found = self._map.assembled(about, Messages(said, lost_parts), whole)
+        # Answers may name another person: who gave them. A guest may log in later.
+        of_user = [row for row, _ in rows if self._map.side(row) == "user"]
+        about = (*of_user, rows[0][0])[0]
+        person = next(filter(None, map(self._map.person_in, of_user)), "")
+        found = self._map.assembled(about, person, Messages(said, lost_parts), whole)
         _, first = kept[0]
         files = {place.file for _, place in kept}
         notes = {

@@ -1,5 +1,5 @@
 """`messages` of `{role, content}`, as in the OpenAI API, with any other fields next to them; Gemini
-calls them `contents`."""
+calls them `contents`, and some logs `conversation`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from userlm.data.layouts.fields import (
     plain_number,
 )
 
+_NAMES = ("messages", "contents", "conversation")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")
 
 
@@ -31,7 +32,7 @@ def convert(row: Row) -> Imported:
     Other scalar fields go to `meta`. Our own export for the Hub is read back without loss: `meta`
     is JSON in a string, and `ended` is used, except after a user turn.
     """
-    name = "messages" if "messages" in row else "contents"
+    name = next(name for name in _NAMES if name in row)
     messages = read_messages(enumerate(list_of(row, name)), name)
     meta, lost_fields = _extras(row, name)
     whole = is_whole(row)
@@ -75,3 +76,5 @@ def _extras(row: Row, messages: str) -> tuple[dict[str, Any], int]:
 
 
 LAYOUT = Layout("messages", [{"messages"}, {"contents"}], convert)
+OF_CONVERSATION = Layout("messages", [{"conversation"}], convert)
+"""What is neither of WildChat nor of LMSYS, which have this field, too."""

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from userlm.data.layouts.common import Imported, Layout, assemble, read_messages
+from userlm.data.layouts.common import (
+    PERSON_FIELDS,
+    Imported,
+    Layout,
+    assemble,
+    read_messages,
+)
 from userlm.data.layouts.fields import Row, flag_of, id_of, list_of, scalars
 
 
@@ -65,6 +71,10 @@ def _any_flag(row: Row, items: Sequence[Row], field: str) -> bool | None:
 # LMSYS-Chat-1M also has `conversation`; the first release of WildChat has no hash, but has `toxic`.
 LAYOUT = Layout(
     "wildchat",
-    [{"conversation", "conversation_hash"}, {"conversation", "toxic"}],
+    [
+        {"conversation", "conversation_hash"},
+        {"conversation", "conversation_id", "toxic"},
+    ],
     convert,
+    lacks=PERSON_FIELDS,
 )
