@@ -61,6 +61,39 @@ def test_a_call_that_waits_for_a_tool_is_a_part_of_the_one_with_the_answer():
     assert ids(waits, replace(waits, id="again")) == ["a", "again"]
 
 
+@pytest.mark.parametrize("said", [2, 3])
+def test_a_side_that_went_on_after_a_call_was_logged_did_not_end_there(said):
+    whole = [*TALK[: said - 1], f"{TALK[said - 1]}\n\nAre you there?", *TALK[said:]]
+    early, late = log("a", *TALK[:said], user="p"), log("b", *whole, user="p")
+    assert ids(early, late) == ids(late, early) == ["b"]
+    other = log("b", *TALK[: said - 1], TALK[said - 1] + "s", user="p")
+    assert ids(early, other) == ["a", "b"]
+    joining = Joining()
+    place = joining.add(replace(early, id="b"))
+    assert joining.are_one(late, place) and not joining.are_one(other, place)
+
+
+def test_a_call_that_stops_in_the_first_of_two_messages_is_a_part_of_the_one_with_both():
+    first = log("a", "hi", "Let me", user="p", ended=False)
+    for texts in (("hi\n\nthere", "Let me look"), ("hi\n\nthere",)):
+        assert ids(first, log("b", *texts, user="p")) == (
+            ["b"] if len(texts) == 2 else ["a", "b"]
+        )
+
+
+def test_of_one_id_a_guest_who_logs_in_goes_on():
+    guest = log("a", *TALK[:2])
+    known = [log("a", *TALK[:n], user="p") for n in (4, 6)]
+    joining = Joining()
+    place = None
+    for row in (guest, *known):
+        assert place is None or joining.are_one(row, place)
+        place = joining.add(row, place)
+    plan = joining.plan([guest, *known])
+    assert list(plan.apply(lambda: [guest, *known])) == [known[-1]]
+    assert ids(replace(guest, id="other"), *known) == ["other", "a"]
+
+
 def test_an_answer_that_no_other_call_repeats_is_kept():
     cut = log("a", "why is it red", "rust", user="p", ended=False)
     for other in (log("b", *TALK[:2], user="p"), log("b", *TALK[:4], user="p")):
@@ -70,8 +103,8 @@ def test_an_answer_that_no_other_call_repeats_is_kept():
         assert ids(begun, cut, other) == ["a", "b"]
     joining = Joining()
     place = joining.add(cut)
-    assert not joining.continues(log("a", *TALK[:4], user="p"), place)
-    assert joining.continues(log("a", TALK[0], "rust", "so?", user="p"), place)
+    assert not joining.are_one(log("a", *TALK[:4], user="p"), place)
+    assert joining.are_one(log("a", TALK[0], "rust", "so?", user="p"), place)
 
 
 def test_a_greeting_that_got_no_answer_is_not_the_beginning_of_every_other_conversation():

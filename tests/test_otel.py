@@ -588,6 +588,29 @@ def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, st
     assert one.imported.notes == {"merged spans": 3, "merged lines": 3}
 
 
+def test_conversations_of_one_id_are_for_one_split():
+    rows = [sdk(call(*texts, conversation="c1")) for texts in (LONG, TALK)]
+    found = [each.imported.conversation for each in read(*rows)]
+    assert [(each.id, each.meta["tree"]) for each in found] == [
+        ("c1", "c1"),
+        ("c1/2", "c1"),
+    ]
+    assert "tree" not in the_only(rows[0]).conversation.meta
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_of_the_conversations_of_one_id_the_latest_by_its_time_has_the_end(step):
+    rows = [
+        {**sdk(call(*texts, conversation="c1")), "start_time": f"2024-05-01T{hour}Z"}
+        for texts, hour in ((TALK, "09:00:00"), (LONG, "10:00:00"))
+    ]
+    found = [each.imported.conversation for each in read(*rows[::step])]
+    assert {len(each.turns): each.ended for each in found} == {
+        len(TALK): False,
+        len(LONG): True,
+    }
+
+
 @pytest.mark.parametrize(
     ("people", "users"),
     [

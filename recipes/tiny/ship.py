@@ -125,8 +125,7 @@ The weights are under Apache-2.0. The licences of the data require attribution: 
 
 
 ENDS = """Most of these ends are goodbyes in bookings. On chats of WildChat, Chatbot
-Arena, RealHumanEval and ShareGPT always ending has a higher F1 than this model
-(docs/findings.md)."""
+Arena, RealHumanEval and ShareGPT always ending has a higher F1 than this model."""
 
 INTENTS = """Each conversation has an intent as its system turn: for HALIE's quiz and talks, STAR
 and MultiWOZ the goal that people were given or wrote, for the others an intent from userlm's

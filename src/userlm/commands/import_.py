@@ -244,7 +244,7 @@ class _Import:
         self._seen: dict[int, int] = {}
         for conversation in self._written():
             self._shared.owned(conversation)
-            self._seen[hash(conversation.id)] = self._joining.add(conversation)
+            self._add(conversation)
 
     def read(
         self, number: int, file: files.LogFile, begun: Mapping[Path, os.stat_result]
@@ -360,7 +360,7 @@ class _Import:
                 # Turns of a row that is dropped are in no other, so they are not shared.
                 if not self._is_part:
                     conversation = self._shared.owned(conversation)
-                self._seen[hash(conversation.id)] = self._joining.add(conversation)
+                self._add(conversation)
                 self.counts["out"] += 1
                 self._outputs.write("conversations.jsonl", to_record(conversation))
                 return None
@@ -387,6 +387,12 @@ class _Import:
             dropped["row"] = item.line.row or record
         self._outputs.write("dropped.jsonl", dropped)
         return rejected
+
+    def _add(self, conversation: Conversation) -> None:
+        """Note a conversation that is written. If its id was used, it is a call of the same one."""
+        key = hash(conversation.id)
+        before = self._seen.get(key)
+        self._seen[key] = self._joining.add(conversation, before)
 
     def _commit(self, file_number: int, items: int) -> None:
         state = {

@@ -132,7 +132,7 @@ class Plan:
 
 class Joining:
     """Collects what is needed of many conversations to find those that belong together: 8 bytes a
-    turn, in logs that may be of calls 24.
+    paragraph, and in logs that may be of calls 16 more a turn.
 
     Args:
         are_whole: whether each is known to be whole, as where the messages of an id were gathered:
@@ -145,6 +145,7 @@ class Joining:
         self._beginnings = array("q")
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
+        self._of_guests: set[int] = set()  # places of calls before somebody logged in
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
@@ -152,9 +153,15 @@ class Joining:
         """The number of conversations."""
         return len(self._wholes)
 
-    def add(self, conversation: Conversation) -> int:
-        """Add a conversation, in the order of the file; return its place there."""
+    def add(self, conversation: Conversation, before: int | None = None) -> int:
+        """Add a conversation, in the order of the file; return its place there.
+
+        Args:
+            before: the place of the latest conversation of its id, if both `are_one`.
+        """
         place = len(self._wholes)
+        if before is not None and self._continues(_as_guest(conversation), before):
+            self._of_guests.add(before)
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
@@ -171,9 +178,14 @@ class Joining:
 
     def are_one(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation and the one at `place`, of the same id, are calls of one:
-        it begins with the whole of it, or one begins with the last turns of the other."""
-        return self.continues(conversation, place) or self._windows.are_neighbours(
-            conversation, self._whose(conversation), place
+        it begins with the whole of it, or one begins with the last turns of the other. Who was a
+        guest may have logged in."""
+        return (
+            self._continues(conversation, place)
+            or self._continues(_as_guest(conversation), place)
+            or self._windows.are_neighbours(
+                conversation, self._whose(conversation), place
+            )
         )
 
     def _whose(self, conversation: Conversation) -> str | None:
@@ -184,7 +196,7 @@ class Joining:
             return None
         return conversation.user or conversation.id
 
-    def continues(self, conversation: Conversation, place: int) -> bool:
+    def _continues(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation begins with the whole of the one at `place`; of a last
         answer that may not be complete, whether the answer there begins with it."""
         _, beginnings = _history(conversation)
@@ -192,7 +204,8 @@ class Joining:
         if following is None or place not in self._last_answers:
             return following is not None
         answer = self._last_answers[place]
-        return _beginning(conversation.turns[following].text, answer[0]) == answer
+        later = conversation.turns[following : following + 1]
+        return any(_beginning(turn.text, answer[0]) == answer for turn in later)
 
     def plan(self, conversations: Iterable[Conversation]) -> Plan:
         """Return what to do, once all conversations were added.
@@ -204,7 +217,8 @@ class Joining:
         wholes = np.array(self._wholes)
         is_continued = np.isin(wholes, np.array(self._beginnings)) & (wholes != 0)
         places = set(np.flatnonzero(is_continued).tolist())
-        unsure = places.intersection(self._last_answers)
+        places |= self._of_guests
+        unsure = places.intersection(self._last_answers) - self._of_guests
         continued = frozenset(places - unsure | self._continued(unsure, conversations))
         counting = {
             source for (source, _), each in self._pieces.items() if _count(each)
@@ -236,7 +250,10 @@ class Joining:
         for conversation in conversations if places else ():
             _, beginnings = _history(conversation)
             for whole in lengths.keys() & beginnings:
-                text = conversation.turns[beginnings[whole]].text
+                following = beginnings[whole]
+                if following == len(conversation.turns):
+                    continue
+                text = conversation.turns[following].text
                 # Thousands of rows may go on from one answer.
                 if (whole, hash(text)) in compared:
                     continue
@@ -265,7 +282,7 @@ class SharedTurns:
             return path
         hashes = _hashes(path, (_source(path), str(tree)))
         turns = zip(path.turns, hashes, strict=True)
-        asked = [key for turn, key in turns if turn.role == "user"]
+        asked = [keys[-1] for turn, keys in turns if turn.role == "user"]
         owners = [self._owner.setdefault(key, path.id) for key in asked]
         shared = [owner for owner in owners if owner != path.id]
         if not shared or path.origin:
@@ -314,13 +331,18 @@ def _history(conversation: Conversation) -> tuple[int, dict[int, int]]:
     hashes = _hashes(conversation, conversation.user)
     if _is_open(conversation):
         hashes.pop()
-    *earlier, whole = hashes
-    beginnings = {key: turns for turns, key in enumerate(earlier, 1)}
+    beginnings = {key: n for n, turn in enumerate(hashes, 1) for key in turn}
+    whole, _ = beginnings.popitem()
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
     if len(hashes) > _TWO_EXCHANGES:
-        del beginnings[hashes[0]]
+        for key in hashes[0]:
+            del beginnings[key]
     return whole, beginnings
+
+
+def _as_guest(conversation: Conversation) -> Conversation:
+    return replace(conversation, user=None)
 
 
 def _own(conversation: Conversation, history: int, turns: int) -> _Key:
@@ -334,13 +356,19 @@ def _beginning(answer: str, length: int) -> _Answer:
     return length, hash(answer.strip()[:length])
 
 
-def _hashes(conversation: Conversation, whose: object) -> list[int]:
-    """Return a hash of the conversation up to each turn; white space around turns is ignored."""
+def _hashes(conversation: Conversation, whose: object) -> list[list[int]]:
+    """Return for each turn hashes of the conversation up to each of its paragraphs: the first may
+    have been all of the turn when an earlier call was logged, before its side went on. White space
+    around them is ignored."""
     key = hash(whose)
-    hashes = []
+    hashes: list[list[int]] = []
     for turn in conversation.turns:
-        key = hash((key, turn.role, turn.text.strip()))
-        hashes.append(key)
+        hashes.append([])
+        key = hash((key, turn.role))
+        paragraphs = [text.strip() for text in turn.text.split("\n\n")]
+        for paragraph in filter(None, paragraphs):
+            key = hash((key, paragraph))
+            hashes[-1].append(key)
     return hashes
 
 

@@ -225,8 +225,8 @@ class Spans:
         self._notes["merged spans"] += len(kept) - len(joined)
         first_lines = {min(span.place for span in spans) for spans, _ in joined}
         self._notes["merged lines"] = self._lines - len(first_lines)
-        by_last = sorted(kept, key=lambda span: span.last)
-        latest = {span.name: span for span in by_last}
+        latest = _latest(kept)
+        times = Counter(spans[0].name for spans, _ in joined)
         seen: Counter[str] = Counter()
         for spans, imported in joined:
             first = spans[0]
@@ -237,14 +237,30 @@ class Spans:
                 name = f"{name}/{seen[name]}"
             is_last = not first.name or latest[first.name] in spans
             conversation = imported.conversation
+            tree = {}
+            if first.name and times[first.name] > 1 and conversation.user is None:
+                tree = {"tree": first.name}  # for one split
             conversation = replace(
                 conversation,
                 id=name,
                 ended=conversation.ended and is_last,
+                meta={**conversation.meta, **tree},
             )
             found = replace(imported, conversation=conversation)
             yield Found(file, Line(number), found.with_notes(self._notes), None)
             self._notes.clear()
+
+
+def _latest(kept: Sequence[_Span]) -> dict[str, _Span]:
+    """Return the last span of each id: by their times, since many tools export the newest first; by
+    their places, if one of them has no time."""
+    untimed = {span.name for span in kept if not span.meta.get("timestamp")}
+
+    def order(span: _Span) -> tuple[str, Place]:
+        time = "" if span.name in untimed else span.meta["timestamp"]
+        return time, span.last
+
+    return {span.name: span for span in sorted(kept, key=order)}
 
 
 def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
