@@ -519,6 +519,10 @@ def test_the_lineage_says_who_spoke_and_under_what_licence(tmp_path):
         "logs/test.jsonl": "ab12"
     }
     assert found["logs"] == {"wildchat": {"conversations": 1, "license": "ODC-BY"}}
+    manifest["verb"], manifest["inputs"] = "import", {**inputs, "/b/test.jsonl": "cd34"}
+    write_json(run / "run.json", manifest)
+    (source,) = lineage.find([run])
+    assert source.lineage["inputs"] == {"test.jsonl": "ab12", "test.jsonl (2)": "cd34"}
     text = (tmp_path / "out.jsonl.lineage.json").read_text()
     for private in ("alice", "10.0.0.9", "PRIVATE", str(tmp_path)):
         assert private not in text

@@ -43,6 +43,13 @@ def test_a_log_of_a_subfolder_that_is_left_out_is_found(tmp_path):
         assert files.left_out(whole, out) is None
 
 
+def test_numbers_in_names_are_sorted_by_their_value(tmp_path):
+    parts = [f"in/{day}/part-{n}.jsonl" for day in (9, 10) for n in (1, 2, 10, 11)]
+    lay(tmp_path, *parts[::-1])
+    assert names(tmp_path / "in", inside=tmp_path) == parts
+    assert names(tmp_path / "in/*/*.jsonl", inside=tmp_path) == parts
+
+
 def error(*places: str | Path) -> str:
     with pytest.raises(InputError) as caught:
         find(places)

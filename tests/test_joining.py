@@ -5,8 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from userlm.data.joining import Joining, SharedTurns
+from userlm.data.layouts import convert
 from userlm.data.split import split
 from userlm.types import Conversation, Origin, Turn
 
@@ -59,6 +62,24 @@ def test_a_call_that_waits_for_a_tool_is_a_part_of_the_one_with_the_answer():
     answers = log("b", "why is it red", "Let me look.\n\niron")
     assert ids(waits, answers) == ["b"]
     assert ids(waits, replace(waits, id="again")) == ["a", "again"]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.booleans(), min_size=4, max_size=12), st.data())
+def test_of_one_id_whatever_was_logged_first_is_an_earlier_call(sides, data):
+    said = [
+        {"role": "user" if is_user else "assistant", "content": f"{n}"}
+        for n, is_user in enumerate((True, *sides))
+    ]
+    count = data.draw(st.integers(1, len(said) - 1))
+    rows = ({"id": "a", "user": "p", "messages": each} for each in (said[:count], said))
+    early, late = (convert(row, None, "x").conversation for row in rows)
+    joining = Joining()
+    place = joining.add(early)
+    assert joining.are_one(late, place)
+    joining.add(late, place)
+    plan = joining.plan([early, late])
+    assert list(plan.apply(lambda: [early, late])) == [late]
 
 
 @pytest.mark.parametrize("said", [2, 3])

@@ -669,6 +669,36 @@ def test_a_log_of_ones_own_with_a_field_conversation_keeps_its_people(more):
     assert "source" not in conversation.meta
 
 
+def test_turns_beside_messages_are_their_number():
+    row = {"messages": [U, A], "turns": 2}
+    conversation = convert(row, None, "x").conversation
+    assert len(conversation.turns) == 2 and conversation.meta == {"turns": 2}
+
+
+@pytest.mark.parametrize(
+    ("state", "ended"),
+    [("output-available", True), ("output-error", True), ("input-available", False)],
+)
+def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
+    new = {"type": "tool-stock", "state": state, "input": {}, "output": {"n": 5}}
+    older = {"output-available": "result", "output-error": "result"}.get(state, "call")
+    old = {"toolName": "stock", "state": older, "result": 5}
+    text = {"type": "text", "text": "Five."}
+    answers = [
+        {"role": "assistant", "parts": [{"type": "step-start"}, new, text]},
+        {
+            "role": "assistant",
+            "parts": [{"type": "tool-invocation", "toolInvocation": old}, text],
+        },
+        {"role": "assistant", "content": "Five.", "toolInvocations": [old]},
+    ]
+    for answer in answers:
+        conversation = convert({"messages": [U, answer]}, None, "x").conversation
+        assert conversation.turns[1].text == "Five."
+        assert conversation.ended is ended
+        assert "stock" in conversation.meta["tool"]
+
+
 def test_the_thoughts_in_our_own_records_are_not_speech() -> None:
     said = "<think>hm</think>yes"
     person, answer = {"role": "user", "text": said}, {"role": "assistant", "text": said}

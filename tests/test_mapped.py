@@ -114,6 +114,15 @@ def test_people_without_an_id_are_not_one_person(gap, tmp_path):
     assert [each.user for each in found] == [None, None]
 
 
+def test_an_id_of_which_digits_are_lost_is_none(tmp_path):
+    ids = ("2.15471E+14", '"2,15471E+14"', "1.0")
+    rows = "".join(f"{id},customer,Hi,\n" for id in ids)
+    [found] = imported(tmp_path, "ticket,from,body,customer\n" + rows)
+    assert found.id == "1"
+    assert [line for _, line, _ in dropped(tmp_path)] == [2, 3]
+    assert "digits are lost" in (tmp_path / "out" / "dropped.jsonl").read_text()
+
+
 def test_a_guest_who_logs_in_is_the_person(tmp_path):
     header = "ticket,from,body,customer,goal\n"
     asked = "1,customer,Hi,,pay\n1,agent,Log in.,a9,\n1,customer,done,c1,\n"

@@ -275,6 +275,18 @@ def test_what_databases_write_for_a_missing_value_is_none(folder, quotes, missin
     assert found == ["" if value in missing else value for value in values]
 
 
+@pytest.mark.parametrize("half", ["9,customer,I do not want", '9,customer,"I do not'])
+def test_a_row_that_was_being_written_when_reading_began_is_left_out(folder, half):
+    path = folder / "grows.csv"
+    path.write_text(HEAD + TAIL + half)
+    size = path.stat().st_size
+    assert len(list(read_rows(path, upto=size))) > 5  # as the file stands
+    with path.open("a") as file:
+        file.write(' to pay twice",c\n')
+    found = list(read_rows(path, upto=size))
+    assert says(found) == ["fine"] * 5 == [line.row["say"] for line in found]
+
+
 def test_lines_that_are_too_long_are_set_aside_where_quotes_are_text(folder):
     long = '8,customer,"' + "a" * 5000 + ",c\n"
     found = with_limit(folder, HEAD + long + TAIL, 2000, quotes="text")

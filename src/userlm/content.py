@@ -33,6 +33,7 @@ several write the same into them."""
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
 _LEVELS = 8
 """How deep a text may be nested in a part; real ones take two or three."""
+_ANSWERED = ("result", "output-available", "output-error")
 _RESULT_FIELDS = ("response", "result", "content", "output")
 _THOUGHT_FIELDS = (
     "thinking",
@@ -125,11 +126,20 @@ def read_part(part: Any) -> Part:
     if _RESULT.search(name):
         return Part("result", _result(part))
     if _CALL.search(name):
-        return Part("call", _json(part))
+        return Part("result" if is_answered(part) else "call", _json(part))
     # An unknown part may hold base64 in `content`, but its `text` is text.
     fields = _SPEECH_FIELDS if _TEXT.search(name) else ("text", "transcript", "audio")
     text = _text_in(part, fields)
     return Part("other", "") if text is None else Part("speech", text)
+
+
+def is_answered(call: Any) -> bool:
+    """Return whether a call of a tool has its result with it, as in messages of Vercel's SDK."""
+    if not isinstance(call, Mapping):
+        return False
+    inner = call.get("toolInvocation")
+    state = (inner if isinstance(inner, Mapping) else call).get("state")
+    return state in _ANSWERED
 
 
 def _type_name(part: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ def read_table(
         if quotes == "auto" and _has_escaped(path, size):
             _check_is_csv(path, size, longest, most_values)
         with opened(path, size) as file:
-            lines = _lines(path, file, longest)
+            lines = _lines(path, file, size, longest)
             table = _Table(path, lines, longest, most_values, quotes)
             for line in table.rows():
                 number = line.number
@@ -115,7 +115,7 @@ def _check_is_csv(path: Path, size: int, longest: int, most_values: int) -> None
 
     def reading(quotes: Quotes) -> _Reading:
         with opened(path, size) as file:
-            lines = _lines(path, file, longest)
+            lines = _lines(path, file, size, longest)
             return _Table(path, lines, longest, most_values, quotes).reading()
 
     as_csv, other = reading("csv"), reading("backslash")
@@ -450,10 +450,11 @@ class _Unread(io.RawIOBase):
         return len(block)
 
 
-def _lines(path: Path, file: Readable, longest: int) -> Iterator[_Text]:
+def _lines(path: Path, file: Readable, size: int, longest: int) -> Iterator[_Text]:
     """Yield the lines. They end as the header does: with LF, perhaps after CR (two of them, if
     Python wrote it on Windows without `newline=""`), or with CR alone, as in old files of Excel for
-    Mac. The other one may stand in a text, so it ends no line."""
+    Mac. The other one may stand in a text, so it ends no line. A last line without an end is left
+    out if the file goes on by now: it was being written when reading began."""
     begun = file.readline(BUFFER)
     is_mac = re.match(rb"[^\r\n]*\r(?!\r*\n)", begun)
     swap = _SWAP if is_mac else None
@@ -471,6 +472,8 @@ def _lines(path: Path, file: Readable, longest: int) -> Iterator[_Text]:
                 f"{path}, line {number} is not UTF-8; save the file as CSV in UTF-8, or convert "
                 "it, for instance: iconv -f WINDOWS-1252 -t UTF-8"
             ) from None
+        if not text.endswith("\n") and path.stat().st_size > size:
+            return
         yield _Text(text)
 
 

@@ -170,7 +170,7 @@ def _local_paths(place: Path) -> list[Path]:
         matches = glob.glob(str(place), recursive=True)  # noqa: PTH207, it has no absolute pattern
         paths = _logs_among(map(Path, matches))
         if place.name.endswith(TABLES):
-            paths = sorted(map(Path, matches))
+            paths = sorted(map(Path, matches), key=_order)
     else:
         remedy = "check the spelling"
         if name := _BARE_NAME.fullmatch(place.as_posix()):
@@ -184,13 +184,14 @@ def _local_paths(place: Path) -> list[Path]:
 
 
 def _logs_among(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in sorted(paths) if _is_log(path.name) and not path.is_dir()]
+    logs = (path for path in paths if _is_log(path.name) and not path.is_dir())
+    return sorted(logs, key=_order)
 
 
 def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """Yield the logs in a folder and its subfolders, following links. `seen` stops cycles of
     links."""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=_order):
         if not path.is_dir():
             yield from _logs_among([path])
         elif not path.name.startswith(".") and path.resolve() not in seen:
@@ -281,7 +282,7 @@ def _logs(root: str, entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the logs among the entries of a folder, sorted, as paths relative to it."""
     names = [entry["name"] for entry in entries if entry["type"] != "directory"]
     paths = [name.removeprefix(root).lstrip("/") for name in names]
-    return sorted(path for path in paths if _is_log(path))
+    return sorted(filter(_is_log, paths), key=_order)
 
 
 def _fetch(file: LogFile, copy: Path) -> None:
@@ -442,6 +443,8 @@ def _status(causes: Sequence[BaseException]) -> int | None:
     return None
 
 
+_NUMBER = re.compile("([0-9]{1,18})")
+
 # --- names ----------------------------------------------------------------------------------------
 
 
@@ -451,6 +454,15 @@ def _public(text: str) -> str:
     text = re.sub(r"(://)[^/\s]*:[^/\s]*@", r"\1", text)
     text = re.sub(r"(https?://[^\s?#]*)[?#]\S*", r"\1", text)
     return re.sub(r"\?\S*=\S*|\bhf_\w{30,}", "", text)
+
+
+def _order(path: str | Path) -> list[list[str | int]]:
+    """Return what to sort paths by: numbers in them by their value, so that `part-10` is after
+    `part-9`."""
+    return [
+        [int(piece) if piece.isdecimal() else piece for piece in _NUMBER.split(part)]
+        for part in Path(path).parts
+    ]
 
 
 def _kind(name: str) -> str:

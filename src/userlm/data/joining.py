@@ -145,7 +145,9 @@ class Joining:
         self._beginnings = array("q")
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
-        self._of_guests: set[int] = set()  # places of calls before somebody logged in
+        self._earlier: set[int] = (
+            set()
+        )  # places of calls that a later one of their id goes on from
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
@@ -160,8 +162,8 @@ class Joining:
             before: the place of the latest conversation of its id, if both `are_one`.
         """
         place = len(self._wholes)
-        if before is not None and self._continues(_as_guest(conversation), before):
-            self._of_guests.add(before)
+        if before is not None and self._continues(conversation, before):
+            self._earlier.add(before)
         whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
         self._wholes.append(whole)
         self._beginnings.extend(beginnings)
@@ -180,12 +182,8 @@ class Joining:
         """Return whether a conversation and the one at `place`, of the same id, are calls of one:
         it begins with the whole of it, or one begins with the last turns of the other. Who was a
         guest may have logged in."""
-        return (
-            self._continues(conversation, place)
-            or self._continues(_as_guest(conversation), place)
-            or self._windows.are_neighbours(
-                conversation, self._whose(conversation), place
-            )
+        return self._continues(conversation, place) or self._windows.are_neighbours(
+            conversation, self._whose(conversation), place
         )
 
     def _whose(self, conversation: Conversation) -> str | None:
@@ -197,15 +195,20 @@ class Joining:
         return conversation.user or conversation.id
 
     def _continues(self, conversation: Conversation, place: int) -> bool:
-        """Return whether a conversation begins with the whole of the one at `place`; of a last
-        answer that may not be complete, whether the answer there begins with it."""
-        _, beginnings = _history(conversation)
-        following = beginnings.get(self._wholes[place])
-        if following is None or place not in self._last_answers:
-            return following is not None
-        answer = self._last_answers[place]
-        later = conversation.turns[following : following + 1]
-        return any(_beginning(turn.text, answer[0]) == answer for turn in later)
+        """Return whether a conversation begins with the whole of the one at `place`, which has its
+        id; of a last answer that may not be complete, whether the answer there begins with it. That
+        one may be of a guest."""
+        for each in (conversation, replace(conversation, user=None)):
+            _, beginnings = _history(each, are_of_one_id=True)
+            following = beginnings.get(self._wholes[place])
+            if following is None:
+                continue
+            if place not in self._last_answers:
+                return True
+            answer = self._last_answers[place]
+            later = conversation.turns[following : following + 1]
+            return any(_beginning(turn.text, answer[0]) == answer for turn in later)
+        return False
 
     def plan(self, conversations: Iterable[Conversation]) -> Plan:
         """Return what to do, once all conversations were added.
@@ -217,9 +220,10 @@ class Joining:
         wholes = np.array(self._wholes)
         is_continued = np.isin(wholes, np.array(self._beginnings)) & (wholes != 0)
         places = set(np.flatnonzero(is_continued).tolist())
-        places |= self._of_guests
-        unsure = places.intersection(self._last_answers) - self._of_guests
-        continued = frozenset(places - unsure | self._continued(unsure, conversations))
+        unsure = places.intersection(self._last_answers)
+        continued = frozenset(
+            self._earlier | places - unsure | self._continued(unsure, conversations)
+        )
         counting = {
             source for (source, _), each in self._pieces.items() if _count(each)
         }
@@ -322,10 +326,16 @@ def _is_open(conversation: Conversation) -> bool:
     return conversation.next_role == "user" and not conversation.ended
 
 
-def _history(conversation: Conversation) -> tuple[int, dict[int, int]]:
+def _history(
+    conversation: Conversation, are_of_one_id: bool = False
+) -> tuple[int, dict[int, int]]:
     """Return a hash of a conversation, without a last answer that may not be complete, and one of
     each beginning that may be an earlier call, with its number of turns; 0 and none if it is not
-    compared."""
+    compared.
+
+    Args:
+        are_of_one_id: whether earlier calls have its id, too.
+    """
     if not _may_be_a_call(conversation):
         return 0, {}
     hashes = _hashes(conversation, conversation.user)
@@ -335,14 +345,10 @@ def _history(conversation: Conversation) -> tuple[int, dict[int, int]]:
     whole, _ = beginnings.popitem()
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
-    if len(hashes) > _TWO_EXCHANGES:
+    if len(hashes) > _TWO_EXCHANGES and not are_of_one_id:
         for key in hashes[0]:
             del beginnings[key]
     return whole, beginnings
-
-
-def _as_guest(conversation: Conversation) -> Conversation:
-    return replace(conversation, user=None)
 
 
 def _own(conversation: Conversation, history: int, turns: int) -> _Key:

@@ -10,6 +10,7 @@ folders of the host nor addresses of servers.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,7 +215,8 @@ def _of_run(manifest: Mapping[str, Any]) -> dict[str, Any]:
     found["options"] = {
         name: value for name, value in given.items() if value is not None
     }
-    found["inputs"] = dict(_inputs(dict(manifest.get("inputs") or {})))
+    are_logs = manifest.get("verb") == "import"
+    found["inputs"] = dict(_inputs(dict(manifest.get("inputs") or {}), are_logs))
     found["versions"] = manifest.get("versions")
     found["git"] = manifest.get("git")
     return found
@@ -247,11 +249,21 @@ def _short(path: str) -> str:
     return "/".join(part for part in Path(path).parts[-2:] if part != "/")
 
 
-def _inputs(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _inputs(inputs: Mapping[str, Any], are_logs: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the hash of each input.
+
+    Args:
+        are_logs: whether they are raw logs, which lie in any folder, and not in one of a run.
+    """
+    seen: Counter[str] = Counter()
     for path, stamp in inputs.items():
-        if "://" not in str(stamp):  # the address of a server
-            name = path.partition("?")[0]  # a query may have a key
-            yield name if "://" in path else _short(path), stamp
+        if "://" in str(stamp):  # the address of a server
+            continue
+        name = path.partition("?")[0]  # a query may have a key
+        if "://" not in path:
+            name = Path(path).name if are_logs else _short(path)
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name} ({seen[name]})", stamp
 
 
 def license_of(address: str) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from userlm.content import (
     THOUGHT_FIELDS,
     Part,
     has_said,
+    is_answered,
     joined,
     read_part,
     read_parts,
@@ -303,7 +304,10 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
     for name in _CALL_FIELDS:
         if calls := parse_json(message.get(name)):
             text = json.dumps(calls, ensure_ascii=False, default=str)
-            parts.append(Part("call", text))
+            each = calls if isinstance(calls, list) else [calls]
+            parts.append(
+                Part("result" if all(map(is_answered, each)) else "call", text)
+            )
     return parts
 
 

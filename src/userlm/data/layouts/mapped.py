@@ -52,6 +52,8 @@ a month, or a time of day."""
 _NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan|NaN")
 _GAPS = ("NULL", "null", "None", "<NA>")
 """What programs write where an id is missing."""
+_ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
+"""A long id, as Excel shows and saves it."""
 _LINE_END = re.compile(r"\r*\n|\r")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
@@ -575,6 +577,12 @@ def _id_at(row: Row, path: str) -> str:
         value = float(value)
     if value in _GAPS:
         value = None
+    if isinstance(value, str) and _ROUNDED.fullmatch(value.strip()):
+        detail = (
+            f"field {path!r} is {value!r}, a number of which digits are lost; make the column one "
+            "of texts, and export again"
+        )
+        raise Rejected("wrong type", detail)
     return id_of({path: value}, path)
 
 

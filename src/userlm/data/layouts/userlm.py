@@ -50,4 +50,10 @@ def _spoken(turn: Turn) -> Turn:
     return without_thought(turn) if turn.role == "assistant" else turn
 
 
-LAYOUT = Layout("userlm", [{"turns"}], convert)
+# Elsewhere `turns` may be their number.
+LAYOUT = Layout(
+    "userlm",
+    [{"turns"}],
+    convert,
+    lacks={"messages", "contents", "conversation", "conversations"},
+)
