@@ -2,10 +2,11 @@
 
 What should become a mark stands between « and »: its kind is that of the list, or stands before a
 bar. All people are invented. Phone numbers are those that regulators keep for fiction (415-555-01xx,
-07700 900xxx, 030 23125 xxx, 06 39 98 xx xx) or count upwards; passwords and keys are put together
-here, so that nobody's scanner takes this file for a leak.
+07700 900xxx, 030 23125 xxx, 06 39 98 xx xx), or that count upwards; passwords and keys are put
+together here, so that nobody's scanner takes this file for a leak.
 
-The first half was there while the patterns were written, the second was written after them.
+`FIRST` was there while the patterns were written; `SECOND` and `THIRD` are from other situations, and
+were each written before the patterns had been tried on them.
 """
 
 from __future__ import annotations
@@ -321,7 +322,7 @@ ASKED_2 = [
         "Which of your numbers should I remove from the account?",
         "the «4155550128» one",
     ),
-    ("Please type your ten-digit mobile number:", "«9876543211»"),
+    ("Please type your ten-digit mobile number:", "«9876543210»"),
     (
         "Name, address, phone number, and how many people?",
         "Tom Reed, 12 Mill Lane, «4155550129», 4 people",
@@ -362,10 +363,10 @@ ASKED_2 = [
         "Order 5590012345, «4155550153»",
     ),
     ("Geben Sie bitte Ihre Telefonnummer ein.", "«03023125077»"),
-    ("Wie können wir Sie telefonisch erreichen?", "«015228817399»"),
+    ("Wie können wir Sie telefonisch erreichen?", "«015228817386»"),
     ("À quel numéro peut-on vous joindre ?", "«0639981200»"),
-    ("¿A qué número le llamamos?", "«612345679»"),
-    ("Mi lascia il suo cellulare?", "«3471234568»"),
+    ("¿A qué número le llamamos?", "«612345678»"),
+    ("Mi lascia il suo cellulare?", "«3471234567»"),
     # what asks for something else
     ("Is the alarm on your phone set? What does the log say?", "10002331 restarts"),
     ("Can you see the charge on your statement? How much is it?", "it says 4500000"),
@@ -420,10 +421,10 @@ ANNOUNCED_2 = [
     '{"name": "Lou", "mobile_phone": "«4155550181»"}',
     "Somebody keeps calling me from «4155550182»",
     "Kontakt: Lou Berg, Tel «03023125100»",
-    "Ich bin unter der Nummer «015228817300» zu erreichen",
+    "Ich bin unter der Nummer «015228817386» zu erreichen",
     "Mon numéro de téléphone est «0639981201»",
-    "Mi número de móvil es «612345670»",
-    "Il mio numero è «3471234569»",
+    "Mi número de móvil es «612345678»",
+    "Il mio numero è «3471234567»",
     # others
     "order number 4155550183, phone case in black",
     "Your call 20240612 was recorded",
@@ -565,3 +566,137 @@ SECOND = [
     *(Item("email", "", text) for text in EMAILS_2),
     *(Item("key", "", text) for text in KEYS_2),
 ]
+
+ASKED_3 = [
+    (
+        "Thanks for your patience. Before I transfer you, may I have a number in case we lose the connection?",
+        "«4155550110»",
+    ),
+    ("Could you tell me the mobile your account is linked to?", "«4155550111»"),
+    (
+        "Our nurse will phone you this afternoon. Is 3 pm okay? Which number suits?",
+        "3 is fine, «4155550112»",
+    ),
+    ("Got it. Last question: telephone?", "«4155550113»"),
+    ("I can send the link as a text message. Where to?", "«4155550114»"),
+    ("Is this number still current: the one ending in 15?", "no, use «4155550115»"),
+    ("What's the landlord's number?", "«4155550116»"),
+    (
+        "To reset your PIN, reply with your registered phone number and date of birth.",
+        "«4155550118», 01/02/1980",
+    ),
+    ("Enter your 10-digit phone number to continue", "«4155550189»"),
+    ("How should we notify you, by mail or by text?", "text, «4155550190»"),
+    ("Do you have a WhatsApp number?", "yep «4155550191»"),
+    (
+        "We'll need your contact details, please.",
+        "Ana Ruiz, «email|ana@example.es», «612345678»",
+    ),
+    ("Dürfen wir Sie zurückrufen? Wie ist Ihre Nummer?", "«015228817386»"),
+    ("Votre numéro de portable, s'il vous plaît ?", "«0639981202»"),
+    ("¿Cuál es su móvil?", "«612345678»"),
+    ("Can he pick up the phone from the shop? What's the pickup code?", "88201934"),
+    ("Does the mobile app show an error? Tell me its number.", "50077123"),
+    ("Is your phone insured with us? Then give me the policy number.", "31120045698"),
+    ("What was the number of the bus?", "20114455"),
+    ("How many contacts are in the file you want to import?", "1200345"),
+    (
+        "May I call your attention to clause 4? Please state your contract number.",
+        "60013344",
+    ),
+    ("Which number did the scale show?", "1004500 g"),
+    ("When will you be reachable?", "2024-08-12 16:00 to 18:00"),
+    (
+        "Where is the phone now? Check the tracker and send the coordinates.",
+        "52.5200066, 13.4049540",
+    ),
+    ("What is your favourite number?", "31415926"),
+    ("Tell me about your phone.", "Galaxy, S/N 20230417001"),
+    ("Is there a number on the label?", "90210334"),
+    (
+        "Do you want me to format the numbers as phone numbers?",
+        "yes: 10002000 becomes 1000-2000",
+    ),
+    (
+        "Let's practise dialogues. You call a hotel. What do you say first?",
+        "My booking is 20240719 and I arrive late",
+    ),
+    ("Please pick the number of users for the plan.", "1000000"),
+]
+ANNOUNCED_3 = [
+    "You may phone me: «4155550192»",
+    "the number is for my wife, her cell is «4155550193»",
+    "cel: «4155550194»",
+    "T: «4155550195»",
+    "Phone (work): «4155550196»",
+    "please note my new mobile number «4155550197»",
+    "my husband's phone is «4155550100»",
+    "kindly call on «9876543210»",
+    "Fax: «03023125101»",
+    "They charged 4155550102 won",
+    "call id 4155550106, duration 20 s",
+    "phone order 7714500400 is late",
+    "Call of Duty 20231110 update",
+    "the phone's IMEI is 354809104567893",
+    "mobile IP 10.20.30.40",
+    "see call 20240612-001 in the CRM",
+    "phone number format: 10 digits",
+    "invoice number: 4155550107",
+    "the new number of users is 20000000",
+    "on 03.09.2024 11:15 you called me",
+]
+EMAILS_3 = [
+    "«maria@casa.immobilien»",
+    "ping «dev@api.software» now",
+    "«first.last@dept.university»",
+    "Bcc: «press@band.music»",
+    "'«ed@inn.pub»'",
+    "write «o.malley@example.ngo»",
+    "x = (a@b.mean(0)).view(-1)",
+    "tensor@other.cuda()",
+    "k@v.contiguous()",
+    "kubectl logs pod@node.pool",
+    "%s@%s.%s",
+    "foo@bar.baz.qux()",
+    "this@Fragment.context",
+    "C = A@B.toarray()",
+    "w = X.T@r.flatten()",
+    "test@domain without an ending",
+]
+KEYS_3 = [
+    f"Password is «{WORD}»",
+    f"pw: «{LOWER}»",
+    f"email: «email|k@example.org» password: «{LOWER}»",
+    f"user=lou&password=«{LOWER}»&next=1",
+    f'ADMIN_PWD: "«{WORD}»"',
+    f"aws_session_token=«{MIXED}»",
+    f"key: «{HEX}»",
+    f"stripe.api_key = '«{MIXED}»'",
+    f"GITHUB_TOKEN: «ghp_{MIXED}»",
+    f"wifi: HomeNet / password «{LOWER}»",
+    f"Bearer «{MIXED}»",
+    f"set token «{HEX}»",
+    "password: bcrypt(password1)",
+    "token: TokenV2Response",
+    "password_hash",
+    "'password': forms.CharField(max_length=32)",
+    "password: 'test'",
+    "password=args.password1",
+    "let token = localStorage.getItem('token1')",
+    "apiKey: process.env.API_KEY_V2_PROD",
+    "Enter password: ",
+    "secret: {{ .Values.secret1 }}",
+    "password: at least 8",
+    "token_type: bearer2",
+    "passcode is 4 digits",
+    "type Password = string & { __brand: 1 }",
+    'public static final String PASSWORD = "password";',
+]
+
+THIRD = [
+    *(Item("phone", before, text) for before, text in ASKED_3),
+    *(Item("phone", "", text) for text in ANNOUNCED_3),
+    *(Item("email", "", text) for text in EMAILS_3),
+    *(Item("key", "", text) for text in KEYS_3),
+]
+ITEMS = FIRST + SECOND + THIRD

@@ -24,7 +24,8 @@ Spaces that do not break, other dashes and fullwidth digits and letters count as
 characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
 Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
 the key of its field. Numbers at the beginning of a user turn are phone numbers if a sentence at the
-end of the turn before asks for one, but for dates and what the answer calls an order or the like.
+end of the turn before asks for one; not dates, nor what the answer calls an order or the like. If a
+number or a call is only mentioned there, those that begin with 0 or are American are.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -46,6 +47,8 @@ from userlm.data.pii_patterns import (
     ASKING,
     BEFORE_NUMBER,
     CUED,
+    MENTIONED,
+    NAMED,
     NUMBERS,
     SENTENCE_END,
     SIX_DIGITS,
@@ -141,20 +144,29 @@ def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
     """Return the text of a turn scrubbed. The turn before may have asked the user for a phone
     number, which stands near the beginning then."""
     text = _scrub_string(text, counts)
-    if role != "user" or not _asks_for_phone(before):
+    announced = _asked(before) if role == "user" else ""
+    if not announced:
         return text
     found = (at.start() for at in BEFORE_NUMBER.finditer(text) if not is_other(at))
     starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
     numbers = (text[start:end] for start, end in pairwise(starts))
-    scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
+    scrubbed = (_scrub_behind(announced, number, counts) for number in numbers)
     return text[: starts[0]] + "".join(scrubbed)
 
 
-def _asks_for_phone(before: str) -> bool:
-    """Return whether the end of a turn asks for a phone number, perhaps among other things."""
+def _asked(before: str) -> str:
+    """Return what the end of a turn announces about the numbers of the next.
+
+    After a sentence that asks for a phone number, perhaps among other things, all are "phone"
+    numbers. After one that merely mentions a number or a call, and nothing else that has a number,
+    those in the form of a national one are.
+    """
     sentences = SENTENCE_END.split(before[-_QUESTION:])
     asking = [each for each in sentences if ASKING.search(each)] or sentences[-1:]
-    return any(ASKED.search(each) for each in asking)
+    if any(ASKED.search(each) for each in asking):
+        return "phone"
+    asked = " ".join(asking)
+    return "my number" if MENTIONED.search(asked) and not NAMED.search(asked) else ""
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:

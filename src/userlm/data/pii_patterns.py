@@ -106,13 +106,14 @@ _IS = r"""
     ["'`]{0,2}
 """
 _NAMED_PASSWORD = rf"""
-    (?: (?i: passw(?:or)?d | passwort | kennwort | passcode | passphrase | pwd | mot[ ]de[ ]passe )
+    (?: (?i: passw(?:or)?d | passwort | kennwort | passcode | passphrase | pwd | mot[ ]de[ ]passe
+        | (?<![a-z])pw (?=[ ]?[:=]) )
       | [Cc]ontraseña | 密码 ) [0-9]?
     (?: {_IS} | (?<=--password)[ ] | [ ]-[ ] )
     (?P<value> (?: [^\s"'`<>,;&] | &(?![\w-]{{1,30}}=) ){{3,127}} [^\s"'`<>,;&.:?)\]}}] )
 """
 _PASSWORD_CUES = (
-    *("passw", "kennwort", "passcode", "passphrase", "pwd", "mot de passe"),
+    *("passw", "kennwort", "passcode", "passphrase", "pwd", "pw", "mot de passe"),
     *("contraseña", "密码"),
 )
 _NAMED_TOKEN = rf"""
@@ -347,9 +348,9 @@ _DIGITS = r"""
     [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )
     (?: [ .()/-]{0,2} [0-9] ){5,14} (?: [Xx][0-9]{1,6} )?+ (?!\w|\.[0-9])
 """
-_LINK = r"""(?:[\s_:.,*`="'#-]*
+_LINK = r"""(?:[\s_:.,*`="'#()-]*
     (?:number|num|no|nr|is|was|will|be|should|now|at|me|us|him|her|them|on|or|to|from|the|my|your
-    |our|of|in|if|a|s|via|file|account|new|old|back|used|le|el))*"""
+    |our|of|in|if|a|s|via|file|account|new|old|back|used|work|home|office|cell|le|el))*"""
 _OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
 _THEM = r"(?:me|us|him|her|them)\b"
 _PHONE = re.compile(
@@ -359,12 +360,12 @@ _PHONE = re.compile(
     | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell(?!s)|fax
         |(?:telefon|handy|mobil|ruf)nummer|telefon[eo]?|celular|cellulare
         |(?:contact|reach)\s(?=number|no\b|at\b|on\b|{_THEM})|(?:text|ring)\s(?={_THEM})
-        |contact(?=:)|(?:mob|ph)(?=\.|:|\s?no\b)|portable(?=\sest\b)
+        |contact(?=:)|(?:mob|ph|cel)(?=\.|:|\s?no\b)|portable(?=\sest\b)
         |(?:mon|mi|meu|meine|mio)\s(?:num[eé]ro|n[uú]mero|nummer)
         |(?:ll[aá]m|chiam|appel)[\w-]{{1,12}}(?=\s(?:al|au)\b)
         ) s? | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone | тел(?:ефон)? )
         (?:\s(?:è|é|(?:es|est|ist|lautet|al|au)\b))?
-    {_LINK} {_OF} [\s_:.,*`="'#：-]{{1,5}} \(? \Z
+    {_LINK} {_OF} [\s_:.,*`="'#：)-]{{1,5}} \(? \Z
     | (?: 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 | 휴대폰 )  # scripts without spaces
       (?: 号码 | 號碼 | 番号 | 번호 | 号 )? [\s_:.,*`="'#：是为為は는은-]{{0,5}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
@@ -374,7 +375,7 @@ _NUMBER = re.compile(
         |office|direct|best|new|old) \s n(?:umber|o) (?:\s(?:there|to\scall))?
         {_OF} (?:\sfor\s{_THEM})? (?:\s(?:is|was|will\sbe|(?:has\s)?changed\sto|to))?
       | \bnumber\sto\s(?:call|text|ring) | \b(?:calling|texting|ringing)(?:\s(?:you|me))?\sfrom
-      | \b(?:sms\sto|office|unter(?:\sder\snummer)?|au|mob|ph)
+      | \b(?:sms\sto|office|unter(?:\sder\snummer)?|au|mich\san|mob|ph)
       | \b (?:reach|reached|reachable|call|hold\sof) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
     [\s:,-]{{1,8}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
@@ -386,17 +387,22 @@ _IS_A_PHONE = re.compile(
     r"(?:(?:tele)?phone|mobile|cell|contact|whatsapp|number)\b(?!['’])",
     re.IGNORECASE,
 )
+_THING = r"""
+    (?: order | ticket | case | invoice | booking | reservation | reference | ref | tracking
+    | parcel | shipment | policy | serial | imei | iban | isbn | article | item | product | sku
+    | part | error | code | build | rma | claim | transaction | receipt
+    | bestellung | pedido | commande | ordine
+    | (?:bestell|auftrags|kunden|rechnungs|vertrags)nummer
+    | (?:customer|client|account|member|membership|store|confirmation|contract|tax)[ ]
+      (?:number|no|nr|id) )
+"""
 _OTHER = re.compile(
-    r"""(?<![^\W_]) (?:
-        (?: order | ticket | case | invoice | booking | reservation | reference | ref | tracking
-        | parcel | shipment | policy | serial | imei | iban | isbn | article | item
-        | product | sku | part | error | code | rma | claim | transaction | receipt | bestellung
-        | pedido | commande | ordine | (?:bestell|auftrags|kunden|rechnungs|vertrags)nummer )
-      | (?:customer|client|account|member|membership|store|confirmation) [ ] (?:number|no|nr|id) )
-    [\W_]{1,3} (?: (?:number|no|nr|num|id|code|is|was) [\W_]{1,3} ){0,3} \Z""",
+    rf"""(?<![^\W_]) (?! contract ) {_THING}
+    [\W_]{{1,3}} (?: (?:number|no|nr|num|id|code|is|was) [\W_]{{1,3}} ){{0,3}} \Z""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""What is before the number of something else, which may look like a phone number."""
+"""What is before the number of something else, which may look like a phone number. A "contract
+number" is often the misspelled "contact number"."""
 # What a sentence asks for. "By phone" and "restart your phone" ask for no number, "which number is
 # on the box" for another one.
 _PHONE_NUMBER = r"""
@@ -410,8 +416,8 @@ _YOUR_PHONE = r"""
     (?= \W*\Z | \s?[,.?:;] | \s(?:and|or|so|please|to)\b )
 """
 _YOUR_NUMBER = r"""
-    \b (?: (?:your|their|his|her|best|good)\snumber \b (?! \s(?:of|in|on|one)\b )
-    | (?:the|a)\snumber\syou | number\s (?:\w+\s){0,4} (?:reach|call|text|ring|contact) ) \b
+    \b (?: (?:your|their|his|her)\snumber \b (?! \s(?:of|in|on|one)\b )
+    | number\s (?:\w+\s){0,4} (?:reach|call|text|ring|contact) ) \b
 """
 _WHICH_NUMBER = r"""
     \b (?:what|which)\snumber \b (?! \s(?: of | on | in | for | comes | does | did
@@ -428,7 +434,7 @@ _ELSEWHERE = r"""
         | m[oó]vil | телефон | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
         | telefonisch | (?:sie|dich)\s[^.!?]{0,30}?(?:erreichen|anrufen)
         | vous\s(?:joindre|rappeler)
-        | (?:quel|votre|qu[eé]|su|che|suo|welcher)\s(?:num[eé]ro|n[uú]mero|nummer)(?!\s(?:de|di)\b)
+        | (?:quel|qu[eé]|su|che|suo|ihre|welcher)\s(?:num[eé]ro|n[uú]mero|nummer)(?!\s(?:de|di)\b)
         | tel(?=[.:]) ) s? (?![^\W_])
     | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화
 """
@@ -442,6 +448,17 @@ ASKED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """What asks for a phone number in a sentence."""
+MENTIONED = re.compile(
+    r"\b(?:numbers?|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|text|sms|call|ring|reach"
+    r"|contact)\b",
+    re.IGNORECASE,
+)
+"""What may ask for one, unless something else is `NAMED` that has a number."""
+NAMED = re.compile(
+    rf"""\b (?: {_THING} (?:s|ed)? | id | log | statement | help
+    | how\s(?:much|many) | what\s\w+\sI\scall | number\s(?:is|was|of|on|comes|does|did) ) \b""",
+    re.IGNORECASE | re.VERBOSE,
+)
 SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+(?=[^\W\da-z]|\()")
 ASKING = re.compile(
     r"""[?？:：] | \b(?:please|tell|give|share|enter|type|provide|send|need|leave|confirm|bitte
@@ -457,7 +474,7 @@ _AMERICAN = re.compile("(?:1 ?)?[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
 _DATE = re.compile(
     r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)"
     r"|(?:19|20)[0-9]{2}([./-])[01]?[0-9]\2[0-3]?[0-9](?![0-9]|\2)"
-    r"|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])\Z"
+    r"|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9])"
     r"|[0-2][0-9][0-5][0-9]-[0-2][0-9][0-5][0-9]\Z"  # from half past nine to five, 0930-1700
 )
 _IN_ORDER = "01234567890123456789"
