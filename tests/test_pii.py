@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pii_set import ITEMS
 
 from userlm.data.pii import MARKS, kinds_in, scrub, scrub_text
 from userlm.rows import to_record
@@ -40,6 +41,63 @@ JWT = f"eyJ{RUN}.eyJ{RUN}{RUN}.{RUN}-_{RUN}"
 )
 def test_an_email_address_goes(text, clean):
     assert scrub_text(text)[0] == clean
+
+
+def said(item):
+    talk = Conversation("c").say("hi").say(item.before or "Hello!").say(item.marked)
+    return replace(talk, turns=(*talk.turns[:-1], Turn("user", item.text)))
+
+
+# Of the texts of a kind that have such data, how many come out exactly right, and of those that get
+# such a mark.
+@pytest.mark.parametrize(
+    ("kind", "recall", "precision"),
+    [("phone", 0.96, 0.97), ("email", 1, 0.97), ("key", 0.95, 1)],
+)
+def test_most_texts_of_the_set_come_out_right(kind, recall, precision):
+    mark = f"<{kind.upper()}>"
+    items = [item for item in ITEMS if item.kind == kind]
+    texts = [(scrub(said(item))[0].turns[-1].text, item.scrubbed) for item in items]
+    wrong = [pair for pair in texts if pair[0] != pair[1]]
+    found = [text == right for text, right in texts if mark in right]
+    marked = [text == right for text, right in texts if mark in text]
+    assert sum(found) >= recall * len(found), wrong
+    assert sum(marked) >= precision * len(marked), wrong
+
+
+def test_the_texts_of_the_set_are_scrubbed_once_and_counted_as_they_are_scrubbed():
+    for item in ITEMS:
+        found, counts = scrub(said(item))
+        assert scrub(found)[0] == found
+        assert kinds_in(to_record(said(item))) == counts.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("john.o'brien@example.com", "<EMAIL>"),
+        ("b'john@example.com', 'a@b.io'", "b'<EMAIL>', '<EMAIL>'"),
+        ("anna@studio.design, info@example.berlin", "<EMAIL>, <EMAIL>"),
+        ("x@w.shape, x@w.design(1), this@main.window", None),
+        ("a@self.b.weight, lib@1.2.0.tgz, logo@2x.webp", None),
+        (f"my password is {RUN}!", "my password is <KEY>"),
+        (f"password: {RUN}&3, and", "password: <KEY>, and"),
+        (f'"password": "{RUN}"', '"password": "<KEY>"'),
+        (f"?token={RUN * 3}&page=2", "?token=<KEY>&page=2"),
+        (f"x-api-key: {RUN * 3}", "x-api-key: <KEY>"),
+        (f"Authorization: Basic {RUN}==", "Authorization: Basic <KEY>"),
+        ("password: string, password is required, token=TOKEN", None),
+        ('password = os.environ["PASSWORD_2"], api_key=YOUR_API_KEY', None),
+        (f"token = get_{RUN}{RUN}(), token: {{{{ {RUN * 2} }}}}", None),
+        ("my number is 4155550132", "my number is <PHONE>"),
+        ("4155550132 is my phone number", "<PHONE> is my phone number"),
+        ("my number (4155550132)", "my number (<PHONE>)"),
+        ("invoice 415-555-0132, RMA 0700-455123", None),
+        ("call me on 01.05.2024 10:30, phone: 20240501", None),
+    ],
+)
+def test_what_matters_most_of_the_set(text, clean):
+    assert scrub_text(text)[0] == (clean or text)
 
 
 @pytest.mark.parametrize(
@@ -744,6 +802,15 @@ HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.
         "4111 ",
         "phone ",
         "Bearer a",
+        "password",
+        "password: ",
+        "pwd=a1&",
+        "token=",
+        "token='a1",
+        "o'",
+        "SG.",
+        "-npm_",
+        "order ",
         "-----BEGIN PRIVATE KEY-----",
     ],
 )
@@ -883,6 +950,21 @@ def test_a_hidden_character_takes_no_memory_for_each_character():
         ("Your phone?", "since 12.05.2024 I have 2", "since 12.05.2024 I have 2"),
         ("Your phone?", "https://x.com/4155550132", "https://x.com/4155550132"),
         ("phone?" + " a" * 120, "4155550132", "4155550132"),
+        ("Can we call you?", "Yes, 4155550132", "Yes, <PHONE>"),
+        ("Which number do we send it to?", "4155550132", "<PHONE>"),
+        ("Can I have your number?", "4155550132", "<PHONE>"),
+        ("Restart your phone. Which error?", "Error 80072345", "Error 80072345"),
+        ("Is it by phone? Your order number?", "7712345678", "7712345678"),
+        (
+            "Phone and order?",
+            "order 7712345678, 4155550132",
+            "order 7712345678, <PHONE>",
+        ),
+        ("When can we call you?", "01.05.2024 10:30", "01.05.2024 10:30"),
+        ("Your phone?", "2024-05-01 10:30, 4155550132", "2024-05-01 10:30, <PHONE>"),
+        ("Which number is on the box?", "4155550132", "4155550132"),
+        ("May I have a number?", "4155550132, or 99887766", "<PHONE>, or 99887766"),
+        ("May I have a number of the order?", "4155550132", "4155550132"),
     ],
 )
 def test_the_turn_before_may_ask_for_a_phone_number(asked, said, scrubbed):

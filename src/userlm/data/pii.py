@@ -2,26 +2,30 @@
 
 What is replaced, and what is kept because it does not identify a person:
 
-    <EMAIL>  addresses; not `user@host`, `@decorator`, `x@w.shape`, `y@theta.to(device)`,
-             `git@github.com` or `git@host:owner/project`
+    <EMAIL>  addresses under any ending; not `user@host`, `@decorator`, `x@w.shape`,
+             `y@theta.to(device)`, `git@github.com` or `git@host:owner/project`
     <PHONE>  +CC and 00CC numbers, national ones that begin with 0 or an area code in brackets and
              have separators, those of the US; others, and plain digits, only after a word such as
-             "phone", or after "their number is" if they begin with 0 or are American; a tab is
-             between two cells of a table, not within a number
+             "phone", or after "their number is" if they begin with 0 or are American; no dates
+             with a time, and none after "order", "ticket" and the like; a tab is between two
+             cells of a table, not within a number
     <CARD>   numbers of a known issuer whose check digit is right; not any long number, nor plain
              digits that touch a letter
     <IP>     addresses of one host on the internet; not private, local and network addresses, not
              versions: after "version" or `Chrome/` and those such as 28.0.0.137, without "IP", a
              port or the like, and short ones such as 1.2.3.4
     <KEY>    API keys (OpenAI, AWS with the secret after its name, GitHub, GitLab, Google, Hugging
-             Face, Slack, Stripe), JWTs, PEM private keys, also without their end, tokens after
-             "Bearer", user and password in a URL; not `sk-your-key-goes-here`
+             Face, Slack, Stripe and others), JWTs, PEM private keys, also without their end,
+             tokens after "Bearer", user and password in a URL; what stands after "password" and
+             `api_key=`, "token" and the like; not `sk-your-key-goes-here`, code that takes the
+             secret from elsewhere, and a password that is one word
 
 Spaces that do not break, other dashes and fullwidth digits and letters count as the usual ones;
 characters without width are skipped. Characters may be escaped as in JSON (`\\n`, `\\u0040`) and
 Markdown (`\\_`), and an @ or + as in URLs and HTML (`%40`, `&#64;`). A word before a number may be
-the key of its field. Numbers at the beginning of a user turn are phone numbers if the turn before
-asks for one at its end.
+the key of its field. Numbers at the beginning of a user turn are phone numbers if a sentence at the
+end of the turn before asks for one; not dates, nor what the answer calls an order or the like. If a
+number or a call is only mentioned there, those that begin with 0 or are American are.
 
 These are patterns: they cannot find names and postal addresses. Marks that are already in a log,
 such as WildChat's <PRESIDIO_ANONYMIZED_PHONE_NUMBER>, stay as they are.
@@ -43,10 +47,13 @@ from userlm.data.pii_patterns import (
     ASKING,
     BEFORE_NUMBER,
     CUED,
+    MENTIONED,
+    NAMED,
     NUMBERS,
     SENTENCE_END,
     SIX_DIGITS,
     Form,
+    is_other,
 )
 from userlm.types import Conversation
 
@@ -137,20 +144,29 @@ def _scrub_turn(role: str, text: str, before: str, counts: Counter[str]) -> str:
     """Return the text of a turn scrubbed. The turn before may have asked the user for a phone
     number, which stands near the beginning then."""
     text = _scrub_string(text, counts)
-    if role != "user" or not _asks_for_phone(before):
+    announced = _asked(before) if role == "user" else ""
+    if not announced:
         return text
-    found = (at.start() for at in BEFORE_NUMBER.finditer(text))
+    found = (at.start() for at in BEFORE_NUMBER.finditer(text) if not is_other(at))
     starts = [*takewhile(lambda start: start < _ANSWER, found), len(text)]
     numbers = (text[start:end] for start, end in pairwise(starts))
-    scrubbed = (_scrub_behind("phone", number, counts) for number in numbers)
+    scrubbed = (_scrub_behind(announced, number, counts) for number in numbers)
     return text[: starts[0]] + "".join(scrubbed)
 
 
-def _asks_for_phone(before: str) -> bool:
-    """Return whether the end of a turn asks for a phone number, perhaps among other things."""
+def _asked(before: str) -> str:
+    """Return what the end of a turn announces about the numbers of the next.
+
+    After a sentence that asks for a phone number, perhaps among other things, all are "phone"
+    numbers. After one that merely mentions a number or a call, and nothing else that has a number,
+    those in the form of a national one are.
+    """
     sentences = SENTENCE_END.split(before[-_QUESTION:])
     asking = [each for each in sentences if ASKING.search(each)] or sentences[-1:]
-    return any(ASKED.search(each) for each in asking)
+    if any(ASKED.search(each) for each in asking):
+        return "phone"
+    asked = " ".join(asking)
+    return "my number" if MENTIONED.search(asked) and not NAMED.search(asked) else ""
 
 
 def _scrub_behind(key: str, text: str, counts: Counter[str]) -> str:
@@ -220,7 +236,7 @@ def _spans(shown: str, form: Form, forms: Sequence[Form]) -> Iterator[_Span]:
     for match in form.pattern.finditer(shown):
         if match.start() < after or (form.real and not form.real(match)):
             continue
-        span: _Span | None = (form.kind, *match.span())
+        span: _Span | None = (form.kind, *form.span(match))
         while span:
             yield span
             after = span[2]
@@ -242,7 +258,8 @@ def _follower(shown: str, span: _Span, forms: Sequence[Form]) -> _Span | None:
             match = form.matches(piece, at)
             is_whole = match and match.end() < len(piece)
             if match and is_whole and not form.matches(shown, at + moved):
-                return form.kind, match.start() + moved, match.end() + moved
+                first, end = form.span(match)
+                return form.kind, first + moved, end + moved
     return None
 
 
@@ -251,7 +268,8 @@ def _candidates(text: str) -> list[Form]:
     if hides(text):
         text, _ = shown_text(text)
     text = plain(text)
-    forms = [form for cue, form in CUED if cue in text]
+    lower = text.lower()
+    forms = list(dict.fromkeys(form for cue, form in CUED if cue in lower))
     return forms + NUMBERS if SIX_DIGITS.search(text) else forms
 
 

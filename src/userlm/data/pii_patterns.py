@@ -17,7 +17,7 @@ Check = Callable[[re.Match[str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A pattern for one kind of data.
+    """A pattern for one kind of data, which is its group `value` if it has one, else the match.
 
     Attributes:
         real: a check whether a match is such data; `None` if every match is.
@@ -31,6 +31,10 @@ class Form:
         """Return what the text has at a place, if it is such data."""
         match = self.pattern.match(shown, at)
         return match if match and (not self.real or self.real(match)) else None
+
+    def span(self, match: re.Match[str]) -> tuple[int, int]:
+        """Return where the data of a match begins and ends."""
+        return match.span("value" if "value" in self.pattern.groupindex else 0)
 
 
 def _form(kind: str, pattern: str, real: Check | None = None) -> Form:
@@ -60,15 +64,29 @@ _PASSWORD = r"""
 """
 # The letters of scripts that put spaces between words; Chinese stands next to an address.
 _LETTERS = "A-Za-zÀ-ÖØ-öø-ʯ\u0300-\u036fͰ-ԯḀ-ỿ"
+# Any word may be the ending of an address by now, but for those that code, units of systemd, images
+# and the own network have behind the last dot.
+_NO_ENDING = r"""
+    (?: shape | size | dtype | ndim | device | data | grad | weight | bias | values? | array
+    | matrix | real | imag | index | columns | service | socket | timer | target | mount
+    | png | jpe?g | gif | svg | txt | json | local | localdomain | internal | lan )
+    (?![A-Za-z0-9])
+"""
+_ENDING = rf"""
+    (?i: com | org | net | edu | gov | mil
+    | (?: [a-z]{{2}} (?<!\.(?-i:mT))
+          (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
+        | (?!{_NO_ENDING}) (?-i: [a-z]{{3,24}} | [A-Z]{{3,24}} ) (?! [(\[] | _[a-z0-9] )
+      ) (?! \.[a-z_] ) )  # x@w.to.T
+    (?![A-Za-z0-9])
+"""
 _EMAIL = rf"""
     (?<![{_LETTERS}0-9._%+-])
-    (?! git@ (?: (?:github|gitlab|bitbucket)\. | [A-Za-z0-9.-]{{1,250}}[:/][\w~/] ) )
-    [{_LETTERS}0-9._%+-]{{1,64}} @ (?:[{_LETTERS}0-9-]{{1,63}}\.){{1,8}}
-    (?i: [a-z]{{2}} (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
-    | com | org | net | edu | gov | mil
-    | (?: int | info | biz | name | pro | app | dev | xyz | tech | online | site | store | shop
-      | cloud | club | live | email | agency | group | world | today | media ) (?!\() )
-    (?![A-Za-z0-9])
+    (?! git@ (?: (?:github|gitlab|bitbucket)\. | [A-Za-z0-9.-]{{1,250}}[:/][\w~/] ) | this@ )
+    (?: (?:[{_LETTERS}0-9._%+-]{{1,30}}[._-])? [DdLlMmNnOo]' )?  # john.o'brien@, but not b'john@
+    [{_LETTERS}0-9._%+-]{{1,64}} @
+    (?! self\. | v?[0-9]{{1,5}}\.[0-9] | [1-4]x\. )  # x@self.w, of a version, images at 2x
+    (?:[{_LETTERS}0-9-]{{1,63}}\.){{1,8}} {_ENDING}
 """
 
 
@@ -81,39 +99,110 @@ def _holds_code(match: re.Match[str]) -> bool:
     return re.search(r"[A-Za-z0-9+/]{30}", match[0]) is not None
 
 
+# Between the name of a secret and its value: a colon or an equals sign, or words.
+_IS = r"""
+    ["'`*]{0,3} (?: \s{0,3} (?: [:：] | :?=>? ) (?!=) \s{0,3}
+    | (?: [ ](?:for|to|of) (?:[ ][\w'.-]{1,20}){1,4}? )? [ ](?:is|was|ist|lautet|es|est)[ :]{1,3} )
+    ["'`]{0,2}
+"""
+_NAMED_PASSWORD = rf"""
+    (?: (?i: passw(?:or)?d | passwort | kennwort | passcode | passphrase | pwd | mot[ ]de[ ]passe
+        | (?<![a-z])pw (?=[ ]?[:=]) )
+      | [Cc]ontraseña | 密码 ) [0-9]?
+    (?: {_IS} | (?<=--password)[ ] | [ ]-[ ] )
+    (?P<value> (?: [^\s"'`<>,;&] | &(?![\w-]{{1,30}}=) ){{3,127}} [^\s"'`<>,;&.:?)\]}}] )
+"""
+_PASSWORD_CUES = (
+    *("passw", "kennwort", "passcode", "passphrase", "pwd", "pw", "mot de passe"),
+    *("contraseña", "密码"),
+)
+_NAMED_TOKEN = rf"""
+    (?i: (?:api|access|account|auth|private|secret)[ _-]?key | secret | token ) {_IS}
+    (?P<value> (?<=["'`]) [^\s"'`<>]{{16,}}+ | [A-Za-z0-9._~+/=-]{{16,}}+ )
+"""
+_AUTHORIZATION = r"""
+    (?i:authorization) ["'`]? [ ]?[:=][ ]? ["'`]? (?i:basic|token)[ ]
+    (?P<value> (?=[a-z]{0,40}[A-Z0-9]) [A-Za-z0-9+/]{8,}={0,2} )
+"""
+_CODE = re.compile(
+    r"""[\w.]*[(\[] | [$%]?[{(<]  # a call, and what is filled in
+    | \$[A-Z_] | [a-z_]\w*(?:\.[A-Za-z_]\w*)+\Z | [a-z]+_passw(?:or)?d[0-9]*\Z  # variables
+    | ~?/ | [A-Z]:\\ | 0x  # paths, addresses
+    | [A-Z0-9]+(?:_[A-Z0-9]+)+\Z | (?i:.{0,20}(?:your|xxx|\.\.\.))""",  # placeholders
+    re.VERBOSE,
+)
+
+
+def _is_password(match: re.Match[str]) -> bool:
+    """Return whether it has a digit, or a sign between letters, and is no code.
+
+    So a password that is one word stays: "password: string" is written more often.
+    """
+    value = match["value"]
+    is_odd = re.search(r"[0-9]|\w[!@#$%^&*]\w", value)
+    return is_odd is not None and not _CODE.match(value)
+
+
+def _is_token(match: re.Match[str]) -> bool:
+    """Return whether it has a letter and two digits, and is no code."""
+    value = match["value"]
+    is_call = match.string[match.end() : match.end() + 1] in tuple("([{<")
+    is_mixed = re.search("[A-Za-z]", value) and len(re.findall("[0-9]", value)) > 1
+    return bool(is_mixed) and not is_call and not _CODE.match(value)
+
+
+_AFTER_PASSWORD = _form("key", _NAMED_PASSWORD, _is_password)
+_AFTER_TOKEN = _form("key", _NAMED_TOKEN, _is_token)
+# Databricks, DigitalOcean, Docker, Figma, Grafana, Groq, Linear, Notion, NVIDIA, Perplexity, PyPI,
+# Replicate, Shopify, Stripe's webhooks, Supabase, Tavily, xAI
+_PREFIXES = """
+    dapi dop_v1_ dckr_pat_ figd_ glsa_ gsk_ lin_api_ ntn_ nvapi- pplx- pypi- r8_ shpat_ shpca_
+    shppa_ shpss_ whsec_ sbp_ tvly- xai-
+""".split()
 _KEYS = {
     "sk-": r"""sk- (?<![A-Za-z0-9]...) (?:
         (?=[A-Za-z_-]{0,40}[0-9]) [\w-]{20,}
         | (?:[a-z]{2,8}-)? (?!(.)\1{3}) [A-Za-z0-9]{32,} [\w-]* )""",  # sk-xxxx… is no key
     "k_live_": r"[rs]k_live_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
     "k_test_": r"[rs]k_test_ (?<![A-Za-z0-9].{8}) [A-Za-z0-9]{16,}",
-    "AKIA": r"AKIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
-    "ASIA": r"ASIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
+    "akia": r"AKIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
+    "asia": r"ASIA (?<![A-Za-z0-9].{4}) [A-Z0-9]{16} (?![A-Za-z0-9])",
     **{
         f"gh{kind}_": rf"gh{kind}_ (?<![A-Za-z0-9].{{4}}) [A-Za-z0-9]{{30,}}"
         for kind in "pousr"
     },
     "github_pat_": r"github_pat_ \w{22,}",
     "glpat-": r"glpat- [\w-]{20,}",
-    "AIza": r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}",
+    "aiza": r"AIza (?<![A-Za-z0-9].{4}) [\w-]{35}",
     "xox": r"xox (?<![A-Za-z0-9]...) [a-eoprs]- (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
     "xapp-": r"xapp- (?<![A-Za-z0-9].{5}) (?=[A-Za-z-]{0,20}[0-9]) [A-Za-z0-9-]{10,}",
+    "hooks.slack.com": r"hooks\.slack\.com/services/ [A-Z0-9]{8,}/[A-Z0-9]{8,}/[A-Za-z0-9]{16,}",
+    "npm_": r"npm_ (?<![A-Za-z0-9].{4}) [A-Za-z0-9]{30,}",
     "hf_": r"hf_ (?<![A-Za-z0-9]...) [A-Za-z0-9]{20,}",
-    "eyJ": _JWT,
+    "sg.": r"SG\. (?<![A-Za-z0-9]...) [\w-]{16,}\.[\w-]{16,}",  # SendGrid
+    "hvs.": r"hvs\. (?<![A-Za-z0-9].{4}) [\w-]{24,}",  # Vault
+    "ya29.": r"ya29\. [\w-]{20,}",  # OAuth of Google
+    "gocspx-": r"GOCSPX- [\w-]{20,}",
+    ":aa": r"[0-9] (?<!\w.) [0-9]{7,9} :AA[\w-]{33}",  # Telegram
+    **{
+        prefix: rf"{prefix} (?<![A-Za-z0-9].{{{len(prefix)}}})"
+        r" (?=[A-Za-z_-]{0,40}[0-9]) [\w-]{20,}"
+        for prefix in _PREFIXES
+    },
+    "eyj": _JWT,
     "earer ": _BEARER,
-    "EARER ": _BEARER,
     "://": _PASSWORD,
+    "authorization": _AUTHORIZATION,
 }
 CUED = [
-    ("PRIVATE KEY", _form("key", _PEM, _holds_code)),
+    ("private key", _form("key", _PEM, _holds_code)),
     *((cue, _form("key", pattern)) for cue, pattern in _KEYS.items()),
-    *(
-        (cue, _form("key", _SECRET, _is_secret))
-        for cue in ("ccess_key", "CCESS_KEY", "ccessKey")
-    ),
+    *((cue, _form("key", _SECRET, _is_secret)) for cue in ("access_key", "accesskey")),
+    *((cue, _AFTER_PASSWORD) for cue in _PASSWORD_CUES),
+    *((cue, _AFTER_TOKEN) for cue in ("key", "secret", "token")),
     ("@", _form("email", _EMAIL)),  # after the keys: a password in a URL looks like one
 ]
-"""A text that every match contains, and the pattern."""
+"""A text in lower case that every match contains, and the pattern."""
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -259,59 +348,135 @@ _DIGITS = r"""
     [+(0-9] (?<![\w.+-].) (?: (?<=\()\+?[0-9]{1,5}\) | (?<=\+)[0-9] | (?<=[0-9]) )
     (?: [ .()/-]{0,2} [0-9] ){5,14} (?: [Xx][0-9]{1,6} )?+ (?!\w|\.[0-9])
 """
-_LINK = r"""(?:[\s_:.,*`="'#-]*
-    (?:number|num|no|nr|is|was|will|be|at|me|us|him|her|them|on|or|the|my|your|our|of|in|if|a
-    |via))*"""
+_LINK = r"""(?:[\s_:.,*`="'#()-]*
+    (?:number|num|no|nr|is|was|will|be|should|now|at|me|us|him|her|them|on|or|to|from|the|my|your
+    |our|of|in|if|a|s|via|file|account|new|old|back|used|work|home|office|cell|le|el))*"""
 _OF = r"(?: \s(?:for|of|to) (?:\s[\w'&.-]{1,20}){1,5}? \s(?:is|was|are) )?"  # "for La Tasca is"
 _THEM = r"(?:me|us|him|her|them)\b"
 _PHONE = re.compile(
-    rf"""<PHONE> (?: [\s,;/]{{1,2}} | [ ]or[ ](?:at[ ])? ) \Z  # a list of them
+    rf"""<PHONE> (?: [\s,;/]{{1,3}} (?:(?:home|work|office)[\s:]{{1,2}})?
+        | [ ]or[ ](?:at[ ])? | [ ](?:to|and)[ ] ) \Z  # a list of them
     | \b wa\.me/ \Z
-    | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell|fax
-        |(?:telefon|handy|ruf)nummer|telefon[eo]?|celular
+    | (?: (?<![^\W_]) (?:(?:tele|cell|mobile)?[ ]?phone|call|tel|whatsapp|mobile|cell(?!s)|fax
+        |(?:telefon|handy|mobil|ruf)nummer|telefon[eo]?|celular|cellulare
         |(?:contact|reach)\s(?=number|no\b|at\b|on\b|{_THEM})|(?:text|ring)\s(?={_THEM})
-        |(?:mob|ph)(?=\.|:|\s?no\b) ) s?
-        | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone | тел(?:ефон)? ) (?:\s(?:es|est|ist))?
-    {_LINK} {_OF} [\s_:.,*`="'#：-]{{1,5}} \(? \Z
+        |contact(?=:)|(?:mob|ph|cel)(?=\.|:|\s?no\b)|portable(?=\sest\b)
+        |(?:mon|mi|meu|meine|mio)\s(?:num[eé]ro|n[uú]mero|nummer)
+        |(?:ll[aá]m|chiam|appel)[\w-]{{1,12}}(?=\s(?:al|au)\b)
+        ) s? | tel[eé]fono | m[oó]vil | t[eé]l[eé]phone | тел(?:ефон)? )
+        (?:\s(?:è|é|(?:es|est|ist|lautet|al|au)\b))?
+    {_LINK} {_OF} [\s_:.,*`="'#：)-]{{1,5}} \(? \Z
     | (?: 电话 | 電話 | 手机 | 手機 | 携帯 | 전화 | 휴대폰 )  # scripts without spaces
       (?: 号码 | 號碼 | 番号 | 번호 | 号 )? [\s_:.,*`="'#：是为為は는은-]{{0,5}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 _NUMBER = re.compile(
     rf"""(?: \b (?:(?P<any>the|its)|my|your|his|her|their|our|\w+[ ]?'s|contact|phone|home|work
-        |office|direct) \s number (?:\s there)? {_OF} (?:\s(?:is|was|will\sbe))?
-      | \b (?:reach|reached|reachable|call) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
-    [\s:]{{1,8}} \Z""",
+        |office|direct|best|new|old) \s n(?:umber|o) (?:\s(?:there|to\scall))?
+        {_OF} (?:\sfor\s{_THEM})? (?:\s(?:is|was|will\sbe|(?:has\s)?changed\sto|to))?
+      | \bnumber\sto\s(?:call|text|ring) | \b(?:calling|texting|ringing)(?:\s(?:you|me))?\sfrom
+      | \b(?:sms\sto|office|unter(?:\sder\snummer)?|au|mich\san|mob|ph)
+      | \b (?:reach|reached|reachable|call|hold\sof) (?:\s[\w'&.-]{{1,20}}){{0,4}}? \s(?:at|on) )
+    [\s:,-]{{1,8}} \(? \Z""",
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
 """What is before a number of another kind too, such as that of an account; a phone number then
 begins with 0, or is American."""
+_IS_A_PHONE = re.compile(
+    r"\s(?:is|was)\s(?:my|his|her|our|their)\s(?:(?:new|old|work|home|direct)\s)?"
+    r"(?:(?:tele)?phone|mobile|cell|contact|whatsapp|number)\b(?!['’])",
+    re.IGNORECASE,
+)
+_THING = r"""
+    (?: order | ticket | case | invoice | booking | reservation | reference | ref | tracking
+    | parcel | shipment | policy | serial | imei | iban | isbn | article | item | product | sku
+    | part | error | code | build | rma | claim | transaction | receipt
+    | bestellung | pedido | commande | ordine
+    | (?:bestell|auftrags|kunden|rechnungs|vertrags)nummer
+    | (?:customer|client|account|member|membership|store|confirmation|contract|tax)[ ]
+      (?:number|no|nr|id) )
+"""
+_OTHER = re.compile(
+    rf"""(?<![^\W_]) (?! contract ) {_THING}
+    [\W_]{{1,3}} (?: (?:number|no|nr|num|id|code|is|was) [\W_]{{1,3}} ){{0,3}} \Z""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What is before the number of something else, which may look like a phone number. A "contract
+number" is often the misspelled "contact number"."""
+# What a sentence asks for. "By phone" and "restart your phone" ask for no number, "which number is
+# on the box" for another one.
+_PHONE_NUMBER = r"""
+    \b (?:(?:tele|cell|mobile\s)?phone|mobile|cell|contact|call-?\s?back|whatsapp|tel\.?|fax)
+    \s (?: number | no\b | nr\b | [#] )
+"""
+_YOUR_PHONE = r"""
+    (?: \A\W* | [,:;]\s | \b (?: what(?:['’]s|\sis) | have | me | us | share | enter | type
+        | provide | send | confirm | need | leave | and | or ) \s )
+    (?:(?:your|an?)\s)? (?:(?:tele)?phone|mobile|cell|whatsapp)
+    (?= \W*\Z | \s?[,.?:;] | \s(?:and|or|so|please|to)\b )
+"""
+_YOUR_NUMBER = r"""
+    \b (?: (?:your|their|his|her)\snumber \b (?! \s(?:of|in|on|one)\b )
+    | number\s (?:\w+\s){0,4} (?:reach|call|text|ring|contact) ) \b
+"""
+_WHICH_NUMBER = r"""
+    \b (?:what|which)\snumber \b (?! \s(?: of | on | in | for | comes | does | did
+        | do\syou\s(?:see|have) | (?:is|was) (?!\s(?:the\s)?(?:best|good|right)\b) ) \b )
+"""
+_TO_CALL_YOU = r"""
+    \b (?: how | where | when | way\sto | (?<!what\s)(?:can|may|could|shall)
+        | (?:like|want)\s\w+\sto )
+    \s [^.!?]{0,40}? (?:reach|call|ring|text|contact|phone|touch\swith)\syou \b
+    (?! \s(?: by(?!\sphone) | mrs? | a\s(?:taxi|cab) )\b )
+"""
+_ELSEWHERE = r"""
+    (?<![^\W_]) (?: telefon[eo]? | telefono | cellulare | celular | tel[eé]fono | tél[eé]phone
+        | m[oó]vil | телефон | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
+        | telefonisch | (?:sie|dich)\s[^.!?]{0,30}?(?:erreichen|anrufen)
+        | vous\s(?:joindre|rappeler)
+        | (?:quel|qu[eé]|su|che|suo|ihre|welcher)\s(?:num[eé]ro|n[uú]mero|nummer)(?!\s(?:de|di)\b)
+        | tel(?=[.:]) ) s? (?![^\W_])
+    | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화
+"""
 ASKED = re.compile(
-    r"""(?<![^\W_]) (?: (?:tele|cell|mobile)?[ ]?phone | whatsapp | telefon[eo]? | telefono
-            | cellulare | celular | tel[eé]fono | t[eé]l[eé]phone | m[oó]vil | телефон
-            | (?:telefon|handy|mobil|ruf)(?:nummer|nr\.?) | telefoonnummer
-            | (?:mobile|cell|contact|call-?back|tel\.?)[ ](?:phone[ ])?(?:number|no\b|[#])
-            | tel(?=[.:]) | your[ ](?:mobile|cell)(?![ ]\w)
-            | on[ ]which[ ]number | number[ ][^.!?]{0,20}?(?:reach|call)[ ]you
-            | (?:how|where|what(?:['’]s)?|which|(?<!when[ ])(?:can|may)) [ ] [^.!?]{0,40}?
-              (?:reach[ ]you | call[ ]you[ ](?:back|at|on))
-        ) s? (?![^\W_])
-    | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화""",
+    "|".join(
+        (
+            *(_PHONE_NUMBER, _YOUR_PHONE, _YOUR_NUMBER, _WHICH_NUMBER, _TO_CALL_YOU),
+            _ELSEWHERE,
+        )
+    ),
     re.IGNORECASE | re.VERBOSE,
 )
 """What asks for a phone number in a sentence."""
+MENTIONED = re.compile(
+    r"\b(?:numbers?|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|text|sms|call|ring|reach"
+    r"|contact)\b",
+    re.IGNORECASE,
+)
+"""What may ask for one, unless something else is `NAMED` that has a number."""
+NAMED = re.compile(
+    rf"""\b (?: {_THING} (?:s|ed)? | id | log | statement | help
+    | how\s(?:much|many) | what\s\w+\sI\scall | number\s(?:is|was|of|on|comes|does|did) ) \b""",
+    re.IGNORECASE | re.VERBOSE,
+)
 SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+(?=[^\W\da-z]|\()")
 ASKING = re.compile(
-    r"""[?？:：] | \b(?:please|tell|give|share|enter|type|provide|send|need|bitte|por[ ]favor
-        |veuillez)\b""",
+    r"""[?？:：] | \b(?:please|tell|give|share|enter|type|provide|send|need|leave|confirm|bitte
+        |por[ ]favor|veuillez)\b""",
     re.IGNORECASE | re.VERBOSE,
 )
 """What asks for anything."""
 BEFORE_NUMBER = re.compile(r"(?<![\w+(./:-])(?<!\d[ .)/-])(?<!\d\)[ ])(?=[+(]*\d)")
 """Where a number begins in a text, which may have several."""
-_AMERICAN = re.compile("[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
+_GERMAN_MOBILE = re.compile("01[567]")
+_AMERICAN = re.compile("(?:1 ?)?[2-9][0-9]{2} ?[2-9][0-9]{2} ?[0-9]{4}")
 # Five pairs with the same separator are a French phone number, not a date.
-_DATE = re.compile(r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)")
+_DATE = re.compile(
+    r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)"
+    r"|(?:19|20)[0-9]{2}([./-])[01]?[0-9]\2[0-3]?[0-9](?![0-9]|\2)"
+    r"|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9])"
+    r"|[0-2][0-9][0-5][0-9]-[0-2][0-9][0-5][0-9]\Z"  # from half past nine to five, 0930-1700
+)
 _IN_ORDER = "01234567890123456789"
 
 
@@ -320,20 +485,30 @@ def _groups(match: re.Match[str]) -> list[str]:
     return re.findall(r"[0-9]+", re.split("[Xx]", match[0])[0])
 
 
+def is_other(match: re.Match[str]) -> bool:
+    """Return whether a word before it says that it is the number of an order or the like."""
+    return _follows(_OTHER, match)
+
+
+def _is_dashed(match: re.Match[str]) -> bool:
+    return not is_other(match)
+
+
 def _is_national(match: re.Match[str]) -> bool:
     """Return whether it has as many digits as a phone number, and is no date and no list."""
     groups = _groups(match)
     digits = "".join(groups)
-    # Mobile phones of Germany and Indonesia.
-    is_long = re.match("01[567]", digits) or re.match("08[1-9][0-9]", groups[0])
+    is_indonesian = re.match("08[1-9][0-9]", groups[0])
+    is_long = is_indonesian or _GERMAN_MOBILE.match(digits)
     longest = 12 if is_long else 11
     is_even = len(set(map(len, groups))) == 1
     is_drawn = groups == sorted(groups) and groups[-1] < "60"  # as in a lottery
     is_padded = all(group.startswith("0") for group in groups)
     is_list = (is_even and (is_drawn or is_padded)) or match[0].count("/") > 1
     is_date = _DATE.match(match[0]) is not None
-    is_other = is_date or is_list or _follows(_VERSION, match)
-    return 10 <= len(digits) <= longest and not is_other
+    if is_date or is_list or _follows(_VERSION, match) or is_other(match):
+        return False
+    return 10 <= len(digits) <= longest
 
 
 def _is_abroad(match: re.Match[str]) -> bool:
@@ -349,14 +524,15 @@ def _is_announced(match: re.Match[str]) -> bool:
     """
     groups = [len(group) for group in _groups(match)]
     digits = "".join(_groups(match))
-    is_date = len(groups) == 3 and max(groups) == 4 and len(digits) <= 8
+    is_date = _DATE.match(match[0]) is not None
     is_list = 1 in groups[1:]
     is_decimal = re.fullmatch(r"[0-9]\.[0-9]+", match[0]) is not None
     if len(digits) < 7 or is_date or is_list or is_decimal:
         return False
-    if _follows(_PHONE, match):
+    if _follows(_PHONE, match) or _IS_A_PHONE.match(match.string, match.end()):
         return True
-    if not 10 <= len(digits) <= 11 or digits in _IN_ORDER:
+    longest = 12 if _GERMAN_MOBILE.match(digits) else 11
+    if not 10 <= len(digits) <= longest or digits in _IN_ORDER:
         return False
     number = _before(_NUMBER, match)
     is_american = _AMERICAN.fullmatch(match[0]) is not None
@@ -382,7 +558,7 @@ NUMBERS = [
     _form("ip", _IPV6, _is_host6),
     _form("phone", _INTERNATIONAL),
     _form("phone", _SPACED),
-    _form("phone", _DASHED),
+    _form("phone", _DASHED, _is_dashed),
     _form("phone", _NATIONAL, _is_national),
     _form("phone", _ABROAD, _is_abroad),
     _form("phone", _DIGITS, _is_announced),
