@@ -818,7 +818,7 @@ def test_no_text_takes_more_than_a_moment(piece):
     text = (piece * 1_000_000)[:1_000_000] + "7 1234567@"
     start = time.process_time()
     scrub_text(text)
-    assert time.process_time() - start < 2  # about 0.1; a quadratic one takes minutes
+    assert time.process_time() - start < 10  # 0.1 to 3; a quadratic one takes minutes
 
 
 def test_real_logs_are_scrubbed_once(data):
