@@ -123,6 +123,13 @@ def test_an_id_of_which_digits_are_lost_is_none(tmp_path):
     assert "digits are lost" in (tmp_path / "out" / "dropped.jsonl").read_text()
 
 
+def test_it_is_counted_where_several_people_speak_under_one_id(tmp_path):
+    shops = ("1,customer,Hi,c1\n1,agent,Hello,a1\n", "1,customer,Cancel it,c2\n")
+    header = "ticket,from,body,customer\n"
+    imported(tmp_path, *(header + rows for rows in shops))
+    assert counts(tmp_path)["note: rows of several people"] == 1
+
+
 def test_a_guest_who_logs_in_is_the_person(tmp_path):
     header = "ticket,from,body,customer,goal\n"
     asked = "1,customer,Hi,,pay\n1,agent,Log in.,a9,\n1,customer,done,c1,\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from userlm.data.layouts import Gathered, find
+from userlm.data.layouts import Gathered, find, otel
 from userlm.data.layouts.common import NOTES
 from userlm.lines import Line
 
@@ -586,6 +586,37 @@ def test_calls_with_the_last_messages_alone_are_one_conversation(most, whose, st
     assert [turn.text for turn in found.turns] == LONG
     assert (found.ended, one.line.number) == (True, 1)
     assert one.imported.notes == {"merged spans": 3, "merged lines": 3}
+
+
+def traced(person: str, *texts: str) -> list[dict[str, Any]]:
+    """The first span of a trace, which says whose it is, and the call in it."""
+    owner = {"session.id": f"session of {person}", "user.id": person}
+    first = sdk(owner, f"trace of {person}")
+    return [{**sdk(call(*texts), f"trace of {person}"), "parent_id": "0x9"}, first]
+
+
+@pytest.mark.parametrize("step", [1, -1])
+@pytest.mark.parametrize("most", [1, 1000])
+def test_the_first_span_of_a_trace_says_whose_its_calls_are(most, step, monkeypatch):
+    monkeypatch.setattr(otel, "_MOST_WAITING", most)
+    rows = [*traced("ann", *TALK[:2]), *traced("bob", *TALK[:4]), *traced("cy", *TALK)]
+    found = [each.imported.conversation for each in read(*rows[::step])]
+    assert sorted((each.id, each.user, len(each.turns)) for each in found) == [
+        ("session of ann", "ann", 2),
+        ("session of bob", "bob", 4),
+        ("session of cy", "cy", 6),
+    ]
+
+
+def test_a_call_says_itself_whose_it_is_and_many_wait_for_nobody(monkeypatch):
+    monkeypatch.setattr(otel, "_MOST_WAITING", 2)
+    ((alone, first), others) = traced("ann", *TALK[:2]), range(5)
+    alone["attributes"]["user.id"] = "bob"
+    rows = [
+        {**sdk(call(f"hi {n}", "hello"), f"t{n}"), "parent_id": "0x9"} for n in others
+    ]
+    found = [each.imported.conversation for each in read(alone, *rows, first)]
+    assert [each.user for each in found] == ["bob", *[None] * 5]
 
 
 def test_conversations_of_one_id_are_for_one_split():

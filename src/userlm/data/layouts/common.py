@@ -46,6 +46,7 @@ NOTES = (
     "paths left out",
     "merged lines",
     "rows in several files",
+    "rows of several people",
     "times not read",
     "merged spans",
     "spans left out",
@@ -56,7 +57,8 @@ NOTES = (
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
 messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
-conversations of rows that are messages, and `times not read` those whose rows are not in the order
+conversations of rows that are messages, `rows of several people` those in which several users
+speak, perhaps since ids are used twice, and `times not read` those whose rows are not in the order
 of their times. `messages that may be typed` counts those of spans in which a person may have typed
 the JSON of several messages. `merged lines` have no
 conversation of their own: later messages of a tree, spans whose messages are part of a longer span

@@ -364,13 +364,14 @@ class Rows:
         # Answers may name another person: who gave them. A guest may log in later.
         of_user = [row for row, _ in rows if self._map.side(row) == "user"]
         about = (*of_user, rows[0][0])[0]
-        person = next(filter(None, map(self._map.person_in, of_user)), "")
-        found = self._map.assembled(about, person, Messages(said, lost_parts), whole)
+        people = [*filter(None, map(self._map.person_in, of_user)), ""]
+        found = self._map.assembled(about, people[0], Messages(said, lost_parts), whole)
         _, first = kept[0]
         files = {place.file for _, place in kept}
         notes = {
             "merged lines": len(kept) - 1,
             "rows in several files": int(len(files) > 1),
+            "rows of several people": int(len({*people}) > 2),
             "times not read": int(not is_ordered),
         }
         found = found.with_notes(notes)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from userlm.content import read_parts
 from userlm.data.layouts.common import (
@@ -43,6 +43,7 @@ from userlm.data.layouts.otlp import attributes_of, list_in
 from userlm.data.windows import Entry, Windows, join
 from userlm.json_files import dump, loads
 from userlm.lines import Line
+from userlm.types import OTHER_ROLE
 
 _CONVERSATION = (
     "gen_ai.conversation.id",
@@ -50,7 +51,10 @@ _CONVERSATION = (
     "traceloop.association.properties.session_id",
 )
 _PERSON = ("user.id", "enduser.id", "traceloop.association.properties.user_id")
+_PARENT = ("parentSpanId", "parent_span_id", "parent_id")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
+_MOST_WAITING = 1_000
+"""Spans that wait for the first one of their trace, which mostly comes last."""
 _RESOURCES = ("resourceSpans", "resource_spans")
 _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
 _WRAPPERS = {
@@ -113,6 +117,25 @@ class _Span:
     def length(self) -> tuple[int, int]:
         return len(self.prefixes), len(self.messages.said)
 
+    def of(self, name: str | None, user: str | None) -> _Span:
+        """Return a copy with the id of its conversation and the person, if they are known."""
+        spoken = [
+            (side, text) for side, text in self.messages.said if side in OTHER_ROLE
+        ]
+        prefixes = _prefixes((name, None if name else user), spoken)
+        last_side, _ = spoken[-1]
+        # Under an id, the last answer may be generated again: so the question before it is also a
+        # tip.
+        tips = prefixes[-2:] if name and last_side == "assistant" else prefixes[-1:]
+        return replace(self, name=name or "", user=user, prefixes=prefixes, tips=tips)
+
+
+class _Owner(NamedTuple):
+    """Whose a trace is, as its first span says: the id of the conversation and the person."""
+
+    name: str | None
+    user: str | None
+
 
 class Spans:
     """Spans of one or several files, gathered into conversations.
@@ -121,6 +144,9 @@ class Spans:
     spans of one person belong together if their histories continue each other, in one trace or, if
     each request is a separate trace, in several. Otherwise each prefix of a conversation would
     count as a conversation that ended there.
+
+    An app may set the id and the person on the first span of a trace alone. So spans without them
+    wait for it, as long as these are not too many.
 
     If a history starts again, a new conversation starts; of those with the same id only the last
     has an observed end. Under an id, an answer that was generated again replaces the earlier one.
@@ -134,6 +160,9 @@ class Spans:
         self._by_tip: dict[
             bytes, int
         ] = {}  # digest of each tip to its index in `_kept`
+        self._roots: dict[str, _Owner] = {}  # by trace
+        self._waiting: dict[str, list[_Span]] = {}  # by trace
+        self._waiting_count = 0
         self._wrappers: list[_Span] = []
         self._traces: set[str] = set()  # traces with a call that has messages
         self._lines = 0
@@ -143,32 +172,64 @@ class Spans:
 
     def add(self, line: Row, place: Place) -> None:
         """Add the spans of a line; raise `Rejected` if none with messages can be used."""
-        usable: list[_Span] = []
+        # And whether each is the first of its trace.
+        usable: list[tuple[_Span, bool]] = []
         errors: list[Rejected] = []
         for row in _spans(line):
             try:
+                root = _root(row)
                 span = _read(row, place)
             except Rejected as error:
                 errors.append(error)
                 continue
+            if root and (span is None or span.wraps):
+                trace, owner = root
+                before = self._roots.get(trace, owner)
+                self._roots[trace] = _Owner(
+                    before.name or owner.name, before.user or owner.user
+                )
+                self._release(trace)
             if span is None:
                 self._notes["spans without messages"] += 1
             else:
-                usable.append(span)
+                usable.append((span, root is not None))
         if errors and not usable:
             raise errors[0]
         self._notes["spans left out"] += len(errors)
         self._lines += 1
         if usable:
             self._silent.clear()
-        elif not (self._kept or self._wrappers):
+        elif not (self._kept or self._wrappers or self._waiting):
             self._silent.append((place, zlib.compress(dump(line), level=1)))
-        for span in usable:
-            if span.wraps:
-                self._wrappers.append(span)
+        for span, is_first in usable:
+            is_known = is_first or (span.name and span.user) or not span.trace
+            if is_known or span.trace in self._roots:
+                self._take(span)
             else:
-                self._traces.add(span.trace)
-                self._gather(span)
+                self._wait(span)
+
+    def _wait(self, span: _Span) -> None:
+        """Keep a span until the first one of its trace says whose it is."""
+        self._waiting.setdefault(span.trace, []).append(span)
+        self._waiting_count += 1
+        if self._waiting_count > _MOST_WAITING:
+            self._release(next(iter(self._waiting)))
+
+    def _release(self, trace: str) -> None:
+        waiting = self._waiting.pop(trace, [])
+        self._waiting_count -= len(waiting)
+        for span in waiting:
+            self._take(span)
+
+    def _take(self, span: _Span) -> None:
+        name, user = self._roots.get(span.trace, (None, None))
+        if (name and not span.name) or (user and not span.user):
+            span = span.of(span.name or name, span.user or user)
+        if span.wraps:
+            self._wrappers.append(span)
+        else:
+            self._traces.add(span.trace)
+            self._gather(span)
 
     def _gather(self, span: _Span) -> None:
         """Merge a span into the conversation that it continues or repeats, or start one."""
@@ -207,6 +268,8 @@ class Spans:
 
         A conversation without id and trace is named after its location.
         """
+        for trace in list(self._waiting):
+            self._release(trace)
         for span in self._wrappers:
             if span.trace in self._traces:
                 self._notes["merged spans"] += 1
@@ -357,30 +420,17 @@ def _read(row: Row, place: Place) -> _Span | None:
     messages = _messages(attributes, events)
     if messages is None:
         return None
-    name = _first(attributes, _CONVERSATION)
-    user = _first(attributes, _PERSON)
-    context = _field(row, "context")
-    ids = context if isinstance(context, dict) else row
-    spoken = [
-        (side, text) for side, text in messages.said if side in ("user", "assistant")
-    ]
-    if all(side == "assistant" for side, _ in spoken):
+    if all(side not in OTHER_ROLE or side == "assistant" for side, _ in messages.said):
         raise Rejected(
             "no user turn", "none of the messages of the span is from the user"
         )
-    prefixes = _prefixes((name, None if name else user), spoken)
-    last_side, _ = spoken[-1]
-    # Under an id, the last answer may be generated again: so the question before it is also a tip.
-    tips = prefixes[-1:]
-    if name and last_side == "assistant":
-        tips = prefixes[-2:]
-    return _Span(
+    span = _Span(
         place=place,
         last=place,
-        name=name or "",
-        trace=_first(ids, ("traceId", "trace_id")) or "",
+        name="",
+        trace=_trace(row),
         wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
-        user=user,
+        user=None,
         intent=_first(attributes, ("userlm.intent",)),
         ended=attributes.get("userlm.ended") is not False,
         meta={
@@ -389,9 +439,27 @@ def _read(row: Row, place: Place) -> _Span | None:
             "timestamp": _start(row),
         },
         messages=messages,
-        prefixes=prefixes,
-        tips=tips,
+        prefixes=(),
+        tips=(),
     )
+    return span.of(_first(attributes, _CONVERSATION), _first(attributes, _PERSON))
+
+
+def _root(row: Row) -> tuple[str, _Owner] | None:
+    """Return the trace that a span is the first of, and whose it is; `None` if it is not the
+    first."""
+    trace = _trace(row)
+    if not trace or _first(row, _PARENT):
+        return None
+    attributes = attributes_of(_field(row, "attributes"), "attributes")
+    name, user = (_first(attributes, names) for names in (_CONVERSATION, _PERSON))
+    return trace, _Owner(name, user)
+
+
+def _trace(row: Row) -> str:
+    context = _field(row, "context")
+    ids = context if isinstance(context, dict) else row
+    return _first(ids, ("traceId", "trace_id")) or ""
 
 
 def _field(row: Row, name: str) -> Any:
