@@ -91,7 +91,8 @@ def test_a_side_that_went_on_after_a_call_was_logged_did_not_end_there(said):
     assert ids(early, other) == ["a", "b"]
     joining = Joining()
     place = joining.add(replace(early, id="b"))
-    assert joining.are_one(late, place) and not joining.are_one(other, place)
+    assert joining.are_one(late, place)
+    assert joining.are_one(other, place) is (said == 2)  # the answer was made again
 
 
 def test_a_call_that_stops_in_the_first_of_two_messages_is_a_part_of_the_one_with_both():
@@ -122,10 +123,22 @@ def test_an_answer_that_no_other_call_repeats_is_kept():
         assert ids(other, cut) == ["b", "a"]
         begun = replace(cut, turns=(cut.turns[0], Turn("assistant", " ir")))
         assert ids(begun, cut, other) == ["a", "b"]
+
+
+def test_of_one_id_an_answer_that_was_made_again_takes_the_place_of_the_first():
+    rows = [
+        log("a", *TALK[:2], user="p"),
+        log("a", TALK[0], "rust", user="p"),
+        log("a", TALK[0], "rust", *TALK[2:4], user="p"),
+    ]
     joining = Joining()
-    place = joining.add(cut)
-    assert not joining.are_one(log("a", *TALK[:4], user="p"), place)
-    assert joining.are_one(log("a", TALK[0], "rust", "so?", user="p"), place)
+    place = None
+    for row in rows:
+        assert place is None or joining.are_one(row, place)
+        place = joining.add(row, place)
+    assert list(joining.plan(rows).apply(lambda: rows)) == rows[-1:]
+    for other in (rows[-1], rows[0], log("a", TALK[0], "rust", "and?", user="p")):
+        assert not joining.are_one(other, place)
 
 
 def test_a_greeting_that_got_no_answer_is_not_the_beginning_of_every_other_conversation():

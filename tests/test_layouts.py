@@ -699,6 +699,60 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         assert "stock" in conversation.meta["tool"]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"response": "hello"},
+        {"completion": "hello"},
+        {"response": json.dumps({"choices": [{"message": A}]})},
+        {"response": {"choices": [{"index": 0, "message": A}]}},
+        {"choices": [{"text": "hello"}]},
+        {
+            "choices": [
+                {"message": {**A, "content": [{"type": "text", "text": "hello"}]}}
+            ]
+        },
+        {"output": {"role": "assistant", "content": "hello"}},
+        {"response": {"output": [{"type": "message", **A}]}},
+        {"response": {"model": "m", "message": A}},
+    ],
+)
+def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
+    conversation = convert({"messages": [U], **answer}, None, "x").conversation
+    assert conversation.turns == (Turn("user", "hi"), Turn("assistant", "hello"))
+    assert conversation.ended and not conversation.meta
+    whole = convert({"messages": [U, A], **answer}, None, "x").conversation
+    assert len(whole.turns) == 2
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"response": ""}, {"output": 5}, {"choices": []}, {"response": {"id": "r"}}],
+)
+def test_no_answer_beside_the_messages_is_none(beside):
+    conversation = convert({"messages": [U], **beside}, None, "x").conversation
+    assert conversation.turns == (Turn("user", "hi"),)
+
+
+@pytest.mark.parametrize(
+    "field", ["conversation_id", "thread_id", "session_id", "chat_id"]
+)
+def test_messages_of_several_conversations_are_no_conversation(field):
+    items = [{**message, field: n} for n in (1, 2) for message in (U, A)]
+    with pytest.raises(Rejected, match=f"are of 2 conversations.*id={field}"):
+        convert({"messages": items}, None, "x")
+    assert len(convert({"messages": items[:2]}, None, "x").conversation.turns) == 2
+
+
+@pytest.mark.parametrize(
+    ("last", "ended"),
+    [("system", True), ("thinking", True), ("tool", False), ("user", False)],
+)
+def test_a_notice_of_the_system_after_the_last_answer_is_no_turn(last, ended):
+    row = {"messages": [U, A, {"role": last, "content": "The chat was closed."}]}
+    assert convert(row, None, "x").conversation.ended is ended
+
+
 def test_the_thoughts_in_our_own_records_are_not_speech() -> None:
     said = "<think>hm</think>yes"
     person, answer = {"role": "user", "text": said}, {"role": "assistant", "text": said}

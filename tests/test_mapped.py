@@ -4,9 +4,12 @@ import csv
 import gzip
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +133,75 @@ def test_it_is_counted_where_several_people_speak_under_one_id(tmp_path):
     assert counts(tmp_path)["note: rows of several people"] == 1
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_messages_of_a_row_are_in_the_order_of_their_times(step, tmp_path):
+    list_ = [
+        {"role": role, "text": text, "at": f"2024-05-01T09:0{minute}:00Z"}
+        for role, text, minute in (
+            ("user", "a", 1),
+            ("assistant", "b", 2),
+            ("user", "c", 2),
+        )
+    ]
+    fields = "messages=data,role=role,text=text,time=at"
+    row = json.dumps({"data": list_[::step]})
+    [found] = imported(tmp_path, row, kind=".jsonl", map=fields)
+    assert [text for _, text in said(found)] == ["a", "b", "c"]
+    assert "note: times not read" not in counts(tmp_path)
+
+
+def test_messages_of_a_row_without_times_stay_and_it_is_counted(tmp_path):
+    list_ = [{"role": "user", "text": "a", "at": 1}, {"role": "assistant", "text": "b"}]
+    fields = "messages=data,role=role,text=text,time=at"
+    imported(tmp_path, json.dumps({"data": list_}), kind=".jsonl", map=fields)
+    assert counts(tmp_path)["note: times not read"] == 1
+
+
+def test_roles_may_be_numbers_or_whether_a_bot_speaks(tmp_path):
+    rows = [{"id": "1", "bot": bot, "text": "hi"} for bot in (False, True)]
+    rows += [{"id": "2", "bot": bot, "text": "hi"} for bot in (0, 1.0)]
+    text = "\n".join(map(json.dumps, rows))
+    roles = "false=user,true=assistant,0=user,1=assistant"
+    fields = "id=id,role=bot,text=text"
+    found = imported(tmp_path, text, kind=".jsonl", map=fields, roles=roles)
+    assert [[role for role, _ in said(each)] for each in found] == [
+        ["user", "assistant"]
+    ] * 2
+
+
+def test_ids_of_parquet_may_be_decimals_and_bytes(tmp_path):
+    ids = [Decimal("12"), UUID(int=1).bytes, b"ab"]
+    for column, value in enumerate(ids):
+        table = pl.DataFrame({"id": [value], "text": ["hi"], "role": ["user"]})
+        table.write_parquet(tmp_path / f"{column}.parquet")
+    files = [str(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    options = {"map": "id=id,role=role,text=text", "out": tmp_path / "out"}
+    commands.import_(commands.Import(files, **options))
+    found = read_conversations(tmp_path / "out" / "conversations.jsonl")
+    assert [each.id for each in found] == ["12", str(UUID(int=1)), "6162"]
+
+
+@pytest.mark.parametrize(
+    "ids", [("12", "12.0"), ("2345678901234567", "2345678901234567.0")]
+)
+def test_a_number_in_a_column_with_gaps_is_the_same_person(ids, tmp_path):
+    rows = "".join(f"{n},customer,Hi,{id}\n" for n, id in enumerate(ids))
+    found = imported(tmp_path, "ticket,from,body,customer\n" + rows)
+    assert [each.user for each in found] == [ids[0]] * 2
+
+
+def test_exports_with_more_and_fewer_digits_of_a_second_overlap(tmp_path):
+    times = ("09:01:00.123456+00:00", "09:01:00.123Z", "10:01:00+01:00")
+    tables = [timed("a1").replace("2024-05-01", f"2024-05-01T{time}") for time in times]
+    [found] = imported(tmp_path, *tables, map=f"{MAP},time=time")
+    assert said(found) == [("user", "a")]
+
+
+def test_columns_without_a_name_are_no_two_of_one_name(tmp_path):
+    [found] = imported(tmp_path, "ticket,from,body,,,customer\n1,customer,Hi,,,c1\n")
+    assert found.user == "c1"
+
+
 def test_a_guest_who_logs_in_is_the_person(tmp_path):
     header = "ticket,from,body,customer,goal\n"
     asked = "1,customer,Hi,,pay\n1,agent,Log in.,a9,\n1,customer,done,c1,\n"
@@ -185,7 +257,6 @@ def test_what_cannot_be_used_is_set_aside_with_its_line(rows, error, tmp_path):
         ({"map": "role=a,text=b,who=c"}, "'who' is none of role, text, messages"),
         ({"map": "role=a,id=c"}, "which field is the text? add text=FIELD"),
         ({"map": "role=a,text=b"}, "add id=FIELD if each row is a message"),
-        ({"map": "role=a,text=b,messages=c,time=d"}, "in order; leave out time=d"),
         ({"roles": "agent=bot"}, "'agent' is one of user, assistant, system, tool"),
         ({"map": None}, "--roles is for --map"),
         ({"source": "messages"}, "give --source, a known layout, or --map"),

@@ -608,6 +608,13 @@ def test_the_first_span_of_a_trace_says_whose_its_calls_are(most, step, monkeypa
     ]
 
 
+def test_a_span_of_which_attributes_were_dropped_has_no_observed_end():
+    rows = [{**sdk(call(*TALK)), "dropped_attributes_count": n} for n in (0, 2)]
+    whole, cut = map(the_only, rows)
+    assert whole.conversation.ended and not cut.conversation.ended
+    assert (whole.notes, cut.notes) == ({}, {"spans cut at a limit": 1})
+
+
 def test_a_call_says_itself_whose_it_is_and_many_wait_for_nobody(monkeypatch):
     monkeypatch.setattr(otel, "_MOST_WAITING", 2)
     ((alone, first), others) = traced("ann", *TALK[:2]), range(5)

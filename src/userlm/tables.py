@@ -316,7 +316,9 @@ class _Table:
             raise InputError(
                 f"{self._path}: its header is not CSV: {error}; close the quotes in it"
             ) from None
-        names = [name.strip() for name in values]
+        names = [
+            name.strip() or f"column {number}" for number, name in enumerate(values, 1)
+        ]
         for name, count in Counter(names).items():
             if count > 1:
                 raise InputError(

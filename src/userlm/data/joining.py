@@ -18,9 +18,10 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class Plan:
             if place in self.continued:
                 continue
             if facts:
-                _, beginnings = _history(conversation)
+                beginnings = _history(conversation).beginnings
                 keys = [_own(conversation, *each) for each in beginnings.items()]
                 earlier = [facts[key] for key in reversed(keys) if key in facts]
                 conversation = with_facts(conversation, earlier)
@@ -122,7 +123,7 @@ class Plan:
         for place, conversation in enumerate(conversations):
             flags = flags_of(conversation)
             if place in self.continued and (conversation.intent or flags):
-                whole, _ = _history(conversation)
+                whole = _history(conversation).whole
                 turns = len(conversation.turns) - _is_open(conversation)
                 key = _own(conversation, whole, turns)
                 alone = replace(conversation, turns=(), ended=False, meta=flags)
@@ -142,6 +143,8 @@ class Joining:
     def __init__(self, are_whole: bool = False) -> None:
         self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
+        self._asked = array("q")  # those up to the last turn of the user
+        self._asked = array("q")  # without the last answer
         self._beginnings = array("q")
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
@@ -164,11 +167,12 @@ class Joining:
         place = len(self._wholes)
         if before is not None and self._continues(conversation, before):
             self._earlier.add(before)
-        whole, beginnings = (0, {}) if self._are_whole else _history(conversation)
-        self._wholes.append(whole)
-        self._beginnings.extend(beginnings)
+        history = _NOT_COMPARED if self._are_whole else _history(conversation)
+        self._wholes.append(history.whole)
+        self._asked.append(history.asked)
+        self._beginnings.extend(history.beginnings)
         self._windows.add(conversation, self._whose(conversation))
-        if whole and _is_open(conversation):
+        if history.whole and _is_open(conversation):
             answer = conversation.turns[-1].text
             self._last_answers[place] = _beginning(answer, len(answer.strip()))
         match = _PIECE.fullmatch(conversation.id)
@@ -180,8 +184,7 @@ class Joining:
 
     def are_one(self, conversation: Conversation, place: int) -> bool:
         """Return whether a conversation and the one at `place`, of the same id, are calls of one:
-        it begins with the whole of it, or one begins with the last turns of the other. Who was a
-        guest may have logged in."""
+        it goes on from that (`_continues`), or one begins with the last turns of the other."""
         return self._continues(conversation, place) or self._windows.are_neighbours(
             conversation, self._whose(conversation), place
         )
@@ -195,19 +198,16 @@ class Joining:
         return conversation.user or conversation.id
 
     def _continues(self, conversation: Conversation, place: int) -> bool:
-        """Return whether a conversation begins with the whole of the one at `place`, which has its
-        id; of a last answer that may not be complete, whether the answer there begins with it. That
-        one may be of a guest."""
+        """Return whether a conversation goes on from the one at `place`, which has its id: it
+        begins with all of that, or all but a last answer, which was made again. That one may be of
+        a guest."""
+        whole, asked = self._wholes[place], self._asked[place]
         for each in (conversation, replace(conversation, user=None)):
-            _, beginnings = _history(each, are_of_one_id=True)
-            following = beginnings.get(self._wholes[place])
-            if following is None:
-                continue
-            if place not in self._last_answers:
+            history = _history(each, are_of_one_id=True)
+            if history.whole == whole:  # a copy
+                return False
+            if whole in history.beginnings or asked in history.beginnings:
                 return True
-            answer = self._last_answers[place]
-            later = conversation.turns[following : following + 1]
-            return any(_beginning(turn.text, answer[0]) == answer for turn in later)
         return False
 
     def plan(self, conversations: Iterable[Conversation]) -> Plan:
@@ -252,7 +252,7 @@ class Joining:
         compared: set[tuple[int, int]] = set()
         found: set[int] = set()
         for conversation in conversations if places else ():
-            _, beginnings = _history(conversation)
+            beginnings = _history(conversation).beginnings
             for whole in lengths.keys() & beginnings:
                 following = beginnings[whole]
                 if following == len(conversation.turns):
@@ -326,19 +326,34 @@ def _is_open(conversation: Conversation) -> bool:
     return conversation.next_role == "user" and not conversation.ended
 
 
-def _history(
-    conversation: Conversation, are_of_one_id: bool = False
-) -> tuple[int, dict[int, int]]:
-    """Return a hash of a conversation, without a last answer that may not be complete, and one of
-    each beginning that may be an earlier call, with its number of turns; 0 and none if it is not
-    compared.
+class _History(NamedTuple):
+    """Hashes of a conversation; 0 and none if it is not compared.
+
+    Attributes:
+        whole: of all of it, but for a last answer that may not be complete.
+        asked: up to the last turn of its user.
+        beginnings: of each beginning that may be an earlier call, and its number of turns.
+    """
+
+    whole: int
+    asked: int
+    beginnings: Mapping[int, int]
+
+
+_NOT_COMPARED = _History(0, 0, {})
+
+
+def _history(conversation: Conversation, are_of_one_id: bool = False) -> _History:
+    """Return the hashes by which calls are compared.
 
     Args:
         are_of_one_id: whether earlier calls have its id, too.
     """
     if not _may_be_a_call(conversation):
-        return 0, {}
+        return _NOT_COMPARED
     hashes = _hashes(conversation, conversation.user)
+    turns = zip(conversation.turns, hashes, strict=True)
+    *_, asked = (keys[-1] for turn, keys in turns if turn.role == "user")
     if _is_open(conversation):
         hashes.pop()
     beginnings = {key: n for n, turn in enumerate(hashes, 1) for key in turn}
@@ -348,7 +363,7 @@ def _history(
     if len(hashes) > _TWO_EXCHANGES and not are_of_one_id:
         for key in hashes[0]:
             del beginnings[key]
-    return whole, beginnings
+    return _History(whole, asked, beginnings)
 
 
 def _own(conversation: Conversation, history: int, turns: int) -> _Key:

@@ -51,6 +51,7 @@ NOTES = (
     "merged spans",
     "spans left out",
     "spans without messages",
+    "spans cut at a limit",
     "messages that may be typed",
 )
 """What is counted while a row is repaired.
@@ -382,8 +383,9 @@ def assemble(
         if not has_said("\n\n".join(parts), beside):
             parts = [beside, *parts]
         known[name] = "\n\n".join(parts)
-    # a pending tool call is not an end.
-    last_side, _ = messages.said[-1]
+    # A pending tool call is not an end; that the system says it, as help desks do, is none less.
+    sides = (side for side, _ in reversed(messages.said))
+    last_side = next(side for side in sides if side not in ("system", "thought"))
     ended = whole and not messages.cut and last_side == "assistant"
     conversation = Conversation(id, tuple(turns), intent, user, None, ended, known)
     try:

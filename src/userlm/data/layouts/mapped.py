@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from math import isfinite
+from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 from userlm.data.layouts.common import (
     BESIDE_FIELDS,
@@ -49,8 +52,8 @@ _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
 LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
-_NUMBER_WITH_GAPS = re.compile(r"[0-9]{1,15}\.0|nan|NaN")
-_GAPS = ("NULL", "null", "None", "<NA>")
+_NUMBER_WITH_GAPS = re.compile(r"([0-9]{1,18})\.0")
+_GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
@@ -102,11 +105,6 @@ class Map:
                 f"--map {fields}: add id=FIELD if each row is a message, the same in all of a "
                 "conversation; add messages=FIELD if each row has a list of them"
             )
-        if {"messages", "time"} <= named.keys():
-            raise InputError(
-                f"--map {fields}: the messages of a row are in order; leave out "
-                f"time={named['time']}"
-            )
         sides = dict(ROLES)
         for name, side in _pairs("--roles", roles or "").items():
             known = {each: each for each in SIDES}
@@ -119,7 +117,7 @@ class Map:
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise `InputError` if a field of the rows is in none of these columns."""
-        in_messages = ("role", "text") if self.messages else ()
+        in_messages = ("role", "text", "time") if self.messages else ()
         for name in FIELDS:
             path = getattr(self, name)
             column = path.split(".")[0]
@@ -138,7 +136,7 @@ class Map:
         if rejected.reason != "unknown role":
             return rejected
         rows = [each for each in messages if isinstance(each, Mapping)]
-        roles = [_at(row, self.role) for row in rows]
+        roles = [self._role_in(row) for row in rows]
         if rows and all(role in (None, "") for role in roles):
             detail = f"field {self.role!r} is missing; there are {', '.join(map(str, rows[0]))}"
             return Rejected(rejected.reason, detail)
@@ -169,12 +167,27 @@ class Map:
         """Return the conversation of a row that has messages."""
         given = parse_json(_at(row, self.messages))  # in tables it is JSON in a text
         messages = list_of({self.messages: given}, self.messages)
+        is_ordered = True
+        if self.time:
+            messages, is_ordered = self._by_time(messages)
         numbered = [(i, self._whole_message(each)) for i, each in enumerate(messages)]
         try:
             read = read_messages(numbered, self.messages, self.roles)
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
-        return self.assembled(row, self.person_in(row), read)
+        found = self.assembled(row, self.person_in(row), read)
+        return found.with_notes({"times not read": int(not is_ordered)})
+
+    def _by_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
+        """Return messages in the order of their times, and whether these could be read."""
+        try:
+            times = [_time(self.time_in(message)) for message in messages]
+            is_reversed = times[0] > times[-1]  # type: ignore[operator]
+            step = -1 if is_reversed else 1
+            timed = [*zip(times, messages, strict=True)][::step]
+            return [each for _, each in sorted(timed, key=itemgetter(0))], True
+        except (ValueError, TypeError, OverflowError, AttributeError):
+            return messages, False
 
     def _whole_message(self, message: Any) -> Any:
         """Return a message in the form of OpenAI, with what it holds beside its text."""
@@ -185,7 +198,12 @@ class Map:
 
     def message(self, message: Row) -> dict[str, Any]:
         """Return the role and the text of a message, in the form of OpenAI."""
-        return {"role": _at(message, self.role), "content": _at(message, self.text)}
+        return {"role": self._role_in(message), "content": _at(message, self.text)}
+
+    def _role_in(self, message: Row) -> Any:
+        """Return the role of a message; as a text, if it is a number or whether it is of a bot."""
+        role = plain_number(_at(message, self.role))
+        return str(role) if isinstance(role, bool | int) else role
 
     def assembled(
         self, row: Row, person: str, messages: Messages, whole: bool = True
@@ -207,7 +225,7 @@ class Map:
 
     def side(self, row: Row) -> Side:
         """Return the side of a row that is a message."""
-        return side_of(_at(row, self.role), f"field {self.role!r}", self.roles)
+        return side_of(self._role_in(row), f"field {self.role!r}", self.roles)
 
     def id_in(self, row: Row) -> str:
         """Return the id of the conversation of a row; empty if it has none."""
@@ -432,14 +450,16 @@ def _time(value: Any) -> datetime | float:
 
 
 def _comparable_time(value: Any) -> Any:
-    """Return a time as all exports of a row write it."""
+    """Return a time as all exports of a row write it: to the second, since they write more or fewer
+    digits of what is less."""
     try:
         time = _time(value)
     except (ValueError, TypeError, OverflowError):
         return value
     if isinstance(time, datetime):
-        return time.astimezone(UTC) if time.tzinfo else time
-    return plain_number(time)
+        whole = time.replace(microsecond=0)
+        return whole.astimezone(UTC) if whole.tzinfo else whole
+    return int(time)
 
 
 def _oldest_first(
@@ -574,10 +594,16 @@ def _id_at(row: Row, path: str) -> str:
     """Return the id at a path, empty if there is none. In a table it is a text: in a column with
     gaps, `12.0` stands for 12, and `NaN` for a gap."""
     value = _at(row, path)
-    if isinstance(value, str) and _NUMBER_WITH_GAPS.fullmatch(value.strip()):
-        value = float(value)
-    if value in _GAPS:
+    if isinstance(value, Decimal):
+        value = str(value)
+    if isinstance(value, bytes):  # of DuckDB
+        value = str(UUID(bytes=value)) if len(value) == 16 else value.hex()
+    if isinstance(value, str) and value.strip() in _GAPS:
         value = None
+    if isinstance(value, str) and (
+        number := _NUMBER_WITH_GAPS.fullmatch(value.strip())
+    ):
+        value = int(number[1])
     if isinstance(value, str) and _ROUNDED.fullmatch(value.strip()):
         detail = (
             f"field {path!r} is {value!r}, a number of which digits are lost; make the column one "

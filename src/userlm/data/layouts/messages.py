@@ -3,6 +3,7 @@ calls them `contents`, and some logs `conversation`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from typing import Any
 
@@ -15,14 +16,18 @@ from userlm.data.layouts.common import (
 )
 from userlm.data.layouts.fields import (
     SCALARS,
+    Rejected,
     Row,
     id_of,
     list_of,
     parse_json,
     plain_number,
 )
+from userlm.text import has_words
 
 _NAMES = ("messages", "contents", "conversation")
+_ANSWERS = ("response", "completion", "choices", "output")
+_IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")
 
 
@@ -33,8 +38,16 @@ def convert(row: Row) -> Imported:
     is JSON in a string, and `ended` is used, except after a user turn.
     """
     name = next(name for name in _NAMES if name in row)
-    messages = read_messages(enumerate(list_of(row, name)), name)
-    meta, lost_fields = _extras(row, name)
+    items = list_of(row, name)
+    _check_is_one(items, name)
+    messages = read_messages(enumerate(items), name)
+    beside = ""
+    if messages.said[-1:] and messages.said[-1][0] in ("user", "tool"):
+        beside, answer = _answer_beside(row)
+        if answer:
+            items = [*items, *answer]
+            messages = read_messages(enumerate(items), name)
+    meta, lost_fields = _extras(row, {name, beside})
     whole = is_whole(row)
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
@@ -57,13 +70,59 @@ def convert(row: Row) -> Imported:
     )
 
 
-def _extras(row: Row, messages: str) -> tuple[dict[str, Any], int]:
-    """Return the scalar fields next to that of the messages, and the number of other fields."""
+def _check_is_one(items: Sequence[Any], name: str) -> None:
+    """Raise `Rejected` if the messages say that they are of several conversations, as those of a
+    whole table are."""
+    rows = [item for item in items if isinstance(item, Mapping)]
+    for field in _IDS:
+        ids = {str(row[field]) for row in rows if row.get(field) is not None}
+        if len(ids) > 1:
+            raise Rejected(
+                "unknown layout",
+                f"the messages in {name!r} are of {len(ids)} conversations, as their field "
+                f"{field!r} says; write one message a line, and import them with --map "
+                f"role=FIELD,text=FIELD,id={field}",
+            )
+
+
+def _answer_beside(row: Row) -> tuple[str, list[Any]]:
+    """Return the field with the answer to the last message, and the answer as messages: where a
+    call is logged, the messages are its request. Empty if there is none."""
+    for name in _ANSWERS:
+        answer = parse_json(row.get(name))
+        if isinstance(answer, list) and name == "choices":
+            answer = {name: answer}
+        found = _messages_in(answer)
+        if found:
+            return name, found
+    return "", []
+
+
+def _messages_in(answer: Any) -> list[Any]:
+    """Return the messages of an answer: a text, a message, or what an API returned."""
+    if isinstance(answer, str):
+        return [{"role": "assistant", "content": answer}] if has_words(answer) else []
+    if not isinstance(answer, Mapping):
+        return []
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        first = choices[0]
+        return _messages_in(first.get("message") or first.get("text"))
+    if isinstance(answer.get("message"), Mapping):
+        return [answer["message"]]
+    output = answer.get("output")
+    if isinstance(output, list):
+        return output
+    return [answer] if "role" in answer else []
+
+
+def _extras(row: Row, used: Set[str]) -> tuple[dict[str, Any], int]:
+    """Return the scalar fields next to those that were used, and the number of other fields."""
     meta: dict[str, Any] = {}
     lost_fields = 0
     for key, value in row.items():
         value = plain_number(value)
-        if value is None or key == messages or key in _OWN_FIELDS:
+        if value is None or key in used or key in _OWN_FIELDS:
             continue
         if isinstance(value, date):
             value = value.isoformat()

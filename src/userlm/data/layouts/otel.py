@@ -52,6 +52,7 @@ _CONVERSATION = (
 )
 _PERSON = ("user.id", "enduser.id", "traceloop.association.properties.user_id")
 _PARENT = ("parentSpanId", "parent_span_id", "parent_id")
+_DROPPED = ("droppedAttributesCount", "dropped_attributes_count")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
 _MOST_WAITING = 1_000
 """Spans that wait for the first one of their trace, which mostly comes last."""
@@ -192,6 +193,7 @@ class Spans:
             if span is None:
                 self._notes["spans without messages"] += 1
             else:
+                self._notes["spans cut at a limit"] += _is_cut(row)
                 usable.append((span, root is not None))
         if errors and not usable:
             raise errors[0]
@@ -432,7 +434,7 @@ def _read(row: Row, place: Place) -> _Span | None:
         wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
         user=None,
         intent=_first(attributes, ("userlm.intent",)),
-        ended=attributes.get("userlm.ended") is not False,
+        ended=attributes.get("userlm.ended") is not False and not _is_cut(row),
         meta={
             "source": "otel",
             "model": _first(attributes, _MODEL),
@@ -443,6 +445,12 @@ def _read(row: Row, place: Place) -> _Span | None:
         tips=(),
     )
     return span.of(_first(attributes, _CONVERSATION), _first(attributes, _PERSON))
+
+
+def _is_cut(row: Row) -> bool:
+    """Return whether attributes of a span were dropped: an SDK keeps 128, and the last messages may
+    be in the others."""
+    return _first(row, _DROPPED) not in (None, "0")
 
 
 def _root(row: Row) -> tuple[str, _Owner] | None:
