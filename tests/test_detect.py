@@ -389,3 +389,75 @@ def test_limits_and_a_price_are_refused_for_a_model_on_this_machine(files):
     for options in ({"max_calls": 3}, {"detector_price": "1/1"}):
         with pytest.raises(InputError):
             detect(files, detector="classifier:nowhere/at-all", **options)
+
+
+# --- tasks of the service -------------------------------------------------------------------------
+
+
+class Tasks:
+    """A service that makes a task of each text, and says of them what it is told to."""
+
+    def __init__(self, result: Said) -> None:
+        self.result = result
+        self.sent: list[str] = []
+
+    def __call__(self, body: dict[str, Any], n: int) -> Said:
+        if not body:
+            return self.result
+        self.sent.append(body["text"])
+        return Said(body={"task_id": f"t{len(self.sent)}"})
+
+
+@pytest.mark.slow
+def test_what_the_service_took_is_not_sent_again_and_its_result_is_asked_for_first(
+    files, at
+):
+    service = Tasks(Said(503, {"detail": "down"}))
+    with serving(service) as server:
+        at(server.url)
+        with pytest.raises(ModelError, match="6 of 6 texts ended in an error"):
+            detect(files, limit=2, workers=1)
+        sent = len(service.sent)
+        # After three without a result no more are sent, but one that had begun meanwhile.
+        assert 3 <= sent <= 4
+        service.result = Said(body={"fraction_human": 0.5})
+        begun = len(server.requests)
+        results = detect(files, limit=2, workers=1)
+    paths = [path for path, _, _ in server.requests[begun : begun + sent]]
+    assert [path.rpartition("/")[2] for path in paths] == [
+        f"t{n + 1}" for n in range(sent)
+    ]
+    assert len(service.sent) == len({*service.sent}) == 6
+    assert results["failed"] == 0
+    assert results["usage"]["detector"]["calls"] == 6
+
+
+@pytest.mark.slow
+def test_a_text_whose_task_is_not_known_any_more_is_sent_again(files, at):
+    service = Tasks(Said(503, {"detail": "down"}))
+
+    def forgets(body: dict[str, Any], n: int) -> Said:
+        said = service(body, n)
+        if body:
+            service.result = Said(body={"fraction_human": 0.5})
+        return said
+
+    with serving(service) as server:
+        at(server.url)
+        with pytest.raises(ModelError):
+            detect(files, limit=1, workers=1)
+        service.result = Said(404, {"detail": "no such task"})
+        server.reply = forgets
+        assert detect(files, limit=1, workers=1)["failed"] == 0
+    assert len(service.sent) > len({*service.sent}) == 3
+
+
+@pytest.mark.slow
+def test_a_task_that_is_named_like_the_key_is_in_no_file(files, at):
+    named = Said(body={"task_id": KEY})
+    with serving(lambda body, n: named if body else Said(503, {})) as server:
+        at(server.url)
+        with pytest.raises(ModelError):
+            detect(files, limit=1, workers=1)
+    for path in (files / "detect").rglob("*"):
+        assert not path.is_file() or KEY not in path.read_text()

@@ -1,6 +1,7 @@
 """What is sent to a server, and how much of its answer is read."""
 
 import gzip
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -144,7 +145,23 @@ def test_no_compression_is_asked_for() -> None:
     [
         ("X-Api-Key: correct-horse-battery", ["correct-horse-battery"]),
         ("Authorization: Bearer my-master-key", ["my-master-key"]),
-        ("Authorization: Token token=abcdefghijklmnopq", ["abcdefghijklmnopq"]),
+        (
+            "Authorization: Token token=abcdefghijklmnopq",
+            ["token=abcdefghijklmnopq", "abcdefghijklmnopq"],
+        ),
+        # The value of a key is one whole, whatever characters are in it.
+        ("X-Api-Key: a1,b2|c3=d4{e5}", ["a1,b2|c3=d4{e5}"]),
+        ("X-Api-Key-V2: a1;b2'c3\"d4", ["a1;b2'c3\"d4"]),
+        ("X-Api-Key: a1 b2 c3 d4", ["a1 b2 c3 d4"]),
+        ("Authorization: Bearer a1,b2|c3", ["a1,b2|c3"]),
+        ("Cookie: lang=english,german; sid=a1,b2|c3=d4; a=b1,c2|d3", ["a1,b2|c3=d4"]),
+        ("Cookie: sess=s3cr3tAB; session_0=s3cr3tCC", ["s3cr3tAB", "s3cr3tCC"]),
+        (
+            "Cookie: session_id=s3cr3tAB; auth.token.1=s3cr3tCC",
+            ["s3cr3tAB", "s3cr3tCC"],
+        ),
+        ("X-Api-Key: a1,b2|c3,me@example.com:d4,e5|f6", ["a1,b2|c3,", ":d4,e5|f6"]),
+        ("X-Api-Key: customer service", []),
         ("X-Api-Key: abcdef123:ghijk456", ["abcdef123:ghijk456"]),
         ("Cookie: sid=s3cr3tAB; lang=english", ["s3cr3tAB"]),
         ("Cookie: home=https://shop.example.com/; seen=2024-01-15", []),
@@ -156,3 +173,8 @@ def test_no_compression_is_asked_for() -> None:
 )
 def test_what_looks_like_a_key_in_a_header_is_found(header, secrets):
     assert header_secrets(*header.split(": ", 1)) == secrets
+
+
+def test_a_password_with_any_characters_in_basic_is_found():
+    coded = b64encode(b"jane:a1,b2|c3=d4").decode()
+    assert "a1,b2|c3=d4" in header_secrets("Authorization", f"Basic {coded}")

@@ -215,6 +215,7 @@ def test_what_no_file_can_hold_is_replaced_in_a_json_file(tmp_path):
 def test_what_no_file_can_hold_is_replaced_when_it_is_said(tmp_path):
     log = Conversation("a\ud800").say("hi \ud83d there").say("joined \ud83d\ude00")
     assert log.id == "a\ufffd"
+    assert Conversation(meta={"condition": "half \ud800"}).system == "half \ufffd"
     assert [turn.text for turn in log.turns] == ["hi \ufffd there", "joined 😀"]
     for name in ("c.jsonl", "c.parquet"):
         write_conversations(tmp_path / name, [log])

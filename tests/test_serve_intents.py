@@ -25,6 +25,7 @@ command = importlib.import_module("userlm.commands.serve")
 
 TYRE = INTENT_PREFIX + "get a bicycle mended."
 PERSONA = "You are Marta, 58, short of time. Your tyre is flat. Be rude.\nSay ###STOP### at the end."
+HALF = f"{PERSONA} \ud83d"
 LONG = "Order 4471 came without its gloves. " * 12
 
 
@@ -104,6 +105,27 @@ def test_a_long_scenario_is_what_the_model_reads_without_the_rules_around_it():
     [[message]] = writer.asked
     assert LONG.strip() in message["content"]
     assert "swear" not in message["content"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", lambda half: {"messages": [half]}),
+        ("chat/completions", lambda half: {"messages": [half | {"content": [HALF]}]}),
+        ("responses", lambda half: {"instructions": half["content"], "input": []}),
+    ],
+)
+def test_half_an_emoji_in_a_prompt_does_no_harm(path, body):
+    writer = Writer(TYRE)
+    side = Budget(Caps(), None).side("writer")
+    half = {"role": "system", "content": HALF}
+    counted = IntentWriter("w", CountedChat(writer, side))
+    with serving(Heard(), intent_writer=counted) as server:
+        sent = {"model": "user", **body(half)}
+        status, _, text = server.post(sent, f"/v1/{path}")
+    assert status == 200, text
+    [[message]] = writer.asked
+    assert f"{PERSONA} \ufffd" in message["content"]
 
 
 def test_an_answer_in_another_form_is_asked_for_again():

@@ -5,6 +5,7 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
@@ -146,6 +147,23 @@ def test_check_asks_a_bot_once_and_shows_what_is_found_in_its_answer_or_why_noth
         tasks(Tasks("check", "t.jsonl", "py:bot_to_check:fails"))
     with pytest.raises(InputError, match="--assistant is for userlm tasks check"):
         tasks(Tasks("facts", "t.jsonl", "py:bot_to_check:talks"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limits": Limits(max_calls=0)},
+        {"limits": Limits(max_tokens_total=0)},
+        {"limits": Limits(budget=0.0)},
+        {"price": "2.50/10"},
+    ],
+)
+def test_check_refuses_limits_since_it_counts_no_call(
+    here: Path, options: dict[str, Any]
+) -> None:
+    write_lines(here / "t.jsonl", [row("a")])
+    with pytest.raises(InputError, match="are for userlm tasks facts"):
+        tasks(Tasks("check", "t.jsonl", "py:no_such_bot:x", **options))
 
 
 # --- facts ----------------------------------------------------------------------------------------

@@ -7,11 +7,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from userlm.judges import Judge
 from userlm.models.budget import Side
 from userlm.text import words
-from userlm.types import Completion, Conversation, Detection, Detector, Message, Sample
+from userlm.types import Completion, Conversation, Detection, Message, Sample
+
+if TYPE_CHECKING:
+    from userlm.models.pangram import Pangram
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,17 @@ class CountedDetector:
         block: the words of a text are rounded up to a multiple of it, as they are billed.
     """
 
-    detector: Detector
+    detector: Pangram
     side: Side
     block: int = 1
 
     def detect(self, texts: Sequence[str]) -> list[Detection]:
-        """What the service says of each text, with one call for each."""
+        """What the service says of each text, with one call for each that it did not get before."""
         return [self._detect(text) for text in texts]
 
     def _detect(self, text: str) -> Detection:
+        if fetched := self.detector.fetched(text):
+            return fetched
         billed = billed_words(text, self.block)
         found: list[Detection] = []
 

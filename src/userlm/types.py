@@ -196,7 +196,7 @@ class Conversation:
         condition = self.meta.get("condition")
         parts = [self.intent]
         if isinstance(condition, str):
-            parts.append(condition)
+            parts.append(encodable(condition))
         return " ".join(part for part in parts if part) or None
 
     @property

@@ -599,6 +599,41 @@ def test_where_the_first_of_two_users_fails_its_turn_stays_and_play_on_stops(
     faults.clear()  # Chromium notes each answer of the kind 503
 
 
+def test_no_answer_of_two_users_is_lost_where_one_fails_when_both_draw_again(
+    page, tmp_path, faults
+):
+    class Says:
+        def __init__(self, *texts):
+            self.texts = list(texts)
+
+        def reply(self, conversation):
+            if text := self.texts.pop(0):
+                return Reply(text)
+            raise ModelError("no credit is left")
+
+    users = {
+        "user": Says(None, "a two", None, "a four"),
+        "against": Says("b one", None, "b three", None),
+    }
+    with playing(users, tmp_path) as server:
+        opened(page, server)
+        press(page, "next")
+        wait(page, 1)
+        # The turn that one goes on with stays; beside it stands what the other says now.
+        for goes_on, other in (("b one", "a two"), ("b three", "a two")):
+            press(page, "again")
+            expect(page.locator("#error")).to_contain_text("no credit is left")
+            expect(page.locator(".said:not(.other)")).to_contain_text(goes_on)
+            expect(page.locator(".said.other")).to_contain_text(other)
+        page.get_by_role("button", name="Go on with this one").press("Enter")
+        expect(page.locator(".said:not(.other)")).to_contain_text("a two")
+        press(page, "again")
+        expect(page.locator(".said:not(.other)")).to_contain_text("a four")
+        expect(page.locator(".said.other")).to_contain_text("b three")
+    assert not any(each.startswith("script:") for each in faults)
+    faults.clear()  # Chromium notes each answer of the kind 503
+
+
 def test_a_selection_that_is_extended_is_no_rating(page, tmp_path):
     both = list(pairs())
     logs = {log.id: log for log, _ in both}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from warnings import warn
 
 from userlm import address, inputs, judges, loading
@@ -70,6 +70,9 @@ from userlm.types import (
     ModelError,
     ModelWarning,
 )
+
+if TYPE_CHECKING:
+    from userlm.models.pangram import Pangram
 
 SIDE = "detector"
 GIVE_UP = 20
@@ -228,7 +231,7 @@ def _load(options: Detect, parts: Address, budget: Budget) -> Detector:
     if isinstance(detector, JudgeDetector):
         judge = detector.judge
         return JudgeDetector(replace(judge, chat=CountedChat(judge.chat, side)))
-    return CountedDetector(detector, side, block)
+    return CountedDetector(cast("Pangram", detector), side, block)
 
 
 def read_detector_price(
@@ -292,16 +295,21 @@ def _show_estimate(detector: Detector, budget: Budget, texts: Sequence[str]) -> 
     show_estimate(budget, {SIDE: expected}, basis)
 
 
-def _known(journal: Journal, texts: Sequence[str]) -> Detections:
-    """Return what is known of the texts without asking."""
+def _known(journal: Journal, texts: Sequence[str]) -> tuple[Detections, dict[str, str]]:
+    """Return what is known of the texts without asking, and for others the ids of the tasks that
+    the service made of them."""
     known = dict(journal.read(_parse))
     found: Detections = {}
+    tasks: dict[str, str] = {}
     for text in texts:
+        said = known.get(_text_id(text))
         if not has_words(text):
             found[text] = Detection(None, "no words")
-        elif (id := _text_id(text)) in known:
-            found[text] = known[id]
-    return found
+        elif isinstance(said, Detection):
+            found[text] = said
+        elif said:
+            tasks[text] = said
+    return found, tasks
 
 
 def _ask(
@@ -310,11 +318,17 @@ def _ask(
     """Return what the detector says of each text, and the errors of those that it did not answer.
     Answers are written as they come, and not asked for again."""
     journal = Journal(run.path("detections.jsonl"))
-    found = _known(journal, texts)
-    unknown = [text for text in texts if text not in found]
+    found, tasks = _known(journal, texts)
+    unsent = [text for text in texts if text not in found and text not in tasks]
+    unknown = [*tasks, *unsent]
     has_read = any(one.p_human is not None for one in found.values())
     refused_in_a_row = 0
-    _show_estimate(detector, budget, unknown)
+    _show_estimate(detector, budget, unsent)
+    if isinstance(detector, CountedDetector):
+        detector.detector.resume(
+            tasks,
+            lambda text, task: journal.add({"text": _text_id(text), "task": task}),
+        )
 
     def ask(batch: Sequence[str]) -> tuple[Sequence[str], list[Detection] | ModelError]:
         try:
@@ -324,8 +338,8 @@ def _ask(
             # are refused from then on, such as for want of credits.
             nonlocal refused_in_a_row
             refused_in_a_row += 1
-            is_of_text = error.reason == "bad request" and has_read
-            if not is_of_text or refused_in_a_row > GIVE_UP:
+            is_of_text = error.reason == "bad request" and not error.permanent
+            if not (is_of_text and has_read) or refused_in_a_row > GIVE_UP:
                 return batch, error
             return batch, [Detection(None, str(error))] * len(batch)
         refused_in_a_row = 0
@@ -373,10 +387,14 @@ def _line(text: str, found: Detection) -> dict[str, Any]:
     }
 
 
-def _parse(row: Mapping[str, Any]) -> tuple[str, Detection]:
+def _parse(row: Mapping[str, Any]) -> tuple[str, Detection | str]:
+    """Return the id of a text, and what is known of it: a result, else the id of its task."""
+    id = take(row, "text", str)
+    if "task" in row:
+        return id, take(row, "task", str)
     p_human = take(row, "p_human", float, default=None)
     why, version = take(row, "why", str), take(row, "version", str)
-    return take(row, "text", str), Detection(p_human, why, version)
+    return id, Detection(p_human, why, version)
 
 
 # --- measuring ------------------------------------------------------------------------------------

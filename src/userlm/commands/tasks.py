@@ -96,6 +96,11 @@ def tasks(options: Tasks) -> Results:
         return _mark_all(options)
     if options.judge:
         raise InputError("--judge marks facts: userlm tasks facts FILE --judge MODEL")
+    if options.limits != Limits() or options.price:
+        raise InputError(
+            "--budget, --max-calls, --max-tokens-total and --price are for userlm tasks facts; "
+            "check counts nothing: it asks an --assistant once, and nobody without one"
+        )
     good = check(options.tasks)
     if options.assistant and good:
         print_blocks(_asked_once(options.assistant, good[0], options.models))

@@ -11,6 +11,7 @@ from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,11 +32,14 @@ _ADDRESS = re.compile(r"\w+://[\w./-]*|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _ALONE = re.compile(r"""[^\s=;,|"'{}]+=*""")
 _NAMED = re.compile(r"""([\w-]+)=["']?([^\s;,"']+)""")
 _OF_KEY = re.compile(
-    f"(?:{SECRET_HEADER.pattern}|authorization|sid)s?(?:-?id)?\\Z", re.IGNORECASE
+    f"(?:{SECRET_HEADER.pattern}|authorization|sess|sid)s?(?:[-_]?id)?(?:[-_.]?v?\\d+)?\\Z",
+    re.IGNORECASE,
 )
 """A name of a header or a value that is a key, and does not only describe one, as
 `X-Key-Version`."""
-_WORD = re.compile("[a-z]{1,15}", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z]+\s+", re.IGNORECASE)
+"""A word before a key, such as `Bearer`."""
+_WORD = re.compile("[a-z]{1,15}(?: +[a-z]{1,15})*", re.IGNORECASE)
 _WORDS = re.compile(
     r"[a-z]{1,19}([-_.][a-z]{1,19})*|\d{1,4}([-./]\d{1,2})+", re.IGNORECASE
 )
@@ -80,26 +84,42 @@ def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:
 
 
 def header_secrets(name: str, value: str) -> list[str]:
-    """Return what looks like a key in a header whose name says that it may have one: what stands
-    alone, as behind `Bearer`, or behind the name of a key, as of `sid=KEY; lang=en`, and is no
-    plain word (in `X-Key-Version` also no words or date); and each long part in which letters stand
-    beside digits or capitals. No URL and no address."""
+    """Return what looks like a key in a header whose name says that it may have one: the whole
+    value of a key, what stands alone, as behind `Bearer`, or behind the name of a key, as of
+    `sid=KEY; lang=en`, and is no plain word (in `X-Key-Version` also no words or date); and each
+    long part in which letters stand beside digits or capitals. No URL and no address."""
     if not SECRET_HEADER.search(name):
         return []
     # A server says what it has read: s%3AKEY as s:KEY, and of `Basic` the user and the password.
     text = unquote(value)
+    wholes = _values_of_keys(name, value)
     scheme, _, coded = value.strip().partition(" ")
     if scheme.lower() == "basic":
         with suppress(ValueError):
-            text += " " + b64decode(coded).decode().replace(":", " ")
+            decoded = b64decode(coded).decode()
+            text += " " + decoded.replace(":", " ")
+            wholes.append(decoded.partition(":")[2])
     text = _ADDRESS.sub("", text)
-    alone = [word for word in text.split() if _ALONE.fullmatch(word)]
+    parts = chain.from_iterable(map(_ADDRESS.split, wholes))
+    alone = [part.strip(" \"'") for part in parts]
+    alone += [word for word in text.split() if _ALONE.fullmatch(word)]
     alone += [said for what, said in _NAMED.findall(text) if _OF_KEY.search(what)]
     plain = _WORD if _OF_KEY.search(name) else _WORDS
     keys = [one for one in alone if len(one) >= SHORTEST_SECRET]
     keys = [one for one in keys if not plain.fullmatch(one)]
     keys += [part for part in _PART.findall(text) if _MIXED.search(part)]
     return [*dict.fromkeys(keys)]
+
+
+def _values_of_keys(name: str, value: str) -> list[str]:
+    """Return what a header has behind the names of keys, whatever characters are in it: a cookie
+    behind those of its values, any other behind its own name, without the scheme."""
+    if not name.lower().endswith("cookie"):
+        scheme = _SCHEME.match(value)
+        key = value[scheme.end() :] if scheme else value
+        return [unquote(key)] if _OF_KEY.search(name) else []
+    named = [one.partition("=") for one in value.split(";")]
+    return [unquote(said) for what, _, said in named if _OF_KEY.search(what.strip())]
 
 
 async def _replace_headers(own: Mapping[str, str], request: Any) -> None:

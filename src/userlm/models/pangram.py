@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import openai
 
 from userlm.models.endpoint import EndpointModel
-from userlm.models.faults import possibly_billed
+from userlm.models.faults import NOT_OFFERED, possibly_billed
 from userlm.types import Detection, ModelError, encodable
 
 SUCCESS, FAILED = "STAGE_SUCCESS", "STAGE_FAILED"
@@ -26,6 +26,8 @@ LONGEST_POLL = 5.0
 LONGEST_TASK = 300.0
 """Seconds until a task is asked about for the first time; between later times; and until it is
 given up."""
+MOST_UNFETCHED = 3
+"""After this many tasks in a row without a result no more texts should be sent: each is billed."""
 MAX_SERVER_TEXT = 200
 """Characters that are kept of what the server says."""
 
@@ -59,6 +61,16 @@ class Pangram:
         self._model = model
         self._first_poll = first_poll
         self._longest_task = longest_task
+        self._unfetched = 0
+        self._tasks: Mapping[str, str] = {}
+        self._keep: Callable[[str, str], object] = lambda text, task: None
+
+    def resume(
+        self, tasks: Mapping[str, str], keep: Callable[[str, str], object]
+    ) -> None:
+        """Take the ids of tasks of an earlier attempt, by text, and what keeps those of others."""
+        self._tasks = tasks
+        self._keep = keep
 
     def detect(self, texts: Sequence[str]) -> list[Detection]:
         """Return what it says of each text; raise `ModelError` if there is no answer after all
@@ -71,7 +83,26 @@ class Pangram:
         found, task = self._endpoint.ask(partial(self._post, body), faults)
         billed = possibly_billed(faults)
         if found is None:
+            if self._endpoint.masked(task) == task:  # no file has the key
+                self._keep(text, task)
             found = self._result(task, billed)
+        return self._detection(found, billed)
+
+    def fetched(self, text: str) -> Detection | None:
+        """Return the result of the task of an earlier attempt, which was billed then; `None` if
+        there is no such task, or if the service does not know it any more."""
+        task = self._tasks.get(text)
+        if task is None:
+            return None
+        try:
+            return self._detection(self._result(task, 0), 0)
+        except ModelError as error:
+            if error.reason in NOT_OFFERED:
+                return None
+            raise
+
+    def _detection(self, found: Detection, billed: int) -> Detection:
+        """Return a result with short texts, and without the key in them."""
         why, version = (
             self._endpoint.masked(encodable(said))[:MAX_SERVER_TEXT]
             for said in (found.why, found.version)
@@ -79,7 +110,8 @@ class Pangram:
         return Detection(found.p_human, why, version, billed)
 
     def _result(self, task: str, billed: int) -> Detection:
-        """Return the result of a task; a `ModelError` counts it as billed."""
+        """Return the result of a task; a `ModelError` counts it as billed, and is permanent after
+        `MOST_UNFETCHED` in a row."""
         wait = self._first_poll
         deadline = time.monotonic() + self._longest_task
         try:
@@ -89,17 +121,19 @@ class Pangram:
                 get = partial(self._get, task)
                 found, _ = self._endpoint.ask(get, [], may_bill=False)
                 if found:
+                    self._unfetched = 0
                     return found
+            why = f"{self._endpoint.name}: no result after {self._longest_task:.3g} seconds"
+            raise ModelError(why, "timed out")
         except ModelError as error:
             # Another task may well have a result.
+            self._unfetched += 1
             raise ModelError(
-                str(error), error.reason, possibly_billed=billed + 1
+                str(error),
+                error.reason,
+                permanent=self._unfetched >= MOST_UNFETCHED,
+                possibly_billed=billed + 1,
             ) from None
-        raise ModelError(
-            f"{self._endpoint.name}: no result after {self._longest_task:.3g} seconds",
-            "timed out",
-            possibly_billed=billed + 1,
-        )
 
     async def _post(
         self, body: Mapping[str, Any], client: openai.AsyncOpenAI

@@ -30,7 +30,7 @@ from userlm.serving.schema import (
 )
 from userlm.text import stable_hash
 from userlm.thought import split_thought
-from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn
+from userlm.types import OTHER_ROLE, Conversation, Role, Speaker, Turn, encodable
 from userlm.users import PromptedUser, TrainedUser
 
 TOLD = ("system", "developer")
@@ -263,7 +263,8 @@ def read_system(messages: Sequence[Message]) -> tuple[str, list[str]]:
             text, text_notes = _text(message, f"messages[{i}]")
             texts.append(text)
             notes += text_notes
-    return "\n\n".join(filter(str.strip, texts)), notes
+    # Programs in JavaScript cut an emoji in half.
+    return encodable("\n\n".join(filter(str.strip, texts))), notes
 
 
 def read_turns(

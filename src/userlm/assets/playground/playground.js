@@ -1,5 +1,5 @@
 // The playground: a conversation of items, each what one side said, and who says the next one.
-import { call, el, find, quoted, showError, visible } from "/shared.js";
+import { Refused, call, el, find, quoted, showError, visible } from "/shared.js";
 
 const STOPS = {
   end: "ends the conversation",
@@ -146,16 +146,26 @@ async function play() {
 async function drawAgain() {
   await change("Drawing the turn again …", async () => {
     const kept = items;
+    const before = last();
     find("seed").value = (number("seed") ?? 0) + 1;
     items = items.slice(0, -1);
     try {
       await takeTurn();
-      const { error } = items.at(-1).replies[kept.at(-1).chosen] ?? {};
-      if (error) throw new Error(error);
     } catch (error) {
       items = kept;
       throw error;
     }
+    // Each answer may have been paid for: where one of two users failed, its turn of before stays.
+    const drawn = last();
+    const failed = SIDES.filter((side) => drawn.replies[side]?.error);
+    if (!failed.length) return;
+    const { error } = drawn.replies[failed[0]];
+    for (const side of failed) {
+      const earlier = before.replies[side];
+      if (earlier && !earlier.error) drawn.replies[side] = earlier;
+    }
+    if (failed.includes(before.chosen)) drawn.chosen = before.chosen;
+    throw new Refused(error);
   });
 }
 
