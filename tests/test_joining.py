@@ -151,6 +151,12 @@ def test_white_space_around_a_turn_makes_no_difference():
     assert ids(log("a", "why is it red", " iron\n"), log("b", *TALK)) == ["b"]
 
 
+def test_line_ends_within_a_turn_make_no_difference():
+    early = log("a", "hi\r\nthere\r\n\r\nyou", "yes?", user="p")
+    late = log("b", "hi\nthere\n\nyou", "yes?", "nothing", "bye", user="p")
+    assert ids(early, late) == ["b"]
+
+
 def test_another_person_another_answer_or_another_question_is_another_conversation():
     first = log("a", *TALK[:2], user="p")
     for other in (

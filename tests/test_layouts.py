@@ -558,7 +558,7 @@ def test_roles_and_fields_may_have_any_of_the_usual_names(
         ({"messages": "hi"}, "wrong type", "'messages'"),
         ({"messages": ["hi"]}, "wrong type", "messages[0]"),
         (
-            {"messages": [{"role": "user", "content": 3}]},
+            {"messages": [{"role": "user", "content": True}]},
             "wrong type",
             "messages[0].content",
         ),
@@ -751,6 +751,12 @@ def test_messages_of_several_conversations_are_no_conversation(field):
 def test_a_notice_of_the_system_after_the_last_answer_is_no_turn(last, ended):
     row = {"messages": [U, A, {"role": last, "content": "The chat was closed."}]}
     assert convert(row, None, "x").conversation.ended is ended
+
+
+@pytest.mark.parametrize(("said", "text"), [(1, "1"), (12.0, "12"), (1.5, "1.5")])
+def test_a_message_may_be_a_number(said, text):
+    row = {"messages": [{"role": "user", "content": said}, A]}
+    assert convert(row, None, "x").conversation.turns[0].text == text
 
 
 def test_the_thoughts_in_our_own_records_are_not_speech() -> None:

@@ -182,7 +182,8 @@ def test_ids_of_parquet_may_be_decimals_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ids", [("12", "12.0"), ("2345678901234567", "2345678901234567.0")]
+    "ids",
+    [("12", "12.0"), ("12", '"12,0"'), ("2345678901234567", "2345678901234567.0")],
 )
 def test_a_number_in_a_column_with_gaps_is_the_same_person(ids, tmp_path):
     rows = "".join(f"{n},customer,Hi,{id}\n" for n, id in enumerate(ids))
@@ -200,6 +201,36 @@ def test_exports_with_more_and_fewer_digits_of_a_second_overlap(tmp_path):
 def test_columns_without_a_name_are_no_two_of_one_name(tmp_path):
     [found] = imported(tmp_path, "ticket,from,body,,,customer\n1,customer,Hi,,,c1\n")
     assert found.user == "c1"
+
+
+def test_flags_and_labels_of_a_log_are_kept(tmp_path):
+    table = "ticket,from,body,toxic,redacted,language\n1,customer,Hi,false,0,de\n"
+    table += "1,agent,Hello,True,,de\n"
+    [found] = imported(tmp_path, table, map="role=from,text=body,id=ticket")
+    assert found.meta == {"toxic": True, "language": "de"}
+    row = {"log": [{"role": "user", "text": "hi"}], "toxic": True, "redacted": 1.0}
+    fields = "messages=log,role=role,text=text"
+    (tmp_path / "2").mkdir()
+    [found] = imported(tmp_path / "2", json.dumps(row), kind=".jsonl", map=fields)
+    assert found.meta == {"toxic": True, "redacted": True}
+
+
+def test_a_row_with_neither_author_nor_words_is_left_out_alone(tmp_path):
+    rows = "1,customer,Hi,c1\n1,,,\n1,agent,Hello,\n2,customer,Hi,c2\n2,,Solved,\n"
+    header = "ticket,from,body,customer\n"
+    [found] = imported(tmp_path, header + rows)
+    assert (found.id, len(found.turns), found.ended) == ("1", 2, True)
+    assert "=system" in (tmp_path / "out" / "dropped.jsonl").read_text()
+    (tmp_path / "2").mkdir()
+    both = imported(tmp_path / "2", header + rows, roles=f"{ROLES},=system")
+    assert [each.id for each in both] == ["1", "2"]
+    assert both[1].meta == {"system": "Solved"}
+
+
+def test_white_space_around_ids_is_none_of_them(tmp_path):
+    rows = '1,customer,Hi,c1\n"1 ",agent,Hello,\n" 1",customer,Thanks,"c1 "\n'
+    [found] = imported(tmp_path, "ticket,from,body,customer\n" + rows)
+    assert (len(found.turns), found.user) == (3, "c1")
 
 
 def test_a_guest_who_logs_in_is_the_person(tmp_path):

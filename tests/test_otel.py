@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -615,6 +616,21 @@ def test_a_span_of_which_attributes_were_dropped_has_no_observed_end():
     assert (whole.notes, cut.notes) == ({}, {"spans cut at a limit": 1})
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        1714554300,
+        "1714554300000",
+        1714554300000000,
+        1714554300000000000,
+        datetime(2024, 5, 1, 9, 5, tzinfo=UTC),
+    ],
+)
+def test_the_start_of_a_span_may_have_any_unit(start):
+    found = the_only({**sdk(call(*TALK)), "start_time": start}).conversation
+    assert found.meta["timestamp"] == "2024-05-01T09:05:00+00:00"
+
+
 def test_a_call_says_itself_whose_it_is_and_many_wait_for_nobody(monkeypatch):
     monkeypatch.setattr(otel, "_MOST_WAITING", 2)
     ((alone, first), others) = traced("ann", *TALK[:2]), range(5)
@@ -852,7 +868,7 @@ def test_a_broken_span_among_good_ones_is_left_out_and_counted():
             "messages[gen_ai.prompt.0].role is None",
         ),
         (
-            sdk({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": 5}),
+            sdk({"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": True}),
             "wrong type",
             "messages[gen_ai.prompt.0].content",
         ),

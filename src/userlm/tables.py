@@ -461,9 +461,13 @@ def _lines(path: Path, file: Readable, size: int, longest: int) -> Iterator[_Tex
     is_mac = re.match(rb"[^\r\n]*\r(?!\r*\n)", begun)
     swap = _SWAP if is_mac else None
     content = io.BufferedReader(_Unread(begun, file, swap), BUFFER)
+    # Then each LF of the table was made CRLF, also within texts.
+    are_translated = begun.endswith(b"\r\r\n")
     number = 0
     while raw := content.readline(longest + len(b"\n")):
         number += 1
+        if are_translated and raw.endswith(b"\r\n"):
+            raw = raw[: -len(b"\r\n")] + b"\n"
         if len(raw.rstrip(b"\n")) > longest:
             yield _long_text(raw, content, swap)
             continue

@@ -386,7 +386,8 @@ def _hashes(conversation: Conversation, whose: object) -> list[list[int]]:
     for turn in conversation.turns:
         hashes.append([])
         key = hash((key, turn.role))
-        paragraphs = [text.strip() for text in turn.text.split("\n\n")]
+        said = turn.text.replace("\r\n", "\n")  # as a browser sent it
+        paragraphs = [text.strip() for text in said.split("\n\n")]
         for paragraph in filter(None, paragraphs):
             key = hash((key, paragraph))
             hashes[-1].append(key)

@@ -60,8 +60,8 @@ from userlm.types import Conversation
 MARKS = ("email", "phone", "card", "ip", "key")
 """The kinds of data, for counting. A mark is the kind in capitals between angle brackets."""
 
-# keys of `meta` that are kept: whose it is
-_KEPT = frozenset(("source", "tree"))
+# keys of `meta` that are kept: which conversations are for one split
+_KEPT = frozenset(("tree",))
 _PASSES = 8
 """At most, so that no text takes quadratic time. Nearly all take two; `_follower` spares a list the
 others."""
@@ -80,8 +80,8 @@ def scrub(conversation: Conversation) -> tuple[Conversation, dict[str, int]]:
 
     Turns, the intent, the target of a response and every text, integer and key in `meta`, at any
     depth, are scrubbed: a system prompt, a goal, a rejected draft. The id, the person (`user`), the
-    id of the log, and in `meta` the source and the tree of replies are kept, since splits and
-    intervals need them. So a log that uses e-mail addresses as user ids keeps those.
+    id of the log, and in `meta` the tree of replies are kept, since splits and intervals need
+    them. So a log that uses e-mail addresses as user ids keeps those.
     """
     kept = {key: value for key, value in conversation.meta.items() if key in _KEPT}
     meta = {**conversation.meta, **dict.fromkeys(kept)}

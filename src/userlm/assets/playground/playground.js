@@ -331,7 +331,8 @@ function plain(line) {
 
 async function listSaved() {
   const talks = await call("saved");
-  const options = talks.map((talk) => el("option", { value: talk.id }, `${talk.intent || "no intent"} (${talk.turns} turns)`));
+  const label = (talk) => visible(`${talk.intent || "no intent"} (${talk.turns} turns)`).textContent; // an option is text alone
+  const options = talks.map((talk) => el("option", { value: talk.id }, label(talk)));
   find("saved").replaceChildren(...(options.length ? options : [el("option", { value: "" }, "none yet")]));
 }
 

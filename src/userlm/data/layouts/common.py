@@ -25,7 +25,14 @@ from userlm.content import (
     read_part,
     read_parts,
 )
-from userlm.data.layouts.fields import Rejected, Row, need, parse_json, wrong_type
+from userlm.data.layouts.fields import (
+    Rejected,
+    Row,
+    need,
+    parse_json,
+    plain_number,
+    wrong_type,
+)
 from userlm.lines import Line
 from userlm.rows import OLDER_KEYS
 from userlm.text import has_words
@@ -293,7 +300,9 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
     Other fields may hold its words too: the same again, or all of them beside a content of files
     and calls. A refusal is shown beside the content; other words beside it are left out.
     """
-    content = message.get(field)
+    content = plain_number(message.get(field))
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        content = str(content)  # the choice in a menu
     if not isinstance(content, _CONTENTS):
         raise wrong_type(f"{where}.{field}", "a text or a list", content)
     parts = read_parts(content)

@@ -122,7 +122,7 @@ def id_of(row: Row, field: str) -> str:
     value = plain_number(row.get(field))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    return text_of({field: value}, field) or ""
+    return (text_of({field: value}, field) or "").strip()
 
 
 def scalars(row: Row, *fields: str) -> dict[str, str | int | float]:

@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
+from userlm.data.filters import FLAGS
 from userlm.data.layouts.common import (
     BESIDE_FIELDS,
     ROLES,
@@ -31,7 +32,6 @@ from userlm.data.layouts.common import (
     Side,
     assemble,
     read_messages,
-    side_of,
 )
 from userlm.data.layouts.fields import (
     Rejected,
@@ -52,11 +52,12 @@ _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
 LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
-_NUMBER_WITH_GAPS = re.compile(r"([0-9]{1,18})\.0")
+_NUMBER_WITH_GAPS = re.compile(r"([0-9]{1,18})[.,]0")
 _GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
+_LABELS = ("language", "kind", "model")
 _LINE_END = re.compile(r"\r*\n|\r")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
@@ -149,8 +150,11 @@ class Map:
         sides = {name: side for name, side in self.roles.items() if name not in ROLES}
         known = {*sides.values(), *(self.roles.get(role.lower()) for role in named)}
         sides |= dict.fromkeys(unknown, "assistant")
-        if "user" not in known:
-            sides[unknown[0]] = "user"
+        if "" in sides:
+            sides[""] = "system"
+        people = [role for role in unknown if role]
+        if "user" not in known and people:
+            sides[people[0]] = "user"
         # What cannot be written as a role has to be changed in the log.
         named_sides = (
             f"{name}={side}" for name, side in sides.items() if not {*",="} & {*name}
@@ -175,7 +179,7 @@ class Map:
             read = read_messages(numbered, self.messages, self.roles)
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
-        found = self.assembled(row, self.person_in(row), read)
+        found = self.assembled([row], self.person_in(row), read)
         return found.with_notes({"times not read": int(not is_ordered)})
 
     def _by_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
@@ -203,13 +207,20 @@ class Map:
     def _role_in(self, message: Row) -> Any:
         """Return the role of a message; as a text, if it is a number or whether it is of a bot."""
         role = plain_number(_at(message, self.role))
+        if role is None and "" in self.roles:
+            return ""
         return str(role) if isinstance(role, bool | int) else role
 
     def assembled(
-        self, row: Row, person: str, messages: Messages, whole: bool = True
+        self,
+        rows: Sequence[Row],
+        person: str,
+        messages: Messages,
+        whole: bool = True,
     ) -> Imported:
-        """Return the conversation of these messages of a person (empty: unknown), with what a row
-        says about it."""
+        """Return the conversation of these messages of a person (empty: unknown), with what the
+        first row says about it, and the labels of all."""
+        row = rows[0]
         paths = [getattr(self, each) for each in FIELDS]
         used = {*paths, *(path.split(".")[0] for path in paths)}
         intent = _at(row, self.intent)
@@ -218,14 +229,15 @@ class Map:
             id=self.id_in(row),
             user=person or None,
             intent=intent if isinstance(intent, str) and intent else None,
-            meta={},
+            meta=_labels(rows),
             whole=whole,
             lost_fields=count_others(row, used),
         )
 
-    def side(self, row: Row) -> Side:
-        """Return the side of a row that is a message."""
-        return side_of(self._role_in(row), f"field {self.role!r}", self.roles)
+    def side_in(self, row: Row) -> Side | None:
+        """Return the side of a row that is a message; `None` if its role is not known."""
+        role = self._role_in(row)
+        return self.roles.get(role.strip().lower()) if isinstance(role, str) else None
 
     def id_in(self, row: Row) -> str:
         """Return the id of the conversation of a row; empty if it has none."""
@@ -375,15 +387,17 @@ class Rows:
             else:
                 empty.append(each)
                 # Who sends a picture after an answer does not end there.
-                whole = whole and self._map.side(each[0]) != "user"
+                whole = whole and self._map.side_in(each[0]) != "user"
         if not kept:
             where = f"field {self._map.text!r}"
             raise Rejected("empty turn", f"none of its rows has words in {where}")
         # Answers may name another person: who gave them. A guest may log in later.
-        of_user = [row for row, _ in rows if self._map.side(row) == "user"]
-        about = (*of_user, rows[0][0])[0]
+        of_user = [row for row, _ in rows if self._map.side_in(row) == "user"]
         people = [*filter(None, map(self._map.person_in, of_user)), ""]
-        found = self._map.assembled(about, people[0], Messages(said, lost_parts), whole)
+        ordered = [*of_user, *(row for row, _ in rows)]
+        found = self._map.assembled(
+            ordered, people[0], Messages(said, lost_parts), whole
+        )
         _, first = kept[0]
         files = {place.file for _, place in kept}
         notes = {
@@ -398,13 +412,31 @@ class Rows:
     def _messages(self, placed: _Placed) -> Messages:
         """Return what a row says: nothing, if it has no words."""
         row, place = placed
-        numbered = [(place.number, self._map.message(row))]
+        message = self._map.message(row)
+        # A change of status may have no author, either.
+        if not message["content"] and self._map.side_in(row) is None:
+            return Messages([])
+        numbered = [(place.number, message)]
         try:
             return read_messages(numbered, "line", self._map.roles)
         except Rejected as rejected:
             if rejected.reason != "empty turn":
                 raise
             return Messages([])
+
+
+def _labels(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return what a log says about a conversation that `clean` and `score` look at: flags that any
+    of its rows has, and the first of each label."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        for name in FLAGS:
+            if str(plain_number(row.get(name))).lower() in ("true", "1"):
+                found[name] = True
+        for name in _LABELS:
+            if isinstance(value := row.get(name), str) and value:
+                found.setdefault(name, value)
+    return found
 
 
 def _with_plain_ends(row: Row) -> dict[str, Any]:
@@ -582,7 +614,7 @@ def _pairs(option: str, text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
         name, _, value = (part.strip() for part in pair.partition("="))
-        if not (name and value):
+        if not (value and (name or option == "--roles")):
             raise InputError(
                 f"{option} {text}: write NAME=VALUE, with commas between them"
             )

@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, NamedTuple
@@ -52,6 +53,9 @@ _CONVERSATION = (
 )
 _PERSON = ("user.id", "enduser.id", "traceloop.association.properties.user_id")
 _PARENT = ("parentSpanId", "parent_span_id", "parent_id")
+_STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
+_UNITS = ((11, 1), (14, 1e3), (17, 1e6))
+"""Up to so many digits a time has so many units a second; with more it is in nanoseconds."""
 _DROPPED = ("droppedAttributesCount", "dropped_attributes_count")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
 _MOST_WAITING = 1_000
@@ -498,11 +502,16 @@ def _first(attributes: Row, names: Sequence[str]) -> str | None:
 
 
 def _start(span: Row) -> str | None:
-    """Return when a call began: nanoseconds since 1970 in OTLP, ISO text elsewhere."""
-    start = _first(span, ("startTimeUnixNano", "start_time_unix_nano", "start_time"))
+    """Return when a call began: in OTLP nanoseconds since 1970, elsewhere ISO text, in tables also
+    milliseconds or a time."""
+    value = next(filter(None, map(span.get, _STARTS)), None)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    start = _first(span, _STARTS)
     if start is None or not start.isdecimal():
         return start
-    return utc_time(start, 1e9)
+    unit = next((unit for digits, unit in _UNITS if len(start) <= digits), 1e9)
+    return utc_time(start, unit)
 
 
 # --- messages -------------------------------------------------------------------------------------
