@@ -335,6 +335,34 @@ def test_the_shortcuts_draw_again_take_back_save_and_begin_anew(page, tmp_path):
         wait(page, 0)
 
 
+@pytest.mark.parametrize("key", ["Enter", "Alt+r"])
+def test_a_key_that_is_held_asks_for_one_turn(key, page, tmp_path):
+    user = Script(["one", "two", "three", "four"])
+    speakers = {"user": user, "assistant": Script(["well"] * 4)}
+    with playing(speakers, tmp_path) as server:
+        opened(page, server)
+        choose_seat(page, "watch")
+        press(page, "next")
+        wait(page, 1)
+        tab_to(page, "next")
+        *modifiers, last = key.split("+")
+        for modifier in modifiers:
+            page.keyboard.down(modifier)
+        page.keyboard.down(last)
+        for _ in range(3):  # each is a repeat, as long as the key is not released
+            wait(page, 2 if key == "Enter" else 1)
+            page.keyboard.down(last)
+        page.keyboard.up(last)
+        wait(page, 2 if key == "Enter" else 1)
+        page.wait_for_timeout(300)
+        wait(page, 2 if key == "Enter" else 1)
+        assert find_seed(page) == ("0" if key == "Enter" else "1")
+
+
+def find_seed(page: Page) -> str:
+    return page.locator("#seed").input_value()
+
+
 def test_the_page_asks_for_the_key_and_sends_it_to_this_server_alone(
     page, tmp_path, faults, serious
 ):

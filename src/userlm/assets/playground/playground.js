@@ -407,10 +407,12 @@ function listen() {
   find("load").addEventListener("click", load);
   find("view").addEventListener("toggle", () => { if (find("view").open) look(); });
   document.addEventListener("keydown", (event) => {
+    // A key that is held counts once: each turn may be paid.
+    if (event.repeat && event.key === "Enter" && event.target.tagName === "BUTTON") event.preventDefault();
     const button = event.altKey && !event.ctrlKey && !event.metaKey && SHORTCUTS[event.code];
     if (!button) return;
     event.preventDefault();
-    find(button).click();
+    if (!event.repeat) find(button).click();
   });
   find("form").addEventListener("submit", (event) => event.preventDefault());
   for (const choice of document.querySelectorAll("[name=seat]")) choice.addEventListener("change", () => show());
