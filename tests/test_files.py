@@ -48,6 +48,8 @@ def test_numbers_in_names_are_sorted_by_their_value(tmp_path):
     lay(tmp_path, *parts[::-1])
     assert names(tmp_path / "in", inside=tmp_path) == parts
     assert names(tmp_path / "in/*/*.jsonl", inside=tmp_path) == parts
+    lay(tmp_path / "all", "2024/a.jsonl", "\uff12\uff10/a.jsonl", "old/a.jsonl")
+    assert len(names(tmp_path / "all")) == 3
 
 
 def error(*places: str | Path) -> str:

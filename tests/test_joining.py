@@ -125,6 +125,18 @@ def test_an_answer_that_no_other_call_repeats_is_kept():
         assert ids(begun, cut, other) == ["a", "b"]
 
 
+def test_of_one_id_a_shorter_row_does_not_take_the_place_of_a_longer_one():
+    long = log("a", "why?", "Let me see.\n\nIron.", user="p")
+    for short in (
+        log("a", "why?", "Let me see.", user="p"),
+        log("a", "why?", user="p"),
+    ):
+        joining = Joining()
+        place = joining.add(long)
+        assert not joining.are_one(short, place)
+        assert joining.are_one(long, joining.add(short))
+
+
 def test_of_one_id_an_answer_that_was_made_again_takes_the_place_of_the_first():
     rows = [
         log("a", *TALK[:2], user="p"),
@@ -272,6 +284,24 @@ def test_of_strangers_with_the_same_greeting_each_keeps_what_is_said_of_it():
     second = log("b", *TALK[:2], redacted=True), log("b", *TALK[:2], "and b?", "no")
     found = {each.id: each.meta for each in joined(*first, *second)}
     assert found == {"a": {"toxic": True}, "b": {"redacted": True}}
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        log("a", *TALK[:2], toxic=True),  # a guest
+        log("a", TALK[0], user="p", toxic=True),
+        log("a", TALK[0], "rust", user="p", toxic=True),  # made again
+    ],
+)
+def test_of_one_id_what_is_said_of_a_call_holds_for_all(first):
+    rows = [replace(first, intent="learn"), log("a", *TALK, user="p")]
+    joining = Joining()
+    place = None
+    for row in rows:
+        place = joining.add(row, place)
+    [found] = joining.plan(rows).apply(lambda: rows)
+    assert (found.intent, found.meta, found.user) == ("learn", {"toxic": True}, "p")
 
 
 def test_a_call_of_an_unknown_person_that_is_left_out_leaves_its_flags():

@@ -706,7 +706,16 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         {"completion": "hello"},
         {"response": json.dumps({"choices": [{"message": A}]})},
         {"response": {"choices": [{"index": 0, "message": A}]}},
-        {"choices": [{"text": "hello"}]},
+        {"choices": [{"text": "hello", "finish_reason": "stop"}]},
+        {"output": [{"type": "message", **A}]},
+        {"response": [A]},
+        {
+            "response": {
+                "candidates": [
+                    {"content": {"role": "model", "parts": [{"text": "hello"}]}}
+                ]
+            }
+        },
         {
             "choices": [
                 {"message": {**A, "content": [{"type": "text", "text": "hello"}]}}
@@ -727,7 +736,15 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
 
 @pytest.mark.parametrize(
     "beside",
-    [{"response": ""}, {"output": 5}, {"choices": []}, {"response": {"id": "r"}}],
+    [
+        {"response": ""},
+        {"output": 5},
+        {"choices": []},
+        {"response": {"id": "r"}},
+        {"choices": [{"label": "A", "text": "Rome"}, {"label": "B", "text": "Oslo"}]},
+        {"response": {"choices": [{"message": {"role": "assistant", "content": ""}}]}},
+        {"response": ["a", "b"]},
+    ],
 )
 def test_no_answer_beside_the_messages_is_none(beside):
     conversation = convert({"messages": [U], **beside}, None, "x").conversation
@@ -742,6 +759,26 @@ def test_messages_of_several_conversations_are_no_conversation(field):
     with pytest.raises(Rejected, match=f"are of 2 conversations.*id={field}"):
         convert({"messages": items}, None, "x")
     assert len(convert({"messages": items[:2]}, None, "x").conversation.turns) == 2
+
+
+def test_an_answer_beside_the_messages_may_be_json_cut_or_behind_a_notice():
+    json_answer = {"messages": [U], "response": '{"answer": "Paris"}'}
+    assert convert(json_answer, None, "x").conversation.turns[1].text == (
+        '{"answer": "Paris"}'
+    )
+    cut = {"messages": [U], "choices": [{"message": A, "finish_reason": "length"}]}
+    assert not convert(cut, None, "x").conversation.ended
+    notice = {"messages": [U, {"role": "system", "content": "Be brief."}]}
+    found = convert({**notice, "response": "hello"}, None, "x").conversation
+    assert len(found.turns) == 2 and found.ended
+
+
+def test_a_conversation_of_ones_own_has_the_id_of_its_field():
+    row = {"conversation_id": "c1", "user_id": "u1", "conversation": [U, A]}
+    found = convert(row, None, "x").conversation
+    assert (found.id, found.user) == ("c1", "u1")
+    del row["user_id"]
+    assert convert(row, None, "x").conversation.meta["source"] == "lmsys"
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,15 @@ def test_tools_refusals_and_thoughts_of_messages_cut_nothing(tmp_path):
     assert found.meta["thought"] == "It says so."
 
 
+def test_other_things_beside_a_message_are_no_calls_and_no_words(tmp_path):
+    beside = {"tool_calls": 2, "refusal": "full_compliance", "thinking": True}
+    talk = [{"who": "user", "says": "q"}, {"who": "bot", "says": "a", **beside}]
+    fields = "messages=talk,role=who,text=says"
+    [found] = imported(tmp_path, json.dumps({"talk": talk}), kind=".jsonl", map=fields)
+    assert said(found) == [("user", "q"), ("assistant", "a")]
+    assert found.ended and not found.meta
+
+
 @pytest.mark.parametrize("gap", ["NULL", "null", "None", "<NA>", r"\N", "nan", ""])
 def test_people_without_an_id_are_not_one_person(gap, tmp_path):
     rows = "".join(f"{n},customer,Hi,{gap}\n{n},agent,Hello,{gap}\n" for n in (1, 2))
@@ -147,7 +156,8 @@ def test_messages_of_a_row_are_in_the_order_of_their_times(step, tmp_path):
     row = json.dumps({"data": list_[::step]})
     [found] = imported(tmp_path, row, kind=".jsonl", map=fields)
     assert [text for _, text in said(found)] == ["a", "b", "c"]
-    assert "note: times not read" not in counts(tmp_path)
+    # If the newest are first, nobody knows which of one time is.
+    assert counts(tmp_path).get("note: times not read", 0) == int(step < 0)
 
 
 def test_messages_of_a_row_without_times_stay_and_it_is_counted(tmp_path):
@@ -213,6 +223,12 @@ def test_flags_and_labels_of_a_log_are_kept(tmp_path):
     (tmp_path / "2").mkdir()
     [found] = imported(tmp_path / "2", json.dumps(row), kind=".jsonl", map=fields)
     assert found.meta == {"toxic": True, "redacted": True}
+    for n, flag in enumerate(("t", "yes", "1.0"), 3):
+        (tmp_path / str(n)).mkdir()
+        table = f"ticket,from,body,toxic\n1,user,Hi,{flag}\n"
+        options = {"map": "role=from,text=body,id=ticket", "roles": None}
+        [found] = imported(tmp_path / str(n), table, **options)
+        assert found.meta == {"toxic": True}
 
 
 def test_a_row_with_neither_author_nor_words_is_left_out_alone(tmp_path):

@@ -631,6 +631,23 @@ def test_the_start_of_a_span_may_have_any_unit(start):
     assert found.meta["timestamp"] == "2024-05-01T09:05:00+00:00"
 
 
+def test_a_call_may_be_the_first_span_that_says_whose_its_calls_are():
+    child, first = traced("ann", *TALK[:2])
+    first["attributes"] |= call("Which tool?", "none")
+    found = [each.imported.conversation for each in read(child, first)]
+    assert [(each.id, each.user) for each in found] == [
+        ("session of ann", "ann"),
+        ("session of ann/2", "ann"),
+    ]
+
+
+def test_an_answer_that_was_made_again_replaces_the_one_that_waited_longer():
+    waits = {**sdk(call("hi", "old", conversation="c1"), "ta"), "parent_id": "0x9"}
+    again = sdk(call("hi", "new", conversation="c1"), "tb")
+    found = the_only(waits, again).conversation
+    assert found.turns[1].text == "new"
+
+
 def test_a_call_says_itself_whose_it_is_and_many_wait_for_nobody(monkeypatch):
     monkeypatch.setattr(otel, "_MOST_WAITING", 2)
     ((alone, first), others) = traced("ann", *TALK[:2]), range(5)

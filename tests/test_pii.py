@@ -43,6 +43,31 @@ def test_an_email_address_goes(text, clean):
     assert scrub_text(text)[0] == clean
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("write to ann@example.de.Thanks a lot", "write to <EMAIL>.Thanks a lot"),
+        ("ann@example.co.uk.I wait", "<EMAIL>.I wait"),
+        ("Ann@Example.Info", "<EMAIL>"),
+        ("Call me just in case: 415-555-0132", "Call me just in case: <PHONE>"),
+        ("Area code: (415) 555-0132", "Area code: <PHONE>"),
+        ("It is about my order. 415-555-0132", "It is about my order. <PHONE>"),
+        ("about my order\n415-555-0132", "about my order\n<PHONE>"),
+        ("Tel: 2222-1234", "Tel: <PHONE>"),
+        (r'"import x\n@pytest.fixture\ndef a()"', None),
+        (r'"DB_PASSWORD=secret\nDB_PORT=5432\nAPP=production"', None),
+        ("order no. 415-555-0132", None),
+        ("Culture=neutral, PublicKeyToken=" + "30ad4fe6b2a6" + "aeed'", None),
+        ('{"nextPageToken": "' + "CiAKGjBpNDd2" + 'Nmp2MTIz"}', None),
+        ("'password' => 'required|min:8'", None),
+        ("Password: 8-20 characters, the password is base64-encoded, pw = 1000", None),
+        ('"password": "' + "Tr0ub4dor" + ',horse9", "a"', '"password": "<KEY>", "a"'),
+    ],
+)
+def test_sentences_and_escapes_beside_data_are_none_of_it(text, clean):
+    assert scrub_text(text)[0] == (clean or text)
+
+
 def said(item):
     talk = Conversation("c").say("hi").say(item.before or "Hello!").say(item.marked)
     return replace(talk, turns=(*talk.turns[:-1], Turn("user", item.text)))

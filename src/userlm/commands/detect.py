@@ -361,6 +361,8 @@ def _ask(
                 progress.advance(job, len(batch))
                 if isinstance(answers, ModelError):
                     errors |= dict.fromkeys(batch, str(answers))
+                    if batch[0] in tasks:
+                        continue  # to ask for its result again costs nothing
                     failed_in_a_row += 1
                     if answers.permanent or failed_in_a_row == GIVE_UP:
                         budget.stop(str(answers))

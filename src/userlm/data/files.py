@@ -459,10 +459,12 @@ def _public(text: str) -> str:
 def _order(path: str | Path) -> list[list[str | int]]:
     """Return what to sort paths by: numbers in them by their value, so that `part-10` is after
     `part-9`."""
-    return [
-        [int(piece) if piece.isdecimal() else piece for piece in _NUMBER.split(part)]
-        for part in Path(path).parts
-    ]
+    return [_pieces(part) for part in Path(path).parts]
+
+
+def _pieces(name: str) -> list[str | int]:
+    pieces = _NUMBER.split(name)  # every second one is a number
+    return [int(piece) if n % 2 else piece for n, piece in enumerate(pieces)]
 
 
 def _kind(name: str) -> str:

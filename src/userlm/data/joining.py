@@ -19,13 +19,13 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from userlm.data.windows import Windows, flags_of, join, with_facts
+from userlm.data.windows import Windows, facts_of, join, with_facts
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -73,10 +73,12 @@ class Plan:
     Attributes:
         continued: those with which another one begins; they are left out.
         segments: for each piece, its segment.
+        later: of calls with one id, the next one that goes on from each.
     """
 
     continued: frozenset[int]
     segments: dict[int, Segment]
+    later: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def merged(self) -> int:
@@ -98,7 +100,12 @@ class Plan:
         """
         facts = self._facts(conversations()) if self.continued else {}
         held: defaultdict[int, dict[int, Conversation]] = defaultdict(dict)
+        carried: dict[int, Conversation] = {}  # to the next call of an id
         for place, conversation in enumerate(conversations()):
+            if place in carried:
+                conversation = with_facts(conversation, [carried.pop(place)])
+            if place in self.later:
+                carried[self.later[place]] = facts_of(conversation)
             if place in self.continued:
                 continue
             if facts:
@@ -121,12 +128,11 @@ class Plan:
         any."""
         facts: dict[_Key, Conversation] = {}
         for place, conversation in enumerate(conversations):
-            flags = flags_of(conversation)
-            if place in self.continued and (conversation.intent or flags):
+            alone = facts_of(conversation)
+            if place in self.continued and (alone.intent or alone.meta):
                 whole = _history(conversation).whole
                 turns = len(conversation.turns) - _is_open(conversation)
                 key = _own(conversation, whole, turns)
-                alone = replace(conversation, turns=(), ended=False, meta=flags)
                 facts[key] = with_facts(alone, [facts.get(key, alone)])
         return facts
 
@@ -146,11 +152,12 @@ class Joining:
         self._asked = array("q")  # those up to the last turn of the user
         self._asked = array("q")  # without the last answer
         self._beginnings = array("q")
+        self._starts = array("q")  # of the beginnings of each
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
-        self._earlier: set[int] = (
-            set()
-        )  # places of calls that a later one of their id goes on from
+        self._earlier: dict[
+            int, int
+        ] = {}  # of a call, and the one of its id that goes on from it
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
@@ -166,10 +173,11 @@ class Joining:
         """
         place = len(self._wholes)
         if before is not None and self._continues(conversation, before):
-            self._earlier.add(before)
+            self._earlier[before] = place
         history = _NOT_COMPARED if self._are_whole else _history(conversation)
         self._wholes.append(history.whole)
         self._asked.append(history.asked)
+        self._starts.append(len(self._beginnings))
         self._beginnings.extend(history.beginnings)
         self._windows.add(conversation, self._whose(conversation))
         if history.whole and _is_open(conversation):
@@ -202,9 +210,13 @@ class Joining:
         begins with all of that, or all but a last answer, which was made again. That one may be of
         a guest."""
         whole, asked = self._wholes[place], self._asked[place]
+        end = next(iter(self._starts[place + 1 : place + 2]), len(self._beginnings))
+        shorter = self._beginnings[self._starts[place] : end]
         for each in (conversation, replace(conversation, user=None)):
             history = _history(each, are_of_one_id=True)
-            if history.whole == whole:  # a copy
+            if (
+                history.whole == whole or history.whole in shorter
+            ):  # a copy, or a part of it
                 return False
             if whole in history.beginnings or asked in history.beginnings:
                 return True
@@ -222,7 +234,9 @@ class Joining:
         places = set(np.flatnonzero(is_continued).tolist())
         unsure = places.intersection(self._last_answers)
         continued = frozenset(
-            self._earlier | places - unsure | self._continued(unsure, conversations)
+            self._earlier.keys()
+            | places - unsure
+            | self._continued(unsure, conversations)
         )
         counting = {
             source for (source, _), each in self._pieces.items() if _count(each)
@@ -236,7 +250,7 @@ class Joining:
         for chain_of_calls in self._windows.chains(continued | segments.keys()):
             calls, shared = zip(*chain_of_calls, strict=True)
             segments.update(dict.fromkeys(calls, Segment(calls, shared=shared)))
-        return Plan(continued, segments)
+        return Plan(continued, segments, self._earlier)
 
     def _continued(
         self, places: Set[int], conversations: Iterable[Conversation]
@@ -388,7 +402,7 @@ def _hashes(conversation: Conversation, whose: object) -> list[list[int]]:
         key = hash((key, turn.role))
         said = turn.text.replace("\r\n", "\n")  # as a browser sent it
         paragraphs = [text.strip() for text in said.split("\n\n")]
-        for paragraph in filter(None, paragraphs):
+        for paragraph in [*filter(None, paragraphs)] or [""]:
             key = hash((key, paragraph))
             hashes[-1].append(key)
     return hashes

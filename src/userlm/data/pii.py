@@ -43,7 +43,6 @@ from typing import Any
 
 from userlm.data.characters import Places, end_of, hides, plain, shown_text
 from userlm.data.pii_patterns import (
-    ASKED,
     ASKING,
     BEFORE_NUMBER,
     CUED,
@@ -53,6 +52,7 @@ from userlm.data.pii_patterns import (
     SENTENCE_END,
     SIX_DIGITS,
     Form,
+    asks_for_phone,
     is_other,
 )
 from userlm.types import Conversation
@@ -163,7 +163,7 @@ def _asked(before: str) -> str:
     """
     sentences = SENTENCE_END.split(before[-_QUESTION:])
     asking = [each for each in sentences if ASKING.search(each)] or sentences[-1:]
-    if any(ASKED.search(each) for each in asking):
+    if asks_for_phone(asking):
         return "phone"
     asked = " ".join(asking)
     return "my number" if MENTIONED.search(asked) and not NAMED.search(asked) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
 
@@ -74,14 +74,16 @@ _NO_ENDING = r"""
 """
 _ENDING = rf"""
     (?i: com | org | net | edu | gov | mil
+    | (?: info | biz | online | shop | store | site | app | dev | cloud | tech ) (?!\()
     | (?: [a-z]{{2}} (?<!\.(?-i:mT))
           (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
         | (?!{_NO_ENDING}) (?-i: [a-z]{{3,24}} | [A-Z]{{3,24}} ) (?! [(\[] | _[a-z0-9] )
-      ) (?! \.[a-z_] ) )  # x@w.to.T
+      ) (?-i: (?! \.(?: [a-z_] | T\b ) ) ) )  # x@w.to.T, but not the next sentence
     (?![A-Za-z0-9])
 """
 _EMAIL = rf"""
     (?<![{_LETTERS}0-9._%+-])
+    (?! (?<=\\) [nrt]@ )  # a decorator on the next line of a JSON string
     (?! git@ (?: (?:github|gitlab|bitbucket)\. | [A-Za-z0-9.-]{{1,250}}[:/][\w~/] ) | this@ )
     (?: (?:[{_LETTERS}0-9._%+-]{{1,30}}[._-])? [DdLlMmNnOo]' )?  # john.o'brien@, but not b'john@
     [{_LETTERS}0-9._%+-]{{1,64}} @
@@ -110,15 +112,17 @@ _NAMED_PASSWORD = rf"""
         | (?<![a-z])pw (?=[ ]?[:=]) )
       | [Cc]ontraseña | 密码 ) [0-9]?
     (?: {_IS} | (?<=--password)[ ] | [ ]-[ ] )
-    (?P<value> (?: [^\s"'`<>,;&] | &(?![\w-]{{1,30}}=) ){{3,127}} [^\s"'`<>,;&.:?)\]}}] )
+    (?P<value> (?<=["']) [^\s"'`\\]{{4,128}} (?=["'])
+      | (?: [^\s"'`<>,;&\\] | &(?![\w-]{{1,30}}=) ){{3,127}} [^\s"'`<>,;&.:?)\]}}\\] )
 """
 _PASSWORD_CUES = (
     *("passw", "kennwort", "passcode", "passphrase", "pwd", "pw", "mot de passe"),
     *("contraseña", "密码"),
 )
 _NAMED_TOKEN = rf"""
-    (?i: (?:api|access|account|auth|private|secret)[ _-]?key | secret | token ) {_IS}
-    (?P<value> (?<=["'`]) [^\s"'`<>]{{16,}}+ | [A-Za-z0-9._~+/=-]{{16,}}+ )
+    (?i: (?:api|access|account|auth|private|secret)[ _-]?key | secret
+      | (?<!publickey)(?<!page)(?<!page_)token ) {_IS}
+    (?P<value> (?<=["'`]) [^\s"'`<>\\]{{16,}}+ | [A-Za-z0-9._~+/=-]{{16,}}+ )
 """
 _AUTHORIZATION = r"""
     (?i:authorization) ["'`]? [ ]?[:=][ ]? ["'`]? (?i:basic|token)[ ]
@@ -128,6 +132,7 @@ _CODE = re.compile(
     r"""[\w.]*[(\[] | [$%]?[{(<]  # a call, and what is filled in
     | \$[A-Z_] | [a-z_]\w*(?:\.[A-Za-z_]\w*)+\Z | [a-z]+_passw(?:or)?d[0-9]*\Z  # variables
     | ~?/ | [A-Z]:\\ | 0x  # paths, addresses
+    | [a-z]+\| | x: | [0-9]{1,5}\Z | [0-9]+-[0-9]+\Z | (?:base64|md5|sha[0-9]|utf-?8|bcrypt|argon2)
     | [A-Z0-9]+(?:_[A-Z0-9]+)+\Z | (?i:.{0,20}(?:your|xxx|\.\.\.))""",  # placeholders
     re.VERBOSE,
 )
@@ -388,9 +393,10 @@ _IS_A_PHONE = re.compile(
     re.IGNORECASE,
 )
 _THING = r"""
-    (?: order | ticket | case | invoice | booking | reservation | reference | ref | tracking
-    | parcel | shipment | policy | serial | imei | iban | isbn | article | item | product | sku
-    | part | error | code | build | rma | claim | transaction | receipt
+    (?: order | ticket | invoice | booking | reservation | reference | ref | tracking
+    | (?:case|part|article|claim) (?= [ ]?(?:number|no\b|nr\b|id\b|[#]) )
+    | parcel | shipment | policy | serial | imei | iban | isbn | item | product | sku
+    | build | error | (?<!area[ ])(?<!country[ ])code | rma | transaction | receipt
     | bestellung | pedido | commande | ordine
     | (?:bestell|auftrags|kunden|rechnungs|vertrags)nummer
     | (?:customer|client|account|member|membership|store|confirmation|contract|tax)[ ]
@@ -398,7 +404,8 @@ _THING = r"""
 """
 _OTHER = re.compile(
     rf"""(?<![^\W_]) (?! contract ) {_THING}
-    [\W_]{{1,3}} (?: (?:number|no|nr|num|id|code|is|was) [\W_]{{1,3}} ){{0,3}} \Z""",
+    [ \t#:=_"'-]{{1,3}}
+    (?: (?:number|no\.?|nr\.?|num|id|code|is|was) [ \t#:=_"'-]{{1,3}} ){{0,3}} \Z""",
     re.IGNORECASE | re.VERBOSE,
 )
 """What is before the number of something else, which may look like a phone number. A "contract
@@ -438,7 +445,7 @@ _ELSEWHERE = r"""
         | tel(?=[.:]) ) s? (?![^\W_])
     | 电话 | 電話 | 手机 | 手機 | 携帯 | 전화
 """
-ASKED = re.compile(
+_ASKED = re.compile(
     "|".join(
         (
             *(_PHONE_NUMBER, _YOUR_PHONE, _YOUR_NUMBER, _WHICH_NUMBER, _TO_CALL_YOU),
@@ -447,7 +454,33 @@ ASKED = re.compile(
     ),
     re.IGNORECASE | re.VERBOSE,
 )
-"""What asks for a phone number in a sentence."""
+_A_PHONE = re.compile(
+    r"\b(?:(?:tele|cell\s?|mobile\s)?phone|mobile|cell|whatsapp)s?\b", re.IGNORECASE
+)
+_NO_NUMBER = re.compile(
+    r"""\b (?: (?:by|over|via|per|on) (?:\s(?:the|your))?
+        | (?:order|bought|buy|restart|reboot|reset|charg|updat|unlock|deliver|return)\w*
+          (?:\s(?:the|your|a|this|new)){0,2} ) \s (?:cell|mobile)?\s?phone\b
+    | \b the \s (?:cell|mobile)?\s?phone\b (?! \s(?: on\sfile | or | and | for | you | we )\b )
+    | \b (?:is|does|about|of) \s your \s phone\b (?! \s?[?:] )
+    | phone \s (?: case | model | support | line | screen | app | store | plan | charger | call
+        | do\b | was\b | online | worth | numbers )
+    | mobile \s (?: data | app | plan )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Where a phone is a thing and no number."""
+
+
+def asks_for_phone(asking: Sequence[str]) -> bool:
+    """Return whether sentences that ask for something ask for a phone number: one does by its
+    words, or names a phone while nothing else is named that has a number."""
+    if any(map(_ASKED.search, asking)):
+        return True
+    asked = " ".join(asking)
+    is_named = _A_PHONE.search(_NO_NUMBER.sub(" ", asked)) is not None
+    return is_named and not NAMED.search(asked)
+
+
 MENTIONED = re.compile(
     r"\b(?:numbers?|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|text|sms|call|ring|reach"
     r"|contact)\b",
@@ -455,7 +488,7 @@ MENTIONED = re.compile(
 )
 """What may ask for one, unless something else is `NAMED` that has a number."""
 NAMED = re.compile(
-    rf"""\b (?: {_THING} (?:s|ed)? | id | log | statement | help
+    rf"""\b (?: {_THING} (?:s|ed)? | id | ean | photo | picture | log | statement | help
     | how\s(?:much|many) | what\s\w+\sI\scall | number\s(?:is|was|of|on|comes|does|did) ) \b""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -475,7 +508,8 @@ _DATE = re.compile(
     r"[0-3]?[0-9]([./ -])[0-3]?[0-9]\1(?:19|20)?[0-9]{2}(?![0-9]|\1)"
     r"|(?:19|20)[0-9]{2}([./-])[01]?[0-9]\2[0-3]?[0-9](?![0-9]|\2)"
     r"|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9])"
-    r"|[0-2][0-9][0-5][0-9]-[0-2][0-9][0-5][0-9]\Z"  # from half past nine to five, 0930-1700
+    # From half past nine to five, 0930-1700.
+    r"|(?:[01][0-9]|2[0-3])(?:00|15|30|45)-(?:[01][0-9]|2[0-3])(?:00|15|30|45)\Z"
 )
 _IN_ORDER = "01234567890123456789"
 

@@ -187,9 +187,10 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
     return with_facts(whole, calls)
 
 
-def flags_of(conversation: Conversation) -> dict[str, bool]:
-    """Return the flags that a log sets; see `filters.FLAGS`."""
-    return {name: True for name in FLAGS if conversation.meta.get(name) is True}
+def facts_of(conversation: Conversation) -> Conversation:
+    """Return a conversation with its intent and its flags (`filters.FLAGS`) alone."""
+    flags = {name: True for name in FLAGS if conversation.meta.get(name) is True}
+    return replace(conversation, turns=(), ended=False, meta=flags)
 
 
 def with_facts(
@@ -197,7 +198,7 @@ def with_facts(
 ) -> Conversation:
     """Return a conversation with the flags of all calls that are a part of it, and the intent of
     one if it has none."""
-    flags = chain.from_iterable(flags_of(call).items() for call in calls)
+    flags = chain.from_iterable(facts_of(call).meta.items() for call in calls)
     intents = (each.intent for each in (conversation, *calls))
     return replace(
         conversation,

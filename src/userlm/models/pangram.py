@@ -97,8 +97,10 @@ class Pangram:
         try:
             return self._detection(self._result(task, 0), 0)
         except ModelError as error:
+            self._unfetched = 0  # it was paid before: others go on
             if error.reason in NOT_OFFERED:
                 return None
+            error.permanent = False
             raise
 
     def _detection(self, found: Detection, billed: int) -> Detection:

@@ -40,10 +40,6 @@ def convert(row: Row) -> Imported:
     )
 
 
-_NAMED = {"conversation", "conversation_id"}
 LAYOUT = Layout(
-    "lmsys",
-    [_NAMED | {"turn"}, *(_NAMED | {flag} for flag in sorted(_FLAGS))],
-    convert,
-    lacks=PERSON_FIELDS,
+    "lmsys", [{"conversation", "conversation_id"}], convert, lacks=PERSON_FIELDS
 )

@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
+from userlm.content import THOUGHT_FIELDS
 from userlm.data.filters import FLAGS
 from userlm.data.layouts.common import (
     BESIDE_FIELDS,
@@ -57,6 +58,7 @@ _GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
+_TRUE = ("true", "t", "yes", "y", "1", "1.0")
 _LABELS = ("language", "kind", "model")
 _LINE_END = re.compile(r"\r*\n|\r")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
@@ -183,13 +185,15 @@ class Map:
         return found.with_notes({"times not read": int(not is_ordered)})
 
     def _by_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
-        """Return messages in the order of their times, and whether these could be read."""
+        """Return messages in the order of their times, and whether it is known: if the newest are
+        first, those of one time may be so, or not."""
         try:
             times = [_time(self.time_in(message)) for message in messages]
             is_reversed = times[0] > times[-1]  # type: ignore[operator]
             step = -1 if is_reversed else 1
             timed = [*zip(times, messages, strict=True)][::step]
-            return [each for _, each in sorted(timed, key=itemgetter(0))], True
+            is_known = not is_reversed or len(set(times)) == len(times)
+            return [each for _, each in sorted(timed, key=itemgetter(0))], is_known
         except (ValueError, TypeError, OverflowError, AttributeError):
             return messages, False
 
@@ -197,8 +201,19 @@ class Map:
         """Return a message in the form of OpenAI, with what it holds beside its text."""
         if not isinstance(message, Mapping):
             return message
-        beside = {name: message[name] for name in BESIDE_FIELDS if name in message}
-        return {**beside, **self.message(message)}
+        read = self.message(message)
+        beside = {name: parse_json(message.get(name)) for name in BESIDE_FIELDS}
+        kept = {
+            name: value
+            for name, value in beside.items()
+            # Elsewhere such a field is a number, or the label of a classifier.
+            if isinstance(value, list | dict)
+            or (
+                isinstance(value, str)
+                and (name in THOUGHT_FIELDS or not read["content"])
+            )
+        }
+        return {**kept, **read}
 
     def message(self, message: Row) -> dict[str, Any]:
         """Return the role and the text of a message, in the form of OpenAI."""
@@ -431,7 +446,7 @@ def _labels(rows: Iterable[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in rows:
         for name in FLAGS:
-            if str(plain_number(row.get(name))).lower() in ("true", "1"):
+            if str(row.get(name)).strip().lower() in _TRUE:
                 found[name] = True
         for name in _LABELS:
             if isinstance(value := row.get(name), str) and value:
@@ -491,7 +506,8 @@ def _comparable_time(value: Any) -> Any:
     if isinstance(time, datetime):
         whole = time.replace(microsecond=0)
         return whole.astimezone(UTC) if whole.tzinfo else whole
-    return int(time)
+    # A smaller number may be one of days.
+    return int(time) if abs(time) >= LEAST_EPOCH else plain_number(time)
 
 
 def _oldest_first(

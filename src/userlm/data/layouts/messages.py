@@ -4,8 +4,9 @@ calls them `contents`, and some logs `conversation`."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from userlm.data.layouts.common import (
     Imported,
@@ -27,6 +28,7 @@ from userlm.text import has_words
 
 _NAMES = ("messages", "contents", "conversation")
 _ANSWERS = ("response", "completion", "choices", "output")
+_CUT = ("length", "max_tokens")
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")
 
@@ -41,14 +43,14 @@ def convert(row: Row) -> Imported:
     items = list_of(row, name)
     _check_is_one(items, name)
     messages = read_messages(enumerate(items), name)
-    beside = ""
-    if messages.said[-1:] and messages.said[-1][0] in ("user", "tool"):
+    beside, answer = "", _Answer([])
+    sides = [side for side, _ in messages.said if side not in ("system", "thought")]
+    if sides[-1:] in (["user"], ["tool"]):
         beside, answer = _answer_beside(row)
-        if answer:
-            items = [*items, *answer]
-            messages = read_messages(enumerate(items), name)
+        with suppress(Rejected):  # an answer that is empty or odd leaves the request
+            messages = read_messages(enumerate([*items, *answer.messages]), name)
     meta, lost_fields = _extras(row, {name, beside})
-    whole = is_whole(row)
+    whole = is_whole(row) and not answer.is_cut
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
         del meta["ended"]
@@ -61,7 +63,7 @@ def convert(row: Row) -> Imported:
         lost_fields += 1
     return assemble(
         messages,
-        id=id_of(row, "id"),
+        id=id_of(row, "id") or (id_of(row, _IDS[0]) if name == _NAMES[-1] else ""),
         user=id_of(row, "user_id") or id_of(row, "user") or None,
         intent=intent or None,
         meta=meta,
@@ -85,35 +87,48 @@ def _check_is_one(items: Sequence[Any], name: str) -> None:
             )
 
 
-def _answer_beside(row: Row) -> tuple[str, list[Any]]:
-    """Return the field with the answer to the last message, and the answer as messages: where a
-    call is logged, the messages are its request. Empty if there is none."""
+class _Answer(NamedTuple):
+    """The messages of an answer, and whether it was cut at a limit."""
+
+    messages: Sequence[Any]
+    is_cut: bool = False
+
+
+def _answer_beside(row: Row) -> tuple[str, _Answer]:
+    """Return the field with the answer to the last message, and the answer: where a call is logged,
+    the messages are its request. Empty if there is none."""
     for name in _ANSWERS:
-        answer = parse_json(row.get(name))
-        if isinstance(answer, list) and name == "choices":
-            answer = {name: answer}
-        found = _messages_in(answer)
-        if found:
-            return name, found
-    return "", []
+        said = row.get(name)
+        given = parse_json(said)
+        answer = _answer_in({name: given} if name == "choices" else given)
+        if not answer.messages and isinstance(said, str):
+            answer = _answer_in(said)  # JSON that was asked for
+        if answer.messages:
+            return name, answer
+    return "", _Answer([])
 
 
-def _messages_in(answer: Any) -> list[Any]:
-    """Return the messages of an answer: a text, a message, or what an API returned."""
-    if isinstance(answer, str):
-        return [{"role": "assistant", "content": answer}] if has_words(answer) else []
+def _answer_in(answer: Any) -> _Answer:
+    """Return the answer in a text, in messages, or in what an API returned."""
+    if isinstance(answer, str) and has_words(answer):
+        return _Answer([{"role": "assistant", "content": answer}])
+    if isinstance(answer, list) and answer:
+        are_messages = all(isinstance(each, Mapping) for each in answer)
+        are_messages = are_messages and not {"role", "type"}.isdisjoint(answer[0])
+        return _Answer(answer if are_messages else [])
     if not isinstance(answer, Mapping):
-        return []
-    choices = answer.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
-        first = choices[0]
-        return _messages_in(first.get("message") or first.get("text"))
-    if isinstance(answer.get("message"), Mapping):
-        return [answer["message"]]
-    output = answer.get("output")
-    if isinstance(output, list):
-        return output
-    return [answer] if "role" in answer else []
+        return _Answer([])
+    for name in ("choices", "candidates"):  # of OpenAI, of Gemini
+        first = next(iter(answer.get(name) or ()), None)
+        if isinstance(first, Mapping):
+            reason = str(first.get("finish_reason") or first.get("finishReason"))
+            text = first.get("text") if "finish_reason" in first else None
+            found = _answer_in(first.get("message") or first.get("content") or text)
+            return _Answer(found.messages, reason.lower() in _CUT)
+    for inner in (answer.get("message"), answer.get("output")):
+        if isinstance(inner, Mapping | list):
+            return _answer_in(inner)
+    return _Answer([answer] if "role" in answer else [])
 
 
 def _extras(row: Row, used: Set[str]) -> tuple[dict[str, Any], int]:

@@ -183,17 +183,12 @@ class Spans:
         for row in _spans(line):
             try:
                 root = _root(row)
+                if root:
+                    self._note_root(*root)
                 span = _read(row, place)
             except Rejected as error:
                 errors.append(error)
                 continue
-            if root and (span is None or span.wraps):
-                trace, owner = root
-                before = self._roots.get(trace, owner)
-                self._roots[trace] = _Owner(
-                    before.name or owner.name, before.user or owner.user
-                )
-                self._release(trace)
             if span is None:
                 self._notes["spans without messages"] += 1
             else:
@@ -208,11 +203,18 @@ class Spans:
         elif not (self._kept or self._wrappers or self._waiting):
             self._silent.append((place, zlib.compress(dump(line), level=1)))
         for span, is_first in usable:
-            is_known = is_first or (span.name and span.user) or not span.trace
-            if is_known or span.trace in self._roots:
+            if is_first or (span.name and span.user) or not span.trace:
                 self._take(span)
+            elif span.trace in self._roots:
+                self._take(self._owned(span))
             else:
                 self._wait(span)
+
+    def _note_root(self, trace: str, owner: _Owner) -> None:
+        before = self._roots.get(trace, owner)
+        name, user = before.name or owner.name, before.user or owner.user
+        self._roots[trace] = _Owner(name, user)
+        self._release(trace)
 
     def _wait(self, span: _Span) -> None:
         """Keep a span until the first one of its trace says whose it is."""
@@ -225,12 +227,16 @@ class Spans:
         waiting = self._waiting.pop(trace, [])
         self._waiting_count -= len(waiting)
         for span in waiting:
-            self._take(span)
+            self._take(self._owned(span))
 
-    def _take(self, span: _Span) -> None:
+    def _owned(self, span: _Span) -> _Span:
+        """Return a span with what the first one of its trace says, where it says nothing itself."""
         name, user = self._roots.get(span.trace, (None, None))
         if (name and not span.name) or (user and not span.user):
-            span = span.of(span.name or name, span.user or user)
+            return span.of(span.name or name, span.user or user)
+        return span
+
+    def _take(self, span: _Span) -> None:
         if span.wraps:
             self._wrappers.append(span)
         else:
@@ -246,7 +252,8 @@ class Spans:
         else:
             self._notes["merged spans"] += 1
             before = self._kept[index]
-            longer = span if span.length >= before.length else before
+            is_longer = (span.length, span.place) >= (before.length, before.last)
+            longer = span if is_longer else before
             self._kept[index] = replace(
                 longer,
                 place=min(before.place, span.place),
