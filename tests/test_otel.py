@@ -672,8 +672,8 @@ def test_conversations_of_one_id_are_for_one_split():
 @pytest.mark.parametrize("step", [1, -1])
 def test_of_the_conversations_of_one_id_the_latest_by_its_time_has_the_end(step):
     rows = [
-        {**sdk(call(*texts, conversation="c1")), "start_time": f"2024-05-01T{hour}Z"}
-        for texts, hour in ((TALK, "09:00:00"), (LONG, "10:00:00"))
+        {**sdk(call(*texts, conversation="c1")), "start_time": f"2024-05-01T{hour}"}
+        for texts, hour in ((TALK, "11:00:00+02:00"), (LONG, "10:00:00Z"))
     ]
     found = [each.imported.conversation for each in read(*rows[::step])]
     assert {len(each.turns): each.ended for each in found} == {

@@ -139,7 +139,7 @@ class Plan:
 
 class Joining:
     """Collects what is needed of many conversations to find those that belong together: 8 bytes a
-    paragraph, and in logs that may be of calls 16 more a turn.
+    turn and a paragraph of the last one, and in logs that may be of calls 16 more a turn.
 
     Args:
         are_whole: whether each is known to be whole, as where the messages of an id were gathered:
@@ -178,7 +178,7 @@ class Joining:
         self._wholes.append(history.whole)
         self._asked.append(history.asked)
         self._starts.append(len(self._beginnings))
-        self._beginnings.extend(history.beginnings)
+        self._beginnings.extend(history.kept)
         self._windows.add(conversation, self._whose(conversation))
         if history.whole and _is_open(conversation):
             answer = conversation.turns[-1].text
@@ -347,14 +347,16 @@ class _History(NamedTuple):
         whole: of all of it, but for a last answer that may not be complete.
         asked: up to the last turn of its user.
         beginnings: of each beginning that may be an earlier call, and its number of turns.
+        kept: of these, those of whole turns, and all within the last one.
     """
 
     whole: int
     asked: int
     beginnings: Mapping[int, int]
+    kept: Sequence[int]
 
 
-_NOT_COMPARED = _History(0, 0, {})
+_NOT_COMPARED = _History(0, 0, {}, ())
 
 
 def _history(conversation: Conversation, are_of_one_id: bool = False) -> _History:
@@ -377,7 +379,9 @@ def _history(conversation: Conversation, are_of_one_id: bool = False) -> _Histor
     if len(hashes) > _TWO_EXCHANGES and not are_of_one_id:
         for key in hashes[0]:
             del beginnings[key]
-    return _History(whole, asked, beginnings)
+    kept = [*(keys[-1] for keys in hashes[:-1]), *hashes[-1]]
+    kept = [key for key in kept if key in beginnings]
+    return _History(whole, asked, beginnings, kept)
 
 
 def _own(conversation: Conversation, history: int, turns: int) -> _Key:

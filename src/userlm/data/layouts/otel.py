@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, NamedTuple
@@ -330,13 +330,22 @@ class Spans:
 def _latest(kept: Sequence[_Span]) -> dict[str, _Span]:
     """Return the last span of each id: by their times, since many tools export the newest first; by
     their places, if one of them has no time."""
-    untimed = {span.name for span in kept if not span.meta.get("timestamp")}
+    untimed = {span.name for span in kept if _moment(span) is None}
 
-    def order(span: _Span) -> tuple[str, Place]:
-        time = "" if span.name in untimed else span.meta["timestamp"]
-        return time, span.last
+    def order(span: _Span) -> tuple[float, Place]:
+        time = None if span.name in untimed else _moment(span)
+        return time or 0.0, span.last
 
     return {span.name: span for span in sorted(kept, key=order)}
+
+
+def _moment(span: _Span) -> float | None:
+    """Return when a call began, in seconds since 1970; `None` if it is not known."""
+    try:
+        time = datetime.fromisoformat(span.meta["timestamp"] or "")
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
@@ -468,7 +477,8 @@ def _root(row: Row) -> tuple[str, _Owner] | None:
     """Return the trace that a span is the first of, and whose it is; `None` if it is not the
     first."""
     trace = _trace(row)
-    if not trace or _first(row, _PARENT):
+    parent = _first(row, _PARENT) or ""
+    if not trace or parent.strip("0x"):
         return None
     attributes = attributes_of(_field(row, "attributes"), "attributes")
     name, user = (_first(attributes, names) for names in (_CONVERSATION, _PERSON))
