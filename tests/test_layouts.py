@@ -669,6 +669,19 @@ def test_a_log_of_ones_own_with_a_field_conversation_keeps_its_people(more):
     assert "source" not in conversation.meta
 
 
+def test_words_before_a_tool_call_with_its_result_are_no_last_answer():
+    tool = {"type": "tool-stock", "state": "output-available", "output": {"n": 5}}
+    text = {"type": "text", "text": "Let me look."}
+    row = {"messages": [U, {"role": "assistant", "parts": [text, tool]}]}
+    conversation = convert(row, None, "x").conversation
+    assert conversation.turns[1].text == "Let me look." and not conversation.ended
+
+
+def test_an_empty_column_of_people_is_no_log_of_ones_own():
+    row = {"conversation_hash": "h", "conversation": [U, A], "user": None}
+    assert guess(row) == "wildchat" == guess({**row, "user": ""})
+
+
 def test_turns_beside_messages_are_their_number():
     row = {"messages": [U, A], "turns": 2}
     conversation = convert(row, None, "x").conversation

@@ -427,8 +427,9 @@ _YOUR_NUMBER = r"""
     | number\s (?:\w+\s){0,4} (?:reach|call|text|ring|contact) ) \b
 """
 _WHICH_NUMBER = r"""
-    \b (?:what|which)\snumber \b (?! \s(?: of | on | in | for | comes | does | did
-        | do\syou\s(?:see|have) | (?:is|was) (?!\s(?:the\s)?(?:best|good|right)\b) ) \b )
+    \b (?:on|at|from|to) \s (?:what|which) \s number \b
+    | \b (?:what|which) \s number \b (?! \s(?:of|is\son)\b ) [^.!?]{0,40}? \b
+      (?:call|calling|text|ring|reach|contact|send|sent|code|booking|account|best|good|right|use) \b
 """
 _TO_CALL_YOU = r"""
     \b (?: how | where | when | way\sto | (?<!what\s)(?:can|may|could|shall)
@@ -482,8 +483,8 @@ def asks_for_phone(asking: Sequence[str]) -> bool:
 
 
 MENTIONED = re.compile(
-    r"\b(?:numbers?|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|text|sms|call|ring|reach"
-    r"|contact)\b",
+    r"\b(?:number|your\snumbers|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|sms|contact"
+    r"|(?:call|text|ring|reach)\s(?:you|me|us|back|them|him|her)|(?:a|by)\s(?:call|text))\b",
     re.IGNORECASE,
 )
 """What may ask for one, unless something else is `NAMED` that has a number."""

@@ -320,9 +320,10 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
         if calls := parse_json(message.get(name)):
             text = json.dumps(calls, ensure_ascii=False, default=str)
             each = calls if isinstance(calls, list) else [calls]
-            parts.append(
-                Part("result" if all(map(is_answered, each)) else "call", text)
-            )
+            if all(map(is_answered, each)):  # before what is said about it
+                parts.insert(0, Part("result", text))
+            else:
+                parts.append(Part("call", text))
     return parts
 
 
