@@ -278,11 +278,25 @@ def test_the_intent_of_a_stranger_with_the_same_greeting_is_no_intent_of_another
     assert (found.id, found.intent) == ("b", None)
 
 
-def test_of_strangers_with_the_same_greeting_each_keeps_what_is_said_of_it():
+def test_of_strangers_with_the_same_greeting_each_keeps_its_intent_and_all_the_flags():
     first = log("a", *TALK[:2], toxic=True), log("a", *TALK[:2], "and a?", "yes")
     second = log("b", *TALK[:2], redacted=True), log("b", *TALK[:2], "and b?", "no")
-    found = {each.id: each.meta for each in joined(*first, *second)}
-    assert found == {"a": {"toxic": True}, "b": {"redacted": True}}
+    rows = [replace(first[0], intent="learn"), first[1], *second]
+    found = {each.id: each for each in joined(*rows, log("c", *TALK[:3]))}
+    assert {id: each.intent for id, each in found.items()} == {
+        "a": "learn",
+        "b": None,
+        "c": None,
+    }
+    # The same turns: what is toxic of one is of all.
+    assert all(set(each.meta) == {"toxic", "redacted"} for each in found.values())
+
+
+def test_what_is_said_of_the_first_call_holds_for_a_long_conversation():
+    first = replace(log("1", TALK[0], user="p", toxic=True), intent="learn")
+    rows = [first, *(log(f"{n}", *TALK[:n], user="p") for n in (3, 5))]
+    [found] = joined(*rows)
+    assert (found.intent, found.meta) == ("learn", {"toxic": True})
 
 
 @pytest.mark.parametrize(

@@ -721,6 +721,8 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         {"response": {"choices": [{"index": 0, "message": A}]}},
         {"choices": [{"text": "hello", "finish_reason": "stop"}]},
         {"output": [{"type": "message", **A}]},
+        {"output": [U, A]},
+        {"response": {"role": "assistant", "content": ""}, "output": "hello"},
         {"response": [A]},
         {
             "response": {
@@ -757,6 +759,9 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
         {"choices": [{"label": "A", "text": "Rome"}, {"label": "B", "text": "Oslo"}]},
         {"response": {"choices": [{"message": {"role": "assistant", "content": ""}}]}},
         {"response": ["a", "b"]},
+        {"choices": 3},
+        {"response": {"choices": 5}},
+        {"response": {"candidates": True}},
     ],
 )
 def test_no_answer_beside_the_messages_is_none(beside):
@@ -779,8 +784,16 @@ def test_an_answer_beside_the_messages_may_be_json_cut_or_behind_a_notice():
     assert convert(json_answer, None, "x").conversation.turns[1].text == (
         '{"answer": "Paris"}'
     )
-    cut = {"messages": [U], "choices": [{"message": A, "finish_reason": "length"}]}
-    assert not convert(cut, None, "x").conversation.ended
+    odd = '[{"type": "button", "text": "Yes"}]'
+    given = convert({"messages": [U], "response": odd}, None, "x").conversation
+    assert given.turns[1:] == () or given.turns[1].text in (odd, "Yes")
+    for cut in (
+        {"choices": [{"message": A, "finish_reason": "length"}]},
+        {"response": {**A, "stop_reason": "max_tokens"}},
+        {"response": {"status": "incomplete", "output": [A]}},
+        {"response": "hel", "finish_reason": "length"},
+    ):
+        assert not convert({"messages": [U], **cut}, None, "x").conversation.ended
     notice = {"messages": [U, {"role": "system", "content": "Be brief."}]}
     found = convert({**notice, "response": "hello"}, None, "x").conversation
     assert len(found.turns) == 2 and found.ended

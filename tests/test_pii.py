@@ -60,7 +60,12 @@ def test_an_email_address_goes(text, clean):
         ("Culture=neutral, PublicKeyToken=" + "30ad4fe6b2a6" + "aeed'", None),
         ('{"nextPageToken": "' + "CiAKGjBpNDd2" + 'Nmp2MTIz"}', None),
         ("'password' => 'required|min:8'", None),
-        ("Password: 8-20 characters, the password is base64-encoded, pw = 1000", None),
+        ("Password: 8-20 characters, the password is base64-encoded", None),
+        (
+            "my passcode is 4821, password: 2024-1987",
+            "my passcode is <KEY>, password: <KEY>",
+        ),
+        ("password: Abc1" + "\\def9", "password: <KEY>"),
         ('"password": "' + "Tr0ub4dor" + ',horse9", "a"', '"password": "<KEY>", "a"'),
     ],
 )

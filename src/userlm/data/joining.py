@@ -44,7 +44,7 @@ _EXCHANGE, _TWO_EXCHANGES = 2, 4  # turns
 _Piece = tuple[int, int, int]
 """The number of the first message, how many turns there are, and the place in the file."""
 _Key = tuple[int, str]
-"""The hash of a history, and whose it is if others may begin in the same way."""
+"""The hash of a history, and the id of its call; empty for what holds for all with this history."""
 _Answer = tuple[int, int]
 """The length and the hash of the beginning of an answer."""
 
@@ -109,9 +109,7 @@ class Plan:
             if place in self.continued:
                 continue
             if facts:
-                beginnings = _history(conversation).beginnings
-                keys = [_own(conversation, *each) for each in beginnings.items()]
-                earlier = [facts[key] for key in reversed(keys) if key in facts]
+                earlier = _earlier(facts, conversation)
                 conversation = with_facts(conversation, earlier)
             segment = self.segments.get(place)
             if segment is None:
@@ -125,15 +123,21 @@ class Plan:
 
     def _facts(self, conversations: Iterable[Conversation]) -> dict[_Key, Conversation]:
         """Return for each history an earlier call with its flags and its intent alone, if it has
-        any."""
+        any. In a log the first call stands first."""
         facts: dict[_Key, Conversation] = {}
         for place, conversation in enumerate(conversations):
-            alone = facts_of(conversation)
-            if place in self.continued and (alone.intent or alone.meta):
-                whole = _history(conversation).whole
-                turns = len(conversation.turns) - _is_open(conversation)
-                key = _own(conversation, whole, turns)
-                facts[key] = with_facts(alone, [facts.get(key, alone)])
+            if place not in self.continued:
+                continue
+            own = with_facts(facts_of(conversation), _earlier(facts, conversation))
+            turns = len(conversation.turns) - _is_open(conversation)
+            # What is flagged is in the turns; but strangers with the same greeting want other
+            # things.
+            may_be_of_many = conversation.user is None and turns <= _EXCHANGE
+            shared = replace(own, intent=None) if may_be_of_many else own
+            whole = _history(conversation).whole
+            for key, each in ((whole, conversation.id), own), ((whole, ""), shared):
+                if each.intent or each.meta:
+                    facts[key] = with_facts(each, [facts.get(key, each)])
         return facts
 
 
@@ -384,11 +388,13 @@ def _history(conversation: Conversation, are_of_one_id: bool = False) -> _Histor
     return _History(whole, asked, beginnings, kept)
 
 
-def _own(conversation: Conversation, history: int, turns: int) -> _Key:
-    """Return the key of a history of so many turns. Strangers may have one exchange in common, a
-    greeting."""
-    may_be_of_many = conversation.user is None and turns <= _EXCHANGE
-    return history, conversation.id if may_be_of_many else ""
+def _earlier(
+    facts: Mapping[_Key, Conversation], conversation: Conversation
+) -> list[Conversation]:
+    """Return what is known of the earlier calls of a conversation, the latest first."""
+    histories = reversed(_history(conversation).beginnings)
+    keys = chain.from_iterable(((key, conversation.id), (key, "")) for key in histories)
+    return [facts[key] for key in keys if key in facts]
 
 
 def _beginning(answer: str, length: int) -> _Answer:

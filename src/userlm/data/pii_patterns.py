@@ -113,7 +113,8 @@ _NAMED_PASSWORD = rf"""
       | [Cc]ontraseña | 密码 ) [0-9]?
     (?: {_IS} | (?<=--password)[ ] | [ ]-[ ] )
     (?P<value> (?<=["']) [^\s"'`\\]{{4,128}} (?=["'])
-      | (?: [^\s"'`<>,;&\\] | &(?![\w-]{{1,30}}=) ){{3,127}} [^\s"'`<>,;&.:?)\]}}\\] )
+      | (?: [^\s"'`<>,;&\\] | \\(?![nrtu\\"']) | &(?![\w-]{{1,30}}=) ){{3,127}}
+        [^\s"'`<>,;&.:?)\]}}\\] )
 """
 _PASSWORD_CUES = (
     *("passw", "kennwort", "passcode", "passphrase", "pwd", "pw", "mot de passe"),
@@ -132,7 +133,8 @@ _CODE = re.compile(
     r"""[\w.]*[(\[] | [$%]?[{(<]  # a call, and what is filled in
     | \$[A-Z_] | [a-z_]\w*(?:\.[A-Za-z_]\w*)+\Z | [a-z]+_passw(?:or)?d[0-9]*\Z  # variables
     | ~?/ | [A-Z]:\\ | 0x  # paths, addresses
-    | [a-z]+\| | x: | [0-9]{1,5}\Z | [0-9]+-[0-9]+\Z | (?:base64|md5|sha[0-9]|utf-?8|bcrypt|argon2)
+    | [a-z]+\| | x: | [0-9]{1,3}(?:-[0-9]{1,3})?\Z
+    | (?:base64|md5|sha[0-9]+|utf-?8|bcrypt|argon2)(?:-[a-z]+)?\Z
     | [A-Z0-9]+(?:_[A-Z0-9]+)+\Z | (?i:.{0,20}(?:your|xxx|\.\.\.))""",  # placeholders
     re.VERBOSE,
 )

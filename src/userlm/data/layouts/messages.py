@@ -4,13 +4,14 @@ calls them `contents`, and some logs `conversation`."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any
 
 from userlm.data.layouts.common import (
+    ROLES,
     Imported,
     Layout,
+    Messages,
     assemble,
     is_whole,
     read_messages,
@@ -28,7 +29,8 @@ from userlm.text import has_words
 
 _NAMES = ("messages", "contents", "conversation")
 _ANSWERS = ("response", "completion", "choices", "output")
-_CUT = ("length", "max_tokens")
+_STOP_REASONS = ("finish_reason", "finishReason", "stop_reason", "status")
+_CUT = {"length", "max_tokens", "incomplete"}
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")
 
@@ -43,14 +45,12 @@ def convert(row: Row) -> Imported:
     items = list_of(row, name)
     _check_is_one(items, name)
     messages = read_messages(enumerate(items), name)
-    beside, answer = "", _Answer([])
+    beside, is_cut = "", False
     sides = [side for side, _ in messages.said if side not in ("system", "thought")]
     if sides[-1:] in (["user"], ["tool"]):
-        beside, answer = _answer_beside(row)
-        with suppress(Rejected):  # an answer that is empty or odd leaves the request
-            messages = read_messages(enumerate([*items, *answer.messages]), name)
+        messages, beside, is_cut = _with_answer(messages, items, name, row)
     meta, lost_fields = _extras(row, {name, beside})
-    whole = is_whole(row) and not answer.is_cut
+    whole = is_whole(row) and not is_cut
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
         del meta["ended"]
@@ -87,48 +87,73 @@ def _check_is_one(items: Sequence[Any], name: str) -> None:
             )
 
 
-class _Answer(NamedTuple):
-    """The messages of an answer, and whether it was cut at a limit."""
+def _with_answer(
+    request: Messages, items: Sequence[Any], name: str, row: Row
+) -> tuple[Messages, str, bool]:
+    """Return the messages with the answer to them, where it stands beside them, as where a call is
+    logged; the name of its field, empty if there is none; and whether it was cut at a limit."""
+    for field in _ANSWERS:
+        given = row.get(field)
+        content = parse_json(given)
+        answers = [_messages_in({field: content} if field == "choices" else content)]
+        if isinstance(given, str) and not isinstance(content, str):
+            answers.append(_messages_in(given))  # JSON that was asked for
+        for answer in filter(None, answers):
+            try:
+                found = read_messages(enumerate([*items, *answer]), name)
+            except Rejected:
+                continue
+            if len(found.said) > len(request.said) and not found.cut:
+                return found, field, _is_cut(row) or _is_cut(content)
+    return request, "", False
 
-    messages: Sequence[Any]
-    is_cut: bool = False
 
-
-def _answer_beside(row: Row) -> tuple[str, _Answer]:
-    """Return the field with the answer to the last message, and the answer: where a call is logged,
-    the messages are its request. Empty if there is none."""
-    for name in _ANSWERS:
-        said = row.get(name)
-        given = parse_json(said)
-        answer = _answer_in({name: given} if name == "choices" else given)
-        if not answer.messages and isinstance(said, str):
-            answer = _answer_in(said)  # JSON that was asked for
-        if answer.messages:
-            return name, answer
-    return "", _Answer([])
-
-
-def _answer_in(answer: Any) -> _Answer:
-    """Return the answer in a text, in messages, or in what an API returned."""
-    if isinstance(answer, str) and has_words(answer):
-        return _Answer([{"role": "assistant", "content": answer}])
-    if isinstance(answer, list) and answer:
-        are_messages = all(isinstance(each, Mapping) for each in answer)
-        are_messages = are_messages and not {"role", "type"}.isdisjoint(answer[0])
-        return _Answer(answer if are_messages else [])
+def _messages_in(answer: Any) -> list[Any]:
+    """Return the messages in an answer: a text, messages, or what an API returned."""
+    if isinstance(answer, str):
+        return [{"role": "assistant", "content": answer}] if has_words(answer) else []
+    if isinstance(answer, list):
+        return _after_request(answer)
     if not isinstance(answer, Mapping):
-        return _Answer([])
-    for name in ("choices", "candidates"):  # of OpenAI, of Gemini
-        first = next(iter(answer.get(name) or ()), None)
-        if isinstance(first, Mapping):
-            reason = str(first.get("finish_reason") or first.get("finishReason"))
-            text = first.get("text") if "finish_reason" in first else None
-            found = _answer_in(first.get("message") or first.get("content") or text)
-            return _Answer(found.messages, reason.lower() in _CUT)
+        return []
+    if first := _first_choice(answer):
+        text = first.get("text") if "finish_reason" in first else None
+        return _messages_in(first.get("message") or first.get("content") or text)
     for inner in (answer.get("message"), answer.get("output")):
         if isinstance(inner, Mapping | list):
-            return _answer_in(inner)
-    return _Answer([answer] if "role" in answer else [])
+            return _messages_in(inner)
+    return _after_request([answer]) if "role" in answer else []
+
+
+def _after_request(messages: list[Any]) -> list[Any]:
+    """Return the messages behind the last one of the user: some return the request, too. None, if
+    they are no messages."""
+    answer: list[Any] = []
+    for message in messages:
+        if not isinstance(message, Mapping) or {"role", "type"}.isdisjoint(message):
+            return []
+        side = ROLES.get(str(message.get("role")).lower())
+        answer = [] if side in ("user", "system") else [*answer, message]
+    return answer
+
+
+def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in ("choices", "candidates"):  # of OpenAI, of Gemini
+        choices = answer.get(name)
+        if isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+            first: Mapping[str, Any] = choices[0]
+            return first
+    return {}
+
+
+def _is_cut(answer: Any) -> bool:
+    """Return whether an API says that it cut an answer at a limit."""
+    found = answer[:1] if isinstance(answer, list) else [answer]
+    said = []
+    for each in filter(lambda one: isinstance(one, Mapping), found):
+        for part in (each, _first_choice(each)):
+            said += [str(part.get(name)).lower() for name in _STOP_REASONS]
+    return not _CUT.isdisjoint(said)
 
 
 def _extras(row: Row, used: Set[str]) -> tuple[dict[str, Any], int]:
