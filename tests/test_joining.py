@@ -264,6 +264,16 @@ def test_what_is_said_of_one_call_holds_for_the_conversation():
     assert found.meta == {"toxic": True, "language": "en", "redacted": True}
 
 
+@pytest.mark.parametrize("flag", [1, "true", "t", "1.0"])
+def test_a_flag_of_a_table_holds_too(flag):
+    rows = [
+        log("1", *TALK[:2], user="p", toxic=flag),
+        log("2", *TALK, user="p", toxic=0),
+    ]
+    [found] = joined(*rows)
+    assert found.meta == {"toxic": True}
+
+
 def test_what_is_said_of_an_earlier_call_holds_for_the_whole_history():
     rows = [log(f"{n}", *TALK[:n], user="p") for n in (2, 4, 6)]
     rows[0] = replace(rows[0], intent="learn", meta={"toxic": True, "model": "x"})

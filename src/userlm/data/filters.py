@@ -22,6 +22,7 @@ from userlm.data.summary import Summary
 from userlm.rows import SPLITS
 from userlm.types import Conversation
 
+_TRUE = ("true", "t", "yes", "y", "1", "1.0")
 FLAGS = ("toxic", "toxic_source", "redacted")
 """Flags that a log may set in `meta`. `toxic_source`: the log has toxic conversations only."""
 
@@ -202,9 +203,13 @@ def redacted(conversation: Conversation, code: str, rules: Rules) -> str | None:
 
 
 def _marked(conversation: Conversation, *flags: str) -> str | None:
-    """Return no details if one of the flags is set; tables write 1.0 or a text for true."""
-    marks = {str(conversation.meta.get(flag)).strip().lower() for flag in flags}
-    return None if marks.isdisjoint({"true", "1", "1.0"}) else ""
+    """Return no details if one of the flags is set."""
+    return "" if any(is_set(conversation.meta.get(flag)) for flag in flags) else None
+
+
+def is_set(flag: Any) -> bool:
+    """Return whether a flag is true; tables and databases write numbers or texts for it."""
+    return str(flag).strip().lower() in _TRUE
 
 
 def _language_source(conversation: Conversation, code: str, rules: Rules) -> str:

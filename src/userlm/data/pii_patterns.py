@@ -486,6 +486,7 @@ def asks_for_phone(asking: Sequence[str]) -> bool:
 
 MENTIONED = re.compile(
     r"\b(?:number|your\snumbers|nummer|num[eé]ro|n[uú]mero|mobile|cell|(?:tele)?phone|sms|contact"
+    r"|(?:shall|should|can|may|could)\s[^.!?]{0,20}?(?:call|text|ring)|numbers\s(?:of|for)"
     r"|(?:call|text|ring|reach)\s(?:you|me|us|back|them|him|her)|(?:a|by)\s(?:call|text))\b",
     re.IGNORECASE,
 )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from userlm.data.filters import FLAGS
+from userlm.data.filters import FLAGS, is_set
 from userlm.types import Conversation
 
 _FEWEST = 4
@@ -189,7 +189,7 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
 
 def facts_of(conversation: Conversation) -> Conversation:
     """Return a conversation with its intent and its flags (`filters.FLAGS`) alone."""
-    flags = {name: True for name in FLAGS if conversation.meta.get(name) is True}
+    flags = {name: True for name in FLAGS if is_set(conversation.meta.get(name))}
     return replace(conversation, turns=(), ended=False, meta=flags)
 
 

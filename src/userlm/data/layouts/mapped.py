@@ -22,7 +22,7 @@ from typing import Any
 from uuid import UUID
 
 from userlm.content import THOUGHT_FIELDS
-from userlm.data.filters import FLAGS
+from userlm.data.filters import FLAGS, is_set
 from userlm.data.layouts.common import (
     BESIDE_FIELDS,
     ROLES,
@@ -58,7 +58,6 @@ _GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
-_TRUE = ("true", "t", "yes", "y", "1", "1.0")
 _LABELS = ("language", "kind", "model")
 _LINE_END = re.compile(r"\r*\n|\r")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
@@ -446,7 +445,7 @@ def _labels(rows: Iterable[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in rows:
         for name in FLAGS:
-            if str(row.get(name)).strip().lower() in _TRUE:
+            if is_set(row.get(name)):
                 found[name] = True
         for name in _LABELS:
             if isinstance(value := row.get(name), str) and value:
