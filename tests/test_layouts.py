@@ -672,14 +672,18 @@ def test_a_log_of_ones_own_with_a_field_conversation_keeps_its_people(more):
 def test_words_before_a_tool_call_with_its_result_are_no_last_answer():
     tool = {"type": "tool-stock", "state": "output-available", "output": {"n": 5}}
     text = {"type": "text", "text": "Let me look."}
-    row = {"messages": [U, {"role": "assistant", "parts": [text, tool]}]}
-    conversation = convert(row, None, "x").conversation
-    assert conversation.turns[1].text == "Let me look." and not conversation.ended
+    for more in ([], [{"type": "step-start"}]):
+        answer = {"role": "assistant", "parts": [text, tool, *more]}
+        conversation = convert({"messages": [U, answer]}, None, "x").conversation
+        assert conversation.turns[1].text == "Let me look." and not conversation.ended
 
 
 def test_an_empty_column_of_people_is_no_log_of_ones_own():
     row = {"conversation_hash": "h", "conversation": [U, A], "user": None}
     assert guess(row) == "wildchat" == guess({**row, "user": ""})
+    own = {"conversation_id": "h", "conversation": [U, A], "user_id": None}
+    assert guess(own) == "messages"
+    assert guess({**own, "openai_moderation": []}) == "lmsys"
 
 
 def test_turns_beside_messages_are_their_number():

@@ -631,6 +631,15 @@ def test_the_start_of_a_span_may_have_any_unit(start):
     assert found.meta["timestamp"] == "2024-05-01T09:05:00+00:00"
 
 
+def test_where_no_span_names_its_parent_the_first_one_with_an_owner_counts():
+    rows = []
+    for person in ("ann", "bob"):
+        call_of, first = traced(person, *TALK[:2])
+        rows += [first, {**call_of, "parent_id": None}]
+    found = [each.imported.conversation for each in read(*rows)]
+    assert [each.user for each in found] == ["ann", "bob"]
+
+
 def test_a_call_may_be_the_first_span_that_says_whose_its_calls_are():
     child, first = traced("ann", *TALK[:2])
     first["attributes"] |= call("Which tool?", "none")

@@ -39,7 +39,9 @@ LAYOUTS = (
     messages.LAYOUT,
     sharegpt.LAYOUT,
     wildchat.LAYOUT,  # before lmsys, because its rows also have the fields of lmsys
+    wildchat.FIRST_RELEASE,
     lmsys.LAYOUT,
+    lmsys.WITHOUT_MODERATION,
     messages.OF_CONVERSATION,
     arena.LAYOUT,
     prism.LAYOUT,

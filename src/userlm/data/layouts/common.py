@@ -125,7 +125,7 @@ class Layout:
         name: its value for `--source`.
         fields: groups of fields; a row with all fields of any group has this layout.
         convert: turns a row into a conversation; `None` if a conversation may span several rows.
-        lacks: fields that no row of this layout has, but for empty columns of a table.
+        lacks: fields that no row of this layout has.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Layout:
     def matches(self, row: Row) -> bool:
         """Return whether the fields of a row are those of this layout."""
         has_all = any(row.keys() >= group for group in self.fields)
-        return has_all and all(row.get(name) in (None, "") for name in self.lacks)
+        return has_all and self.lacks.isdisjoint(row)
 
     def described(self) -> str:
         """Return its fields as text for a message."""
@@ -229,7 +229,8 @@ def read_messages(
         said += thoughts
         calls = _aside(parts, "call")
         results = _aside(parts, "result")
-        is_last = parts[-1:] and parts[-1].kind == "result" and side == "assistant"
+        kinds = [part.kind for part in parts if part.kind != "other"]
+        is_last = kinds[-1:] == ["result"] and side == "assistant"
         if results and not is_last:  # of tools on the server, or only returned
             said += calls + results
         if has_words(text) or (side == "tool" and not results):

@@ -40,6 +40,6 @@ def convert(row: Row) -> Imported:
     )
 
 
-LAYOUT = Layout(
-    "lmsys", [{"conversation", "conversation_id"}], convert, lacks=PERSON_FIELDS
-)
+_NAMED = {"conversation", "conversation_id"}
+LAYOUT = Layout("lmsys", [_NAMED | {"openai_moderation"}], convert)
+WITHOUT_MODERATION = Layout("lmsys", [_NAMED], convert, lacks=PERSON_FIELDS)

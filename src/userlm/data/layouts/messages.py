@@ -29,7 +29,13 @@ from userlm.text import has_words
 
 _NAMES = ("messages", "contents", "conversation")
 _ANSWERS = ("response", "completion", "choices", "output")
-_STOP_REASONS = ("finish_reason", "finishReason", "stop_reason", "status")
+_STOP_REASONS = (
+    "finish_reason",
+    "finishReason",
+    "stop_reason",
+    "done_reason",
+    "status",
+)
 _CUT = {"length", "max_tokens", "incomplete"}
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")

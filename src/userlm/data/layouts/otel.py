@@ -203,7 +203,9 @@ class Spans:
         elif not (self._kept or self._wrappers or self._waiting):
             self._silent.append((place, zlib.compress(dump(line), level=1)))
         for span, is_first in usable:
-            if is_first or (span.name and span.user) or not span.trace:
+            says_all = span.name and span.user
+            # An export may lack the field of the parent: then each span is a first one.
+            if says_all or not span.trace or (is_first and (span.name or span.user)):
                 self._take(span)
             elif span.trace in self._roots:
                 self._take(self._owned(span))

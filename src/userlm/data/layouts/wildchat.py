@@ -69,12 +69,10 @@ def _any_flag(row: Row, items: Sequence[Row], field: str) -> bool | None:
 
 
 # LMSYS-Chat-1M also has `conversation`; the first release of WildChat has no hash, but has `toxic`.
-LAYOUT = Layout(
+LAYOUT = Layout("wildchat", [{"conversation", "conversation_hash"}], convert)
+FIRST_RELEASE = Layout(
     "wildchat",
-    [
-        {"conversation", "conversation_hash"},
-        {"conversation", "conversation_id", "toxic"},
-    ],
+    [{"conversation", "conversation_id", "toxic"}],
     convert,
     lacks=PERSON_FIELDS,
 )
