@@ -159,9 +159,8 @@ class Joining:
         self._starts = array("q")  # of the beginnings of each
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
-        self._earlier: dict[
-            int, int
-        ] = {}  # of a call, and the one of its id that goes on from it
+        # Of a call, and the one of its id that goes on from it.
+        self._earlier: dict[int, int] = {}
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
@@ -218,9 +217,8 @@ class Joining:
         shorter = self._beginnings[self._starts[place] : end]
         for each in (conversation, replace(conversation, user=None)):
             history = _history(each, are_of_one_id=True)
-            if (
-                history.whole == whole or history.whole in shorter
-            ):  # a copy, or a part of it
+            is_part = history.whole == whole or history.whole in shorter
+            if is_part:
                 return False
             if whole in history.beginnings or asked in history.beginnings:
                 return True
