@@ -530,7 +530,7 @@ KEYS_2 = [
     "token: str | None = None",
     "token = request.headers.get('X-Token-2')",
     "API_KEY=<your key 123>",
-    "api_key: sk-xxxxxxxxxxxxxxxx",
+    "api_key: sk-" + "x" * 16,
     "password=$1",
     "password: null, token: null",
     "if password == confirm_password1: pass",

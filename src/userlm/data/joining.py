@@ -109,7 +109,7 @@ class Plan:
             if place in self.continued:
                 continue
             if facts:
-                earlier = _earlier(facts, conversation)
+                earlier = _facts_before(facts, conversation)
                 conversation = with_facts(conversation, earlier)
             segment = self.segments.get(place)
             if segment is None:
@@ -128,7 +128,7 @@ class Plan:
         for place, conversation in enumerate(conversations):
             if place not in self.continued:
                 continue
-            own = with_facts(facts_of(conversation), _earlier(facts, conversation))
+            own = with_facts(facts_of(conversation), _facts_before(facts, conversation))
             turns = len(conversation.turns) - _is_open(conversation)
             # What is flagged is in the turns; but strangers with the same greeting want other
             # things.
@@ -154,13 +154,12 @@ class Joining:
         self._are_whole = are_whole
         self._wholes = array("q")  # 0: not compared
         self._asked = array("q")  # those up to the last turn of the user
-        self._asked = array("q")  # without the last answer
         self._beginnings = array("q")
         self._starts = array("q")  # of the beginnings of each
         self._windows = Windows()
         self._last_answers: dict[int, _Answer] = {}  # by place, of those without an end
         # Of a call, and the one of its id that goes on from it.
-        self._earlier: dict[int, int] = {}
+        self._later: dict[int, int] = {}
         # by source and name
         self._pieces: defaultdict[tuple[str, str], list[_Piece]] = defaultdict(list)
 
@@ -176,7 +175,7 @@ class Joining:
         """
         place = len(self._wholes)
         if before is not None and self._continues(conversation, before):
-            self._earlier[before] = place
+            self._later[before] = place
         history = _NOT_COMPARED if self._are_whole else _history(conversation)
         self._wholes.append(history.whole)
         self._asked.append(history.asked)
@@ -215,10 +214,13 @@ class Joining:
         whole, asked = self._wholes[place], self._asked[place]
         end = next(iter(self._starts[place + 1 : place + 2]), len(self._beginnings))
         shorter = self._beginnings[self._starts[place] : end]
-        for each in (conversation, replace(conversation, user=None)):
+        may_be = [conversation]
+        if conversation.user is not None:
+            may_be.append(replace(conversation, user=None))
+        for each in may_be:
             history = _history(each, are_of_one_id=True)
-            is_part = history.whole == whole or history.whole in shorter
-            if is_part:
+            is_copy_or_part = history.whole == whole or history.whole in shorter
+            if is_copy_or_part:
                 return False
             if whole in history.beginnings or asked in history.beginnings:
                 return True
@@ -236,7 +238,7 @@ class Joining:
         places = set(np.flatnonzero(is_continued).tolist())
         unsure = places.intersection(self._last_answers)
         continued = frozenset(
-            self._earlier.keys()
+            self._later.keys()
             | places - unsure
             | self._continued(unsure, conversations)
         )
@@ -252,7 +254,7 @@ class Joining:
         for chain_of_calls in self._windows.chains(continued | segments.keys()):
             calls, shared = zip(*chain_of_calls, strict=True)
             segments.update(dict.fromkeys(calls, Segment(calls, shared=shared)))
-        return Plan(continued, segments, self._earlier)
+        return Plan(continued, segments, self._later)
 
     def _continued(
         self, places: Set[int], conversations: Iterable[Conversation]
@@ -386,7 +388,7 @@ def _history(conversation: Conversation, are_of_one_id: bool = False) -> _Histor
     return _History(whole, asked, beginnings, kept)
 
 
-def _earlier(
+def _facts_before(
     facts: Mapping[_Key, Conversation], conversation: Conversation
 ) -> list[Conversation]:
     """Return what is known of the earlier calls of a conversation, the latest first."""

@@ -189,8 +189,11 @@ def join(calls: Sequence[Conversation], shared: Sequence[int]) -> Conversation:
 
 def facts_of(conversation: Conversation) -> Conversation:
     """Return a conversation with its intent and its flags (`filters.FLAGS`) alone."""
-    flags = {name: True for name in FLAGS if is_set(conversation.meta.get(name))}
-    return replace(conversation, turns=(), ended=False, meta=flags)
+    return replace(conversation, turns=(), ended=False, meta=_flags_of(conversation))
+
+
+def _flags_of(conversation: Conversation) -> dict[str, bool]:
+    return {name: True for name in FLAGS if is_set(conversation.meta.get(name))}
 
 
 def with_facts(
@@ -198,7 +201,7 @@ def with_facts(
 ) -> Conversation:
     """Return a conversation with the flags of all calls that are a part of it, and the intent of
     one if it has none."""
-    flags = chain.from_iterable(facts_of(call).meta.items() for call in calls)
+    flags = chain.from_iterable(_flags_of(call).items() for call in calls)
     intents = (each.intent for each in (conversation, *calls))
     return replace(
         conversation,

@@ -182,10 +182,11 @@ class Spans:
         errors: list[Rejected] = []
         for row in _spans(line):
             try:
-                root = _root(row)
+                attributes = attributes_of(_field(row, "attributes"), "attributes")
+                root = _root(row, attributes)
                 if root:
                     self._note_root(*root)
-                span = _read(row, place)
+                span = _read(row, place, attributes)
             except Rejected as error:
                 errors.append(error)
                 continue
@@ -332,13 +333,14 @@ class Spans:
 def _latest(kept: Sequence[_Span]) -> dict[str, _Span]:
     """Return the last span of each id: by their times, since many tools export the newest first; by
     their places, if one of them has no time."""
-    untimed = {span.name for span in kept if _moment(span) is None}
+    timed = [(_moment(span), span) for span in kept]
+    untimed = {span.name for time, span in timed if time is None}
 
-    def order(span: _Span) -> tuple[float, Place]:
-        time = None if span.name in untimed else _moment(span)
-        return time or 0.0, span.last
+    def order(each: tuple[float | None, _Span]) -> tuple[float, Place]:
+        time, span = each
+        return 0.0 if time is None or span.name in untimed else time, span.last
 
-    return {span.name: span for span in sorted(kept, key=order)}
+    return {span.name: span for _, span in sorted(timed, key=order)}
 
 
 def _moment(span: _Span) -> float | None:
@@ -424,13 +426,12 @@ def _objects(
         yield need(item, dict, place), f"{place}."
 
 
-def _read(row: Row, place: Place) -> _Span | None:
-    """Return the needed fields of a span; `None` if it has no messages.
+def _read(row: Row, place: Place, attributes: Row) -> _Span | None:
+    """Return the needed fields of a span with these attributes; `None` if it has no messages.
 
     Raises:
         Rejected: its messages are broken.
     """
-    attributes = attributes_of(_field(row, "attributes"), "attributes")
     if kind := row.get("span_kind"):  # where Phoenix writes it
         attributes = {"openinference.span.kind": kind, **attributes}
     events: list[_Event] = []
@@ -475,14 +476,13 @@ def _is_cut(row: Row) -> bool:
     return _first(row, _DROPPED) not in (None, "0")
 
 
-def _root(row: Row) -> tuple[str, _Owner] | None:
+def _root(row: Row, attributes: Row) -> tuple[str, _Owner] | None:
     """Return the trace that a span is the first of, and whose it is; `None` if it is not the
     first."""
     trace = _trace(row)
     parent = _first(row, _PARENT) or ""
     if not trace or parent.strip("0x"):
         return None
-    attributes = attributes_of(_field(row, "attributes"), "attributes")
     name, user = (_first(attributes, names) for names in (_CONVERSATION, _PERSON))
     return trace, _Owner(name, user)
 
