@@ -19,6 +19,7 @@ from userlm.data.layouts import (
     items,
     lmsys,
     mapped,
+    message_rows,
     messages,
     oasst,
     otel,
@@ -74,7 +75,7 @@ class Gathered:
     def __init__(self, map: mapped.Map | None = None) -> None:
         self.map = map
         self.takes_messages = map is not None and not map.messages
-        self._rows = mapped.Rows(map) if map else None
+        self._rows = message_rows.Rows(map) if map else None
         self.files: set[str] = set()  # the names of the files with such lines
         self._count = 0
         self._trees = oasst.Trees()
