@@ -710,6 +710,7 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
     userlm("import", "logs.jsonl", "--out", "in")
     userlm("clean", "in", "--hub", "--shares", "50/0/50", "--out", "clean")
     userlm("intents", "clean", "--hub", "--out", "intents")
+    exports: set[str] = set()
     for run in ("clean", "intents"):
         found, people = Counter[str](), dict[str, str]()
         for ours, theirs in (("train", "train"), ("test", "test")):
@@ -734,7 +735,9 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
                 name for name in names if name in shown or name.split()[0] in shown
             ]
         assert sorted(people) == sorted(names)
-        assert sorted(people.values()) == [f"person-{i}" for i in range(5)]
+        [export] = {each.rpartition("-")[0] for each in people.values()}
+        assert sorted(people.values()) == [f"{export}-{i}" for i in range(5)]
+        exports.add(export)
         card = (tmp_path / run / "hub/README.md").read_text()
         assert (
             all(f"| {split} | {n} |" in card for split, n in found.items())
@@ -745,6 +748,7 @@ def test_the_hub_folders_of_clean_and_intents_hold_the_splits_and_nobody_s_name(
             "README.md",
             "data",
         ]
+    assert len(exports) == 2  # a person of one is nobody of the other
     assert (
         None
         not in pl.read_parquet(tmp_path / "intents/hub/data/*.parquet")[

@@ -1,5 +1,6 @@
 """Where logs are found, and how those from elsewhere come here."""
 
+import gzip
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from userlm.data import files
 from userlm.data.files import LogFile, find, local
+from userlm.rows import count_rows, read_rows
 from userlm.types import InputError
 
 
@@ -38,9 +40,58 @@ def names(*places: str | Path, inside: Path | None = None) -> list[str]:
 def test_a_log_of_a_subfolder_that_is_left_out_is_found(tmp_path):
     lay(tmp_path, "in/a.jsonl", "in/out/b.jsonl", "in/older/c.jsonl", "other/x/d.jsonl")
     place, out = tmp_path / "in", tmp_path / "in/out"
-    assert files.left_out(place, out) == place / "older/c.jsonl"
+    [said] = files.left_out(place, out)
+    assert (
+        f"as {place}/older/c.jsonl; give the subfolders, too, or '{place}/**'" in said
+    )
     for whole in (place / "older", place / "a.jsonl", tmp_path / "other", "s3://a/b"):
-        assert files.left_out(whole, out) is None
+        assert [*files.left_out(whole, out)] == []
+
+
+def test_files_of_other_kinds_that_are_left_out_are_told(tmp_path):
+    lay(
+        tmp_path,
+        "in/b.jsonl.zst",
+        "in/c.csv",
+        "in/README.md",
+        "in/LICENSE",
+        "in/.x.zip",
+    )
+    lay(tmp_path, "in/deep/e.jsonl.bz2")
+    lay(tmp_path, "in/deep/a.jsonl")
+    place = tmp_path / "in"
+    [said] = files.left_out(place, tmp_path / "out")
+    assert said.startswith(
+        f"{place}: files of other kinds are not read (3), as {place}/b.jsonl.zst;"
+    )
+    lay(tmp_path, "in/a.jsonl")
+    _, said = files.left_out(place, tmp_path / "out")
+    assert "not read (2), as" in said
+    [said] = files.left_out(place / "*", tmp_path / "out")
+    assert "not read (2), as" in said
+    assert [*files.left_out(place / "*.jsonl", tmp_path / "out")] == []
+    assert [*files.left_out(place / "*.csv", tmp_path / "out")] == []
+
+
+def test_an_ending_in_capitals_is_the_same(tmp_path):
+    rows = ['{"messages": [{"role": "user", "content": "hi"}]}\n'] * 2
+    lay(tmp_path, "in/a.JSONL", "in/b.ndjson", "in/c.NDJSON.GZ", "in/d.Json")
+    with gzip.open(tmp_path / "in/c.NDJSON.GZ", "wt") as packed:
+        packed.writelines(rows)
+    for name in ("a.JSONL", "b.ndjson", "d.Json"):
+        (tmp_path / "in" / name).write_text("".join(rows))
+    assert names(tmp_path / "in", inside=tmp_path / "in") == [
+        "a.JSONL",
+        "b.ndjson",
+        "c.NDJSON.GZ",
+        "d.Json",
+    ]
+    for path in (tmp_path / "in").iterdir():
+        assert len([*read_rows(path)]) == 2
+        assert count_rows([path]) in (2, None)
+    (tmp_path / "t.TSV").write_text('a\tb\n1,2,3,4\t"\n')
+    [row] = read_rows(tmp_path / "t.TSV", quotes="text")
+    assert row.row == {"a": "1,2,3,4", "b": '"'}
 
 
 def test_numbers_in_names_are_sorted_by_their_value(tmp_path):
@@ -136,10 +187,9 @@ def test_a_pattern_matches_files_and_two_stars_go_down(tmp_path):
         "b-1.jsonl",
     ]
     assert names(f"{tmp_path}/**/a-4*", inside=tmp_path) == ["deep/er/a-4.jsonl"]
-    assert (
-        f"{tmp_path}/c* matches no .jsonl, .jsonl.gz, .json, .json.gz or .parquet file"
-        in error(f"{tmp_path}/c*")
-    )
+    said = error(f"{tmp_path}/c*")
+    assert said.startswith(f"{tmp_path}/c* matches no .jsonl,")
+    assert ".json.gz or .parquet file; give such files" in said
 
 
 def test_a_name_that_is_there_is_no_pattern(tmp_path):
@@ -612,6 +662,7 @@ VISIT = """
 import json, os, signal, sys
 from pathlib import Path
 from userlm.data import files
+from userlm.rows import count_rows, read_rows
 from userlm.types import InputError
 files.PAUSES = (0.0,)
 for place in sys.argv[2:]:

@@ -29,7 +29,9 @@ def test_what_is_exported_is_imported_again(tmp_path):
         talk(1, user="bob"),
         talk(2, user="ann@example.org"),
     ]
-    counts = hub.export(tmp_path, {"train": talks[:2], "valid": [], "test": talks[2:]})
+    counts = hub.export(
+        tmp_path, {"train": talks[:2], "valid": [], "test": talks[2:]}, "x"
+    )
     assert counts == {"train": 2, "test": 1}
     files = sorted((tmp_path / "data").iterdir())
     assert [file.name for file in files] == [
@@ -43,7 +45,7 @@ def test_what_is_exported_is_imported_again(tmp_path):
     )
     back = [one.imported.conversation for one in found]
     # people are numbers now, in the order in which they come up: ann is 0, bob is 1
-    people = {"ann@example.org": "person-0", "bob": "person-1"}
+    people = {"ann@example.org": "person-x-0", "bob": "person-x-1"}
     expected = [
         replace(one, user=people[one.user]) for one in (talks[2], talks[0], talks[1])
     ]
@@ -57,7 +59,9 @@ def test_a_large_split_becomes_several_files(tmp_path, monkeypatch):
     (
         tmp_path / "data" / "train-00007.parquet"
     ).touch()  # left by an attempt that was interrupted
-    assert hub.export(tmp_path, {"conversations": map(talk, range(5))}) == {"train": 5}
+    assert hub.export(tmp_path, {"conversations": map(talk, range(5))}, "x") == {
+        "train": 5
+    }
     files = sorted((tmp_path / "data").iterdir())
     assert [file.name for file in files] == [
         f"train-0000{i}-of-00003.parquet" for i in range(3)
@@ -153,7 +157,7 @@ def test_a_card_names_the_model_and_neither_its_server_nor_a_file():
 
 def test_what_a_user_model_is_told_is_exported_and_imported_again(tmp_path):
     told = talk(0, meta={"condition": "About the user: country Chile."})
-    hub.export(tmp_path, {"train": [told]})
+    hub.export(tmp_path, {"train": [told]}, "x")
     (line,) = read_rows(tmp_path / "data/train-00000-of-00001.parquet")
     (found,) = layouts.find([line], None, "x", layouts.Gathered())
     assert found.imported.conversation == told

@@ -3,8 +3,10 @@ refused."""
 
 import math
 import re
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -507,6 +509,42 @@ def test_what_the_server_offers_is_found_out_once(server, tiny, asked, ids):
     assert len(out) == 1
     assert len(served.bodies) == ASK + 16
     assert [len(body.get("prompt", ())) for body in served.bodies[:ASK]] == [0, 32, 32]
+
+
+def test_all_who_wait_for_the_test_of_a_server_have_its_failure(
+    server, tiny, asked, ids
+):
+    everyone_asks = threading.Barrier(8)
+
+    class Lock:
+        held = threading.Lock()
+
+        def __enter__(self):
+            with suppress(threading.BrokenBarrierError):
+                everyone_asks.wait()
+            self.held.acquire()
+
+        def __exit__(self, *_):
+            self.held.release()
+
+    with server() as served:
+        model = served_model(served, tiny, retries=0)
+        model._lock = Lock()
+        find_support, tests = model._find_support, []
+        model._find_support = lambda *args: tests.append(args) or find_support(*args)
+
+        def complete(_):
+            with pytest.raises(ModelError) as caught:
+                model.complete(ids, asked)
+            return str(caught.value), caught.value.reason
+
+        reply, served.reply = served.reply, lambda body, n: error(503)
+        with ThreadPoolExecutor(8) as pool:
+            said = set(pool.map(complete, range(8)))
+        assert len(said) == 1 and len(tests) == 1
+        served.reply = reply
+        everyone_asks.abort()
+        assert model.complete(ids, asked) and len(tests) == 2
 
 
 # --- context lengths and faults -------------------------------------------------------------------

@@ -119,7 +119,7 @@ def opened(path: Path, size: int) -> Iterator[Readable]:
     """Open the first `size` bytes of a file, unpacked if its name ends in `.gz`."""
     with path.open("rb", buffering=BUFFER) as file:
         content = _Upto(file, size)
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             yield gzip.GzipFile(fileobj=content)  # type: ignore[call-overload]
         else:
             yield content
@@ -133,7 +133,7 @@ def read_error(path: Path, number: int, error: Exception) -> InputError:
     if number:
         problem += f" after line {number}"
     remedy = "download it again"
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         remedy += ", or unpack the readable part with `gzip -dc`"
     if number == 0 and isinstance(error, gzip.BadGzipFile):
         problem = "is not a gzip file"
@@ -170,7 +170,7 @@ def _form(path: Path, size: int) -> str:
             return "lines"
         if first.startswith(b"{") and _is_json(first + file.read(LONGEST_LOG)):
             return "object"
-    if ".json" in path.suffixes:
+    if ".json" in map(str.lower, path.suffixes):
         raise InputError(
             f"{path} is not JSON; download it again, or if it has one JSON object per line, rename "
             f"it to .jsonl"

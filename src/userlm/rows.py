@@ -1,5 +1,5 @@
-"""Conversations and other rows in files: `.jsonl`, `.jsonl.gz`, `.json`, `.json.gz`, `.parquet`,
-and tables (`.csv`, `.tsv`)."""
+"""Conversations and other rows in files: JSON lines (`.jsonl` or `.ndjson`) and `.json`, packed as
+`.gz` or not, `.parquet`, and tables (`.csv`, `.tsv`)."""
 
 from __future__ import annotations
 
@@ -294,9 +294,16 @@ def _parquet_columns() -> dict[str, Any]:
 # --- rows of any file -----------------------------------------------------------------------------
 
 
-KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+KINDS = (*LINES, ".json", ".json.gz", ".parquet")
 """The files that `read_rows` reads, beside tables (`TABLES`)."""
 READABLE = (*KINDS, *TABLES)
+
+
+def kind_of(name: str) -> str:
+    """Return which of `READABLE` a file is by its name, in capitals or not; empty if it is none."""
+    return next((kind for kind in READABLE if name.lower().endswith(kind)), "")
+
 
 NO_COLUMNS: Collection[str] = ()
 
@@ -339,15 +346,16 @@ def read_rows(
         if may_be_empty:
             return
         raise InputError(f"{path} is empty; give a file with one conversation per line")
-    if not path.name.endswith(READABLE):
+    kind = kind_of(path.name)
+    if not kind:
         raise InputError(
             f"{path}: its kind is unknown; known are {', '.join(READABLE)}"
         )
-    if path.suffix == ".parquet":
+    if kind == ".parquet":
         lines = _read_parquet(path, unread, longest)
     else:
         size = size if upto is None else min(size, upto)
-        if path.name.endswith(TABLES):
+        if kind in TABLES:
             lines = read_table(path, size, longest, most_values, quotes)
         else:
             lines = read_lines(path, size, longest, most_values)
@@ -560,15 +568,13 @@ def count_rows(paths: Iterable[Path]) -> int | None:
     count = 0
     for path in paths:
         try:
-            if path.suffix == ".parquet":
+            kind = kind_of(path.name)
+            if kind == ".parquet":
                 count += _count_parquet(path)
                 continue
-            if (
-                not path.name.endswith((".jsonl", ".jsonl.gz"))
-                or path.stat().st_size > 1 << 30
-            ):
+            if kind not in LINES or path.stat().st_size > 1 << 30:
                 return None
-            opened = gzip.open if path.suffix == ".gz" else open
+            opened = gzip.open if kind.endswith(".gz") else open
             with opened(path, "rb") as file:
                 while block := file.read(1 << 20):
                     count += block.count(b"\n")

@@ -188,7 +188,7 @@ class _Table:
         self._longest = longest
         self._most_values = most_values
         self._delimiter = max(DELIMITERS, key=first.text.count)
-        if ".tsv" in path.suffixes:
+        if ".tsv" in map(str.lower, path.suffixes):
             self._delimiter = "\t"
         self._are_text = quotes == "text"
         self._are_escaped = quotes == "backslash"

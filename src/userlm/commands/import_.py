@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from userlm.data.layouts.fields import Rejected
 from userlm.data.layouts.mapped import Map
 from userlm.json_files import write_lines
 from userlm.lines import LONGEST_LOG, MOST_VALUES, Line
-from userlm.rows import READABLE, from_record, read_rows, to_record
+from userlm.rows import READABLE, from_record, kind_of, read_rows, to_record
 from userlm.runs import FinishedRun, Outputs, Run
 from userlm.show.formats import plural
 from userlm.show.terminal import console, track
@@ -138,13 +137,8 @@ def import_(options: Import, parts: Sequence[FinishedRun] = ()) -> Results:
             f"all logs are inside {out}, the output folder; choose another --out"
         )
     for place in options.logs:
-        if below := files.left_out(place, out):
-            console.print(
-                f"{place} has logs, so those in its subfolders are not read, as {below}; give the "
-                f"subfolders, too, or {shlex.quote(str(Path(place) / '**'))}",
-                style="yellow",
-                markup=False,
-            )
+        for sentence in files.left_out(place, out):
+            console.print(sentence, style="yellow", markup=False)
     local = [file.path for file in found if file.path]
     if fields and len(local) == len(found):
         _check_columns(fields, local, options)
@@ -518,7 +512,7 @@ def _with_own_ids(
 def _check_columns(fields: Map, paths: Sequence[Path], options: Import) -> None:
     """Raise `InputError` if some logs are tables, and none has the column of a field. Rows of JSON
     need not have all their fields, so only the whole log could tell."""
-    if not all(path.name.endswith((*TABLES, ".parquet")) for path in paths):
+    if not all(kind_of(path.name) in (*TABLES, ".parquet") for path in paths):
         return
     columns: dict[str, None] = {}
     for path in paths:
@@ -546,8 +540,7 @@ def _unique_names(found: Sequence[files.LogFile]) -> list[str]:
     stems = []
     for file in found:
         name = file.name.rpartition("/")[2]
-        kind = next(kind for kind in READABLE if name.endswith(kind))
-        stems.append(name.removesuffix(kind))
+        stems.append(name[: -len(kind_of(name))])
     return [
         stem if stems.count(stem) == 1 else f"{i}:{stem}"
         for i, stem in enumerate(stems)

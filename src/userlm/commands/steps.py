@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from userlm.commands.options import Output, check, given, recorded
 from userlm.data import hub
-from userlm.json_files import replacing
+from userlm.json_files import dumps, replacing
 from userlm.manifest import as_json, environment, other_inputs
 from userlm.rows import count_rows, read_conversations
 from userlm.runs import (
@@ -25,6 +25,7 @@ from userlm.runs import (
 )
 from userlm.show.formats import MARK, plural
 from userlm.show.terminal import console, show_page
+from userlm.text import stable_hash
 from userlm.types import Conversation, InputError, Measure
 
 T = TypeVar("T")
@@ -250,7 +251,8 @@ def write_hub(run: Run, results: Mapping[str, Any]) -> None:
         if path.is_file():
             splits[name] = read_conversations(path, may_be_empty=True)
     folder = run.path("hub")
-    counts = hub.export(folder, splits)
+    what = dumps([run.manifest["options"], [*run.manifest["inputs"].values()]])
+    counts = hub.export(folder, splits, f"{stable_hash(what):016x}"[:8])
     with replacing(folder / "README.md") as partial:
         partial.write_text(hub.card(counts, results, run.manifest), encoding="utf-8")
     console.print(

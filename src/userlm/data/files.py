@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm.json_files import replacing
-from userlm.rows import KINDS, READABLE
+from userlm.rows import KINDS, kind_of
 from userlm.tables import TABLES
 from userlm.text import stable_hash
 from userlm.types import InputError, encodable
@@ -91,17 +92,37 @@ def find(places: Sequence[str | Path]) -> list[LogFile]:
     return list(found.values())
 
 
-def left_out(place: str | Path, out: Path) -> Path | None:
-    """Return the first log of a subfolder of a folder on this machine that `find` leaves out, since
-    there are logs in the folder itself; those in the folder `out` do not count."""
-    folder = Path(place).expanduser()
-    if "://" in str(place) or not folder.is_dir():
-        return None
-    with suppress(OSError):  # nobody asked for what may not be read
-        there = _logs_among(folder.iterdir())
-        below = _below(folder, {folder.resolve(), out.resolve()})
-        return next((path for path in below if there and path not in there), None)
-    return None
+def left_out(place: str | Path, out: Path) -> Iterator[str]:
+    """Yield what `find` leaves out of a folder or a pattern on this machine, in a sentence each:
+    the logs of subfolders, if there are some in the folder itself, and files of other kinds. What
+    is in the folder `out` does not count."""
+    if "://" in str(place):
+        return
+    with suppress(OSError, RuntimeError):  # nobody asked for what may not be read
+        folder = Path(place).expanduser()
+        if folder.is_dir():
+            seen = {folder.resolve(), out.resolve()}
+            directly = [path for path in folder.iterdir() if not path.is_dir()]
+            has_logs = bool(_logs_among(directly))
+            below = [path for path in _below(folder, seen) if path not in directly]
+            if has_logs and (logs := _logs_among(below)):
+                yield (
+                    f"{place} has logs, so those in its subfolders are not read, as {logs[0]}; "
+                    f"give the subfolders, too, or {shlex.quote(str(Path(place) / '**'))}"
+                )
+            paths = directly if has_logs else [*directly, *below]
+        elif folder.exists():
+            return
+        else:
+            paths = [*map(Path, _matches(folder))]
+        read = {*_local_paths(folder)}
+        others = [path for path in paths if path not in read and _may_be_log(path)]
+        if others:
+            first = min(others, key=_order)
+            yield (
+                f"{place}: files of other kinds are not read ({len(others)}), as {first}; unpack "
+                "or convert those that hold logs, and give tables by name"
+            )
 
 
 @contextmanager
@@ -117,7 +138,7 @@ def local(file: LogFile, scratch: Path) -> Iterator[Path]:
     if file.path is not None:
         yield file.path
         return
-    copy = scratch / f"{stable_hash(file.name, file.stamp):016x}{_kind(file.name)}"
+    copy = scratch / f"{stable_hash(file.name, file.stamp):016x}{kind_of(file.name)}"
     try:
         if not (file.stamp and copy.is_file()):
             _fetch(file, copy)
@@ -161,16 +182,19 @@ def _local_files(place: Path) -> list[Keyed]:
 def _local_paths(place: Path) -> list[Path]:
     if place.is_dir():
         missing = "holds no"
-        paths = _logs_among(place.iterdir()) or [*_below(place, {place.resolve()})]
+        below = _below(place, {place.resolve()})
+        paths = _logs_among(place.iterdir()) or [
+            each for each in below if _is_log(each.name)
+        ]
     elif place.exists():
         missing = "is no"
-        paths = [place] if _kind(place.name) else []
+        paths = [place] if kind_of(place.name) else []
     elif glob.has_magic(str(place)):
         missing = "matches no"
-        matches = glob.glob(str(place), recursive=True)  # noqa: PTH207, it has no absolute pattern
-        paths = _logs_among(map(Path, matches))
-        if place.name.endswith(TABLES):
-            paths = sorted(map(Path, matches), key=_order)
+        matches = _matches(place)
+        paths = _logs_among(matches)
+        if kind_of(place.name) in TABLES:
+            paths = sorted(matches, key=_order)
     else:
         remedy = "check the spelling"
         if name := _BARE_NAME.fullmatch(place.as_posix()):
@@ -183,17 +207,22 @@ def _local_paths(place: Path) -> list[Path]:
     return paths
 
 
+def _matches(pattern: Path) -> list[Path]:
+    found = glob.glob(str(pattern), recursive=True)  # noqa: PTH207, it has no absolute pattern
+    return [*map(Path, found)]
+
+
 def _logs_among(paths: Iterable[Path]) -> list[Path]:
     logs = (path for path in paths if _is_log(path.name) and not path.is_dir())
     return sorted(logs, key=_order)
 
 
 def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the logs in a folder and its subfolders, following links. `seen` stops cycles of
+    """Yield the files in a folder and its subfolders, following links. `seen` stops cycles of
     links."""
     for path in sorted(folder.iterdir(), key=_order):
         if not path.is_dir():
-            yield from _logs_among([path])
+            yield path
         elif not path.name.startswith(".") and path.resolve() not in seen:
             seen.add(path.resolve())
             yield from _below(path, seen)
@@ -260,7 +289,7 @@ def _remote_urls(place: str) -> list[str]:
         paths = _logs(folder_root, fs.glob(root, detail=True).values())
     else:
         folder = place
-        if kind != "directory" and _kind(_public(place)):
+        if kind != "directory" and kind_of(_public(place)):
             return [place]
         if kind != "directory" and not fs.isdir(root):  # over http everything is a file
             raise _no_log(_public(place), "is no")
@@ -273,7 +302,7 @@ def _remote_urls(place: str) -> list[str]:
 def _in_folder(fs: Any, root: str, data_set: re.Match[str] | None) -> list[str]:
     if data_set and not data_set["path"]:
         paths = _logs(root, fs.find(root, detail=True).values())
-        return [path for path in paths if path.endswith(".parquet")] or paths
+        return [path for path in paths if kind_of(path) == ".parquet"] or paths
     directly = _logs(root, fs.ls(root, detail=True))
     return directly or _logs(root, fs.find(root, detail=True).values())
 
@@ -467,16 +496,17 @@ def _pieces(name: str) -> list[str | int]:
     return [int(piece) if n % 2 else piece for n, piece in enumerate(pieces)]
 
 
-def _kind(name: str) -> str:
-    """Return the file's entry of `READABLE`; empty if it has none."""
-    return next((kind for kind in READABLE if name.endswith(kind)), "")
-
-
 def _is_log(path: str) -> bool:
     """Return whether to include a file of a folder, by its path relative to the folder."""
     parts = path.split("/")
     hidden = any(part.startswith(".") for part in parts)
-    return path.endswith(KINDS) and parts[-1] not in ABOUT and not hidden
+    return kind_of(path) in KINDS and parts[-1] not in ABOUT and not hidden
+
+
+def _may_be_log(path: Path) -> bool:
+    """Return whether somebody may take a file for a log: not a hidden one, or a README."""
+    is_about = path.name in ABOUT or path.suffix.lower() == ".md" or not path.suffix
+    return not (is_about or path.name.startswith(".") or path.is_dir())
 
 
 def _no_log(place: str, missing: str) -> InputError:

@@ -43,12 +43,15 @@ _LABEL = re.compile(
 
 
 def export(
-    folder: Path, splits: Mapping[str, Iterable[Conversation]]
+    folder: Path, splits: Mapping[str, Iterable[Conversation]], name: str
 ) -> dict[str, int]:
     """Write `data/SPLIT-00000-of-0000N.parquet`, and return how many conversations each split has.
 
     Users become numbers, in order of appearance: the dataset does not show who they are, but can
     still be split by person.
+
+    Args:
+        name: of this export, to tell its people from those of another one.
     """
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -57,23 +60,25 @@ def export(
     people: dict[str, str] = {}
     counts: dict[str, int] = {}
     for split, conversations in splits.items():
-        name = SPLIT_NAMES[split]
-        rows = (_row(conversation, people) for conversation in conversations)
+        theirs = SPLIT_NAMES[split]
+        rows = (_row(conversation, people, name) for conversation in conversations)
         paths: list[Path] = []
         while part := list(islice(rows, ROWS)):
-            path = data / f"{name}-{len(paths):05d}.parquet"
+            path = data / f"{theirs}-{len(paths):05d}.parquet"
             _write(path, part)
             paths.append(path)
-            counts[name] = counts.get(name, 0) + len(part)
+            counts[theirs] = counts.get(theirs, 0) + len(part)
         for path in paths:
             path.rename(path.with_stem(f"{path.stem}-of-{len(paths):05d}"))
     return counts
 
 
-def _row(conversation: Conversation, people: dict[str, str]) -> dict[str, Any]:
+def _row(
+    conversation: Conversation, people: dict[str, str], name: str
+) -> dict[str, Any]:
     user = conversation.user
     if user is not None:
-        user = people.setdefault(user, f"person-{len(people)}")
+        user = people.setdefault(user, f"person-{name}-{len(people)}")
     return {
         "id": conversation.id,
         "messages": messages_of(conversation.turns),

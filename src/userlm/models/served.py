@@ -100,6 +100,7 @@ class ServedModel:
         self._support: _Support | None = None
         self._flavour: Flavour = completions
         self._lock = threading.Lock()
+        self._failed_test: ModelError | None = None  # the last one
 
     def context_length(self) -> int | None:
         """The model's context length in tokens; `None` if the server does not report it.
@@ -136,8 +137,7 @@ class ServedModel:
             InputError: if the server cannot do this; the message says what to do.
             ModelError: if the server fails, or if the ids do not fit its context length.
         """
-        with self._lock:
-            self._support = support = self._support or self._find_support(ids, sampling)
+        support = self._tested(ids, sampling)
         if support.context_length is not None:
             room = support.context_length - len(ids)
             if room < 1:
@@ -317,6 +317,21 @@ class ServedModel:
                 "--generation-config vllm"
             )
         return ""
+
+    def _tested(self, ids: Sequence[int], sampling: Sampling) -> _Support:
+        """Return what the server supports. All who wait for its test have what comes of it: one
+        failed test after another would hold a run for hours."""
+        failed_before = self._failed_test
+        with self._lock:
+            failed = self._failed_test
+            if failed and failed is not failed_before:
+                raise ModelError(str(failed), failed.reason, permanent=failed.permanent)
+            try:
+                self._support = self._support or self._find_support(ids, sampling)
+            except ModelError as error:
+                self._failed_test = error
+                raise
+            return self._support
 
     def _find_support(self, ids: Sequence[int], sampling: Sampling) -> _Support:
         """Return what the server supports. Two tests must fail before it is refused, since any
