@@ -288,7 +288,7 @@ def test_the_intent_of_a_stranger_with_the_same_greeting_is_no_intent_of_another
     assert (found.id, found.intent) == ("b", None)
 
 
-def test_of_strangers_with_the_same_greeting_each_keeps_its_intent_and_all_the_flags():
+def test_of_strangers_with_the_same_greeting_each_keeps_its_own_intent_and_flags():
     first = log("a", *TALK[:2], toxic=True), log("a", *TALK[:2], "and a?", "yes")
     second = log("b", *TALK[:2], redacted=True), log("b", *TALK[:2], "and b?", "no")
     rows = [replace(first[0], intent="learn"), first[1], *second]
@@ -298,8 +298,25 @@ def test_of_strangers_with_the_same_greeting_each_keeps_its_intent_and_all_the_f
         "b": None,
         "c": None,
     }
-    # The same turns: what is toxic of one is of all.
-    assert all(set(each.meta) == {"toxic", "redacted"} for each in found.values())
+    assert {id: set(each.meta) for id, each in found.items()} == {
+        "a": {"toxic"},
+        "b": {"redacted"},
+        "c": set(),
+    }
+
+
+def test_where_calls_have_the_id_of_their_conversation_no_other_id_takes_what_is_said():
+    first = [
+        replace(log("a", *TALK[:2], user="p", toxic=True), intent="learn"),
+        log("a", *TALK[:2], "and a?", "yes", user="p"),
+    ]
+    other = [log("b", *TALK[:2], user="p"), log("b", *TALK[:2], "b?", "no", user="p")]
+    joining, places, rows = Joining(), {}, [*first, *other]
+    for row in rows:
+        places[row.id] = joining.add(row, places.get(row.id))
+    found = {each.id: each for each in joining.plan(rows).apply(lambda: rows)}
+    assert (found["a"].intent, found["a"].meta) == ("learn", {"toxic": True})
+    assert (found["b"].intent, found["b"].meta) == (None, {})
 
 
 def test_what_is_said_of_the_first_call_holds_for_a_long_conversation():

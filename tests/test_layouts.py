@@ -766,6 +766,20 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
         {"choices": 3},
         {"response": {"choices": 5}},
         {"response": {"candidates": True}},
+        *(
+            {"response": wrap(returned)}
+            for wrap in (json.dumps, dict)
+            for returned in (
+                {"error": {"message": "Rate limit reached", "code": 429}},
+                {"choices": [{"message": {"role": "assistant", "content": ""}}]},
+                {"choices": [{"finish_reason": "content_filter"}]},
+                {"type": "message", "role": "assistant", "content": []},
+                {"promptFeedback": {"blockReason": "SAFETY"}},
+                {"candidates": [{"finishReason": "SAFETY"}]},
+            )
+        ),
+        {"response": "null"},
+        {"response": "[]"},
     ],
 )
 def test_no_answer_beside_the_messages_is_none(beside):
@@ -796,11 +810,46 @@ def test_an_answer_beside_the_messages_may_be_json_cut_or_behind_a_notice():
         {"response": {**A, "stop_reason": "max_tokens"}},
         {"response": {"status": "incomplete", "output": [A]}},
         {"response": "hel", "finish_reason": "length"},
+        {"response": {"output": {"message": A}, "stopReason": "max_tokens"}},
     ):
         assert not convert({"messages": [U], **cut}, None, "x").conversation.ended
     notice = {"messages": [U, {"role": "system", "content": "Be brief."}]}
     found = convert({**notice, "response": "hello"}, None, "x").conversation
     assert len(found.turns) == 2 and found.ended
+
+
+CALL = {
+    "role": "assistant",
+    "content": [{"type": "text", "text": "I look."}, {"type": "tool_use", "name": "f"}],
+}
+RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
+
+
+@pytest.mark.parametrize(
+    ("items", "output", "texts"),
+    [
+        ([U], [CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
+        ([U], [U, CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
+        ([U], [CALL, RESULT], ["hi", "I look."]),
+        ([U], [A, {"role": "system", "content": "now billing"}, CALL], None),
+        (
+            [U],
+            [A, {"role": "user", "content": "55"}, CALL],
+            ["hi", "hello", "55", "I look."],
+        ),
+        ([{"role": "system", "content": "be brief"}, U], [U, A], ["hi", "hello"]),
+        ([U], [{"role": "system", "content": "be brief"}, U, A], ["hi", "hello"]),
+        ([U, A, U], [{**U, "id": 7}, CALL], ["hi", "hello", "hi", "I look."]),
+    ],
+)
+def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
+    items, output, texts
+):
+    conversation = convert(
+        {"messages": items, "output": output}, None, "x"
+    ).conversation
+    texts = texts or ["hi", "hello\n\nI look."]
+    assert [turn.text for turn in conversation.turns] == texts
 
 
 def test_a_conversation_of_ones_own_has_the_id_of_its_field():

@@ -1006,3 +1006,72 @@ def test_lines_without_messages_take_less_memory_than_the_file():
     tracemalloc.stop()
     assert held < 500 * size / 2
     assert sum(1 for _ in gathered.found()) == 500
+
+
+# --- the order of calls, and people who share an id -----------------------------------------------
+
+
+def at(second: int, *texts: str, **ids: str) -> dict[str, Any]:
+    start = datetime.fromtimestamp(1_740_830_400 + second, UTC).isoformat()
+    return {**sdk(call(*texts, **ids), f"0x{second}"), "start_time": start}
+
+
+def found_in(*rows: dict[str, Any]):
+    return [each.imported.conversation for each in read(*rows)]
+
+
+@pytest.mark.parametrize("ids", [{"conversation": "c"}, {"user": "p"}])
+@pytest.mark.parametrize(
+    "order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 1, 2, 4, 3], [3, 4, 0, 2, 1]]
+)
+def test_calls_with_the_last_messages_alone_are_joined_in_the_order_of_their_times(
+    order, ids
+):
+    texts = [f"turn {n}" for n in range(14)]
+    spans = [at(n, *texts[2 * n : 2 * n + 6], **ids) for n in range(5)]
+    [one] = found_in(*(spans[n] for n in order))
+    assert [turn.text for turn in one.turns] == texts and one.ended
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_of_an_answer_made_again_the_later_one_is_kept(step):
+    spans = [
+        at(0, "hi", "bad", conversation="c"),
+        at(1, "hi", "good", conversation="c"),
+    ]
+    [one] = found_in(*spans[::step])
+    assert one.turns[1].text == "good"
+
+
+def test_people_who_share_an_id_lose_nothing_to_each_other():
+    rows = [
+        at(n, "when do you open?", f"at {n}", conversation="default", user=f"p{n}")
+        for n in range(5)
+    ]
+    found = read(*rows)
+    assert [one.imported.conversation.user for one in found] == [
+        f"p{n}" for n in range(5)
+    ]
+    assert found[0].imported.notes["ids of several people"] == 1
+    greeting = [
+        at(0, "hi", "hello", conversation="c", user="p0"),
+        at(1, "hi", "hello", "card?", "lost", conversation="c", user="p0"),
+        at(2, "hi", "hello", conversation="c", user="p1"),
+        at(3, "hi", "hello", "hours?", "nine", conversation="c", user="p2"),
+    ]
+    for order in greeting, greeting[::-1]:
+        talks = {one.user: len(one.turns) for one in found_in(*order)}
+        assert talks == {"p0": 4, "p1": 2, "p2": 4}
+
+
+def test_a_guest_who_logs_in_goes_on_and_another_guest_does_not_take_it_over():
+    guest = at(0, "hi", "hello", conversation="c")
+    known = at(1, "hi", "hello", "my order?", "on its way", conversation="c", user="p")
+    out = at(2, "hi", "hello", "my order?", "on its way", "ok", "bye", conversation="c")
+    for rows, turns in (
+        ([guest, known], 4),
+        ([known, guest], 4),
+        ([guest, known, out], 6),
+    ):
+        [one] = found_in(*rows)
+        assert one.user == "p" and len(one.turns) == turns

@@ -125,19 +125,23 @@ class Plan:
         """Return for each history an earlier call with its flags and its intent alone, if it has
         any. In a log the first call stands first."""
         facts: dict[_Key, Conversation] = {}
+        of_shared_ids = {*self.later.keys(), *self.later.values()}
         for place, conversation in enumerate(conversations):
             if place not in self.continued:
                 continue
             own = with_facts(facts_of(conversation), _facts_before(facts, conversation))
-            turns = len(conversation.turns) - _is_open(conversation)
-            # What is flagged is in the turns; but strangers with the same greeting want other
-            # things.
-            may_be_of_many = conversation.user is None and turns <= _EXCHANGE
-            shared = replace(own, intent=None) if may_be_of_many else own
+            if not (own.intent or own.meta):
+                continue
             whole = _history(conversation).whole
-            for key, each in ((whole, conversation.id), own), ((whole, ""), shared):
-                if each.intent or each.meta:
-                    facts[key] = with_facts(each, [facts.get(key, each)])
+            turns = len(conversation.turns) - _is_open(conversation)
+            # Many strangers begin with one greeting. Where the calls of a conversation have one
+            # id, what another one begins with is another person's, or said once more.
+            may_be_of_many = conversation.user is None and turns <= _EXCHANGE
+            ids = [conversation.id]
+            if not (may_be_of_many or place in of_shared_ids):
+                ids.append("")
+            for key in ((whole, id) for id in ids):
+                facts[key] = with_facts(own, [facts.get(key, own)])
         return facts
 
 

@@ -59,6 +59,7 @@ NOTES = (
     "spans left out",
     "spans without messages",
     "spans cut at a limit",
+    "ids of several people",
     "messages that may be typed",
 )
 """What is counted while a row is repaired.
@@ -67,11 +68,12 @@ NOTES = (
 messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
 conversations of rows that are messages, `rows of several people` those in which several users
 speak, perhaps since ids are used twice, and `times not read` those whose rows are not in the order
-of their times. `messages that may be typed` counts those of spans in which a person may have typed
-the JSON of several messages. `merged lines` have no
-conversation of their own: later messages of a tree, spans whose messages are part of a longer span
-or that have none, and rows that are a part of the conversation of another (`data.joining`). So
-every line that was read is counted once: as conversations, as rejected, or as merged.
+of their times. `ids of several people` counts the ids of spans under which several are known, of
+whom each has conversations of their own. `messages that may be typed` counts those of spans in
+which a person may have typed the JSON of several messages. `merged lines` have no conversation of
+their own: later messages of a tree, spans whose messages are part of a longer span or that have
+none, and rows that are a part of the conversation of another (`data.joining`). So every line that
+was read is counted once: as conversations, as rejected, or as merged.
 """
 
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS

@@ -12,6 +12,7 @@ from userlm.data.layouts.common import (
     Imported,
     Layout,
     Messages,
+    Side,
     assemble,
     is_whole,
     read_messages,
@@ -33,10 +34,13 @@ _STOP_REASONS = (
     "finish_reason",
     "finishReason",
     "stop_reason",
+    "stopReason",
     "done_reason",
     "status",
 )
 _CUT = {"length", "max_tokens", "incomplete"}
+_RETURNED = ("choices", "candidates", "promptFeedback")
+"""Fields of what an API returned, if it has an answer or none."""
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
 _OWN_FIELDS = ("id", "user_id", "user", "intent")
 
@@ -102,11 +106,12 @@ def _with_answer(
         given = row.get(field)
         content = parse_json(given)
         answers = [_messages_in({field: content} if field == "choices" else content)]
-        if isinstance(given, str) and not isinstance(content, str):
-            answers.append(_messages_in(given))  # JSON that was asked for
+        if isinstance(given, str) and _is_asked_for(content):
+            answers.append(_messages_in(given))
         for answer in filter(None, answers):
+            new = _without_request(answer, items)
             try:
-                found = read_messages(enumerate([*items, *answer]), name)
+                found = read_messages(enumerate([*items, *new]), name)
             except Rejected:
                 continue
             if len(found.said) > len(request.said) and not found.cut:
@@ -117,9 +122,10 @@ def _with_answer(
 def _messages_in(answer: Any) -> list[Any]:
     """Return the messages in an answer: a text, messages, or what an API returned."""
     if isinstance(answer, str):
-        return [{"role": "assistant", "content": answer}] if has_words(answer) else []
+        is_said = has_words(answer) and answer != "null"
+        return [{"role": "assistant", "content": answer}] if is_said else []
     if isinstance(answer, list):
-        return _after_request(answer)
+        return answer if all(map(_is_message, answer)) else []
     if not isinstance(answer, Mapping):
         return []
     if first := _first_choice(answer):
@@ -128,19 +134,46 @@ def _messages_in(answer: Any) -> list[Any]:
     for inner in (answer.get("message"), answer.get("output")):
         if isinstance(inner, Mapping | list):
             return _messages_in(inner)
-    return _after_request([answer]) if "role" in answer else []
+    return [answer] if "role" in answer else []
 
 
-def _after_request(messages: list[Any]) -> list[Any]:
-    """Return the messages behind the last one of the user: some return the request, too. None, if
-    they are no messages."""
-    answer: list[Any] = []
-    for message in messages:
-        if not isinstance(message, Mapping) or {"role", "type"}.isdisjoint(message):
-            return []
-        side = ROLES.get(str(message.get("role")).lower())
-        answer = [] if side in ("user", "system") else [*answer, message]
+def _is_message(item: Any) -> bool:
+    return isinstance(item, Mapping) and not {"role", "type"}.isdisjoint(item)
+
+
+def _is_asked_for(content: Any) -> bool:
+    """Return whether the JSON in a text may be the words of an answer, which were asked for: not if
+    it is what an API returned, perhaps an error."""
+    if not isinstance(content, Mapping):
+        return isinstance(content, list) and bool(content)
+    is_returned = "role" in content or isinstance(content.get("error"), Mapping)
+    return not (is_returned or any(name in content for name in _RETURNED))
+
+
+def _without_request(answer: list[Any], items: Sequence[Any]) -> list[Any]:
+    """Return the messages of an answer without those before them, since some return the request,
+    or the end of it, too. (Other messages of the user are results of tools, or what came next.)"""
+    spoken = [n for n, each in enumerate(answer) if _side(each) != "system"]
+    asked = [_said(each) for each in items if _side(each) != "system"]
+    returned = [_said(answer[n]) for n in spoken]
+    for count in range(min(len(asked), len(returned)), 0, -1):
+        if asked[-count:] == returned[:count]:
+            return answer[spoken[count - 1] + 1 :]
     return answer
+
+
+def _said(message: Any) -> Any:
+    """Return the side and the words of a message, of which a copy may have other fields beside."""
+    if not isinstance(message, Mapping):
+        return message
+    words = message.get("content") or message.get("parts")
+    return (_side(message), words) if words else message
+
+
+def _side(message: Any) -> Side | None:
+    if not isinstance(message, Mapping):
+        return None
+    return ROLES.get(str(message.get("role") or message.get("type")).lower())
 
 
 def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ merged into it, and those of which an app sent only the last messages are joined
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -100,9 +100,11 @@ class _Span:
         name: the id of the conversation; empty if it has none.
         wraps: whether it only wraps calls; see `_WRAPPERS`.
         intent, ended: what an export of ours says; `ended` is false only if it says so.
-        prefixes: a digest of each prefix of the user and assistant messages; the last one covers
-            all.
-        tips: those of `prefixes` from which the conversation may continue.
+        prefixes: a digest of each prefix of the user and assistant messages, and of the person; the
+            last one covers all.
+        guest_prefixes: under an id, the same of somebody who is not known, since a guest may log
+            in; none of a guest.
+        tips: how many last prefixes there are from which the conversation may continue.
     """
 
     place: Place
@@ -115,24 +117,41 @@ class _Span:
     ended: bool
     meta: Row
     messages: Messages
-    prefixes: Sequence[bytes]
-    tips: Sequence[bytes]
+    prefixes: Sequence[bytes] = ()
+    guest_prefixes: Sequence[bytes] = ()
+    tips: int = 1
 
     @property
     def length(self) -> tuple[int, int]:
         return len(self.prefixes), len(self.messages.said)
+
+    def is_later(self, other: _Span) -> bool:
+        """Return whether this call was made after another one: by their times, since many tools
+        export the newest first; by their places, if one has no time."""
+        own, others = _moment(self), _moment(other)
+        if own is None or others is None or own == others:
+            return self.place >= other.last
+        return own > others
 
     def of(self, name: str | None, user: str | None) -> _Span:
         """Return a copy with the id of its conversation and the person, if they are known."""
         spoken = [
             (side, text) for side, text in self.messages.said if side in OTHER_ROLE
         ]
-        prefixes = _prefixes((name, None if name else user), spoken)
+        prefixes = _prefixes((name, user), spoken)
+        guest_prefixes = _prefixes((name, None), spoken) if name and user else []
         last_side, _ = spoken[-1]
         # Under an id, the last answer may be generated again: so the question before it is also a
         # tip.
-        tips = prefixes[-2:] if name and last_side == "assistant" else prefixes[-1:]
-        return replace(self, name=name or "", user=user, prefixes=prefixes, tips=tips)
+        tips = 2 if name and last_side == "assistant" else 1
+        return replace(
+            self,
+            name=name or "",
+            user=user,
+            prefixes=prefixes,
+            guest_prefixes=guest_prefixes,
+            tips=tips,
+        )
 
 
 class _Owner(NamedTuple):
@@ -159,12 +178,9 @@ class Spans:
 
     def __init__(self) -> None:
         self._kept: list[_Span] = []
-        self._by_prefix: dict[
-            bytes, int
-        ] = {}  # digest of each prefix to its index in `_kept`
-        self._by_tip: dict[
-            bytes, int
-        ] = {}  # digest of each tip to its index in `_kept`
+        # The digests of each prefix, and of each tip, to its index in `_kept`.
+        self._by_prefix: dict[bytes, int] = {}
+        self._by_tip: dict[bytes, int] = {}
         self._roots: dict[str, _Owner] = {}  # by trace
         self._waiting: dict[str, list[_Span]] = {}  # by trace
         self._waiting_count = 0
@@ -255,7 +271,9 @@ class Spans:
         else:
             self._notes["merged spans"] += 1
             before = self._kept[index]
-            is_longer = (span.length, span.place) >= (before.length, before.last)
+            is_longer = span.length > before.length or (
+                span.length == before.length and span.is_later(before)
+            )
             longer = span if is_longer else before
             self._kept[index] = replace(
                 longer,
@@ -265,18 +283,29 @@ class Spans:
             )
             if longer is before:
                 return
-            for tip in before.tips:
-                self._by_tip.pop(tip, None)
-        self._by_prefix.update(dict.fromkeys(span.prefixes, index))
-        self._by_tip.update(dict.fromkeys(span.tips, index))
+            for prefixes in (before.prefixes, before.guest_prefixes):
+                for tip in prefixes[-before.tips :]:
+                    if self._by_tip.get(tip) == index:
+                        del self._by_tip[tip]
+        for known, first in (self._by_prefix, 0), (self._by_tip, -span.tips):
+            known.update(dict.fromkeys(span.prefixes[first:], index))
+            for prefix in span.guest_prefixes[first:]:
+                known.setdefault(prefix, index)  # what is a guest's own stays so
 
     def _conversation_of(self, span: _Span) -> int | None:
-        for tip in span.tips:
-            if tip in self._by_prefix:
-                return self._by_prefix[tip]  # this history is a prefix of a longer one
-        for prefix in span.prefixes:
-            if prefix in self._by_tip:
-                return self._by_tip[prefix]
+        """Return the index of the conversation that a span is a part of, or goes on from: one of
+        its person, or of a guest."""
+        for prefixes in (span.prefixes, span.guest_prefixes):
+            # This history is a prefix of a longer one, or the other way round.
+            found = chain(
+                map(self._by_prefix.get, prefixes[-span.tips :]),
+                map(self._by_tip.get, prefixes),
+            )
+            for index in found:
+                if index is None:
+                    continue
+                if prefixes is span.prefixes or self._kept[index].user is None:
+                    return index
         return None
 
     def found(self) -> Iterator[Found]:
@@ -304,6 +333,12 @@ class Spans:
         self._notes["merged spans"] += len(kept) - len(joined)
         first_lines = {min(span.place for span in spans) for spans, _ in joined}
         self._notes["merged lines"] = self._lines - len(first_lines)
+        people = defaultdict[str, set[str]](set)
+        for span in kept:
+            if span.name and span.user:
+                people[span.name].add(span.user)
+        several = sum(len(users) > 1 for users in people.values())
+        self._notes["ids of several people"] = several
         latest = _latest(kept)
         times = Counter(spans[0].name for spans, _ in joined)
         seen: Counter[str] = Counter()
@@ -331,16 +366,26 @@ class Spans:
 
 
 def _latest(kept: Sequence[_Span]) -> dict[str, _Span]:
-    """Return the last span of each id: by their times, since many tools export the newest first; by
-    their places, if one of them has no time."""
+    """Return the last span of each id."""
+    return {span.name: span for span in _in_order(kept)}
+
+
+def _in_order(kept: Sequence[_Span]) -> list[_Span]:
+    """Return spans in the order in which the calls of each conversation were made: of their times,
+    since many tools export the newest first; of their places, if one of them has no time."""
     timed = [(_moment(span), span) for span in kept]
-    untimed = {span.name for time, span in timed if time is None}
+    untimed = {_whose(span) for time, span in timed if time is None}
 
     def order(each: tuple[float | None, _Span]) -> tuple[float, Place]:
         time, span = each
-        return 0.0 if time is None or span.name in untimed else time, span.last
+        return 0.0 if time is None or _whose(span) in untimed else time, span.last
 
-    return {span.name: span for _, span in sorted(timed, key=order)}
+    return [span for _, span in sorted(timed, key=order)]
+
+
+def _whose(span: _Span) -> tuple[str, str | None]:
+    """Return of which conversations a span may be a part: those of its id, else of its person."""
+    return span.name, None if span.name else span.user
 
 
 def _moment(span: _Span) -> float | None:
@@ -353,10 +398,11 @@ def _moment(span: _Span) -> float | None:
 
 
 def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
-    """Return the conversations of spans, in their order. An app may send only the last messages:
-    then under one id each span begins with the last turns of the one before."""
+    """Return the conversations of spans, in the order of the first of each. An app may send only
+    the last messages: then under one id each span begins with the last turns of the one before."""
     windows = Windows()
     found = []
+    kept = _in_order(kept)
     for span in kept:
         imported = assemble(
             span.messages,
@@ -366,10 +412,10 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
             meta=span.meta,
             whole=span.ended,
         )
-        whose = f"id {span.name}" if span.name else span.user
+        whose = None if _whose(span) == ("", None) else repr(_whose(span))
         windows.add(imported.conversation, whose)
         found.append(([span], imported))
-    later = set()
+    later: set[int] = set()
     users = [span.user for span in kept]
     parts_of_chains = (_by_person(calls, users) for calls in windows.chains())
     for calls in chain.from_iterable(parts_of_chains):
@@ -378,9 +424,10 @@ def _joined(kept: Sequence[_Span]) -> list[tuple[list[_Span], Imported]]:
         whole = join([part.conversation for part in parts], shared)
         notes = sum((Counter(part.notes) for part in parts), Counter[str]())
         spans = [kept[place] for place in places]
-        found[min(places)] = spans, replace(parts[-1], conversation=whole, notes=notes)
-        later.update(set(places) - {min(places)})
-    return [each for place, each in enumerate(found) if place not in later]
+        found[places[0]] = spans, replace(parts[-1], conversation=whole, notes=notes)
+        later.update(places[1:])
+    whole_ones = [each for place, each in enumerate(found) if place not in later]
+    return sorted(whole_ones, key=lambda each: min(span.place for span in each[0]))
 
 
 def _by_person(
@@ -464,8 +511,6 @@ def _read(row: Row, place: Place, attributes: Row) -> _Span | None:
             "timestamp": _start(row),
         },
         messages=messages,
-        prefixes=(),
-        tips=(),
     )
     return span.of(_first(attributes, _CONVERSATION), _first(attributes, _PERSON))
 
