@@ -230,23 +230,6 @@ def kill_when(process: Process, ready) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
-def test_import_killed_in_the_middle_ends_with_the_same_files(tmp_path):
-    path = tmp_path / "logs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(30_000)))
-    userlm("import", path, "--out", "whole", cwd=tmp_path, fresh=True)
-    progress = tmp_path / "killed" / "progress.json"
-    for attempt in range(2):  # killed once, and once again where it went on
-        process = start("import", path, "--out", "killed", cwd=tmp_path)
-        before = progress.read_bytes() if attempt else b""
-        kill_when(
-            process, lambda b=before: progress.is_file() and progress.read_bytes() != b
-        )
-    assert not (tmp_path / "killed" / "results.json").exists()
-    userlm("import", path, "--out", "killed", cwd=tmp_path)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
 KILLED = """
 import os, signal, sys
 from userlm import cli
@@ -332,36 +315,6 @@ def test_what_lies_in_several_files_is_one_conversation_however_often_the_import
         )
     commands.import_(commands.Import(logs, out=killed, limit=limit))
     assert contents(killed) == contents(whole)
-
-
-@pytest.mark.slow
-def test_clean_killed_in_the_middle_ends_with_the_same_files(tmp_path):
-    write_conversations(
-        tmp_path / "c.jsonl",
-        (
-            # words that are English at first sight
-            Conversation(f"c{i}").say(f"what {i} of this {i} and that {i}")
-            for i in range(25_000)
-        ),
-    )
-    userlm("clean", "c.jsonl", "--out", "whole", cwd=tmp_path, fresh=True)
-    out = tmp_path / "killed"
-    for file in (
-        out / ".ngrams",
-        out / "train.jsonl",
-    ):
-        # while it reads, and while it writes
-        process = start("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
-        kill_when(
-            process,
-            lambda f=file: (
-                f.is_file() and (f.name == ".ngrams" or f.stat().st_size > 0)
-            ),
-        )
-    assert not (out / "results.json").exists()
-    userlm("clean", "c.jsonl", "--out", "killed", cwd=tmp_path)
-    assert contents(out) == contents(tmp_path / "whole")
-    assert not (out / ".ngrams").exists()
 
 
 SLOW = """

@@ -845,10 +845,10 @@ HOSTILE = "a 1 @ . - 1- a. a@ a@a. +1 (1 :: 2001: sk- eyJaaaaaaaa.eyJa ://a: x1.
     ],
 )
 def test_no_text_takes_more_than_a_moment(piece):
-    text = (piece * 1_000_000)[:1_000_000] + "7 1234567@"
+    text = (piece * 300_000)[:300_000] + "7 1234567@"
     start = time.process_time()
     scrub_text(text)
-    assert time.process_time() - start < 10  # 0.1 to 3; a quadratic one takes minutes
+    assert time.process_time() - start < 5  # 0.03 to 1; a quadratic one takes minutes
 
 
 def test_real_logs_are_scrubbed_once(data):

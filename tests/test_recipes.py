@@ -427,7 +427,7 @@ def test_users_on_tasks_stand_beside_the_figures_of_the_paper(tmp_path):
         "SOURCES": f"{tmp_path}/math.jsonl {tmp_path}/code.jsonl",
         "ROWS": users,
         "ASSISTANT": "oracle",
-        "REPEATS": "2",
+        "REPEATS": "1",
     }
     done = subprocess.run(
         ["bash", RECIPES / "table3_extrinsic/run.sh", "--unsafe-local"],
