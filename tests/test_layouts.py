@@ -743,6 +743,9 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         {"output": {"role": "assistant", "content": "hello"}},
         {"response": {"output": [{"type": "message", **A}]}},
         {"response": {"model": "m", "message": A}},
+        {"response": {"type": "ai", "content": "hello"}},
+        {"response": json.dumps([{"type": "text", "text": "hello"}])},
+        {"response": [{"type": "text", "text": "hello"}]},
     ],
 )
 def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
@@ -780,6 +783,10 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
         ),
         {"response": "null"},
         {"response": "[]"},
+        {"choices": json.dumps([{"message": {"role": "assistant", "content": ""}}])},
+        {"output": [U]},
+        {"output": json.dumps([U])},
+        {"response": json.dumps([{"type": "tool_use", "name": "f", "input": {}}])},
     ],
 )
 def test_no_answer_beside_the_messages_is_none(beside):
@@ -810,6 +817,7 @@ def test_an_answer_beside_the_messages_may_be_json_cut_or_behind_a_notice():
         {"response": {**A, "stop_reason": "max_tokens"}},
         {"response": {"status": "incomplete", "output": [A]}},
         {"response": "hel", "finish_reason": "length"},
+        {"messages": [U, A], "finish_reason": "length"},
         {"response": {"output": {"message": A}, "stopReason": "max_tokens"}},
     ):
         assert not convert({"messages": [U], **cut}, None, "x").conversation.ended

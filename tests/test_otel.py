@@ -1043,6 +1043,36 @@ def test_of_an_answer_made_again_the_later_one_is_kept(step):
     assert one.turns[1].text == "good"
 
 
+@pytest.mark.parametrize("reasons", [["length"], '["max_tokens"]'])
+def test_an_answer_that_was_cut_at_a_limit_is_no_end(reasons):
+    attributes = call(*TALK, conversation="c")
+    [one] = found_in(sdk(attributes | {"gen_ai.response.finish_reasons": ["stop"]}))
+    assert one.ended
+    [one] = found_in(sdk(attributes | {"gen_ai.response.finish_reasons": reasons}))
+    assert not one.ended
+    said = attributes["gen_ai.output.messages"].replace('"stop"', '"length"')
+    [one] = found_in(sdk(attributes | {"gen_ai.output.messages": said}))
+    assert not one.ended
+    flat = {f"gen_ai.prompt.0.{key}": value for key, value in chat("hi")[0].items()}
+    flat |= {"gen_ai.completion.0.content": "yo"}
+    for reason, ended in ("stop", True), ("length", False):
+        [one] = found_in(sdk(flat | {"gen_ai.completion.0.finish_reason": reason}))
+        assert one.ended is ended
+
+
+def test_several_people_may_write_in_one_conversation():
+    texts = [f"turn {n}" for n in range(12)]
+    who = ["p1", "p1", "p2", "p1", "p3", "p2"]
+    rows = [
+        at(n, *texts[: 2 * n + 2], conversation="c", user=user)
+        for n, user in enumerate(who)
+    ]
+    for order in rows, rows[::-1]:
+        [one] = read(*order)
+        assert [turn.text for turn in one.imported.conversation.turns] == texts
+        assert one.imported.notes["ids of several people"] == 1
+
+
 def test_people_who_share_an_id_lose_nothing_to_each_other():
     rows = [
         at(n, "when do you open?", f"at {n}", conversation="default", user=f"p{n}")

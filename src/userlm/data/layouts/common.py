@@ -68,12 +68,12 @@ NOTES = (
 messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
 conversations of rows that are messages, `rows of several people` those in which several users
 speak, perhaps since ids are used twice, and `times not read` those whose rows are not in the order
-of their times. `ids of several people` counts the ids of spans under which several are known, of
-whom each has conversations of their own. `messages that may be typed` counts those of spans in
-which a person may have typed the JSON of several messages. `merged lines` have no conversation of
-their own: later messages of a tree, spans whose messages are part of a longer span or that have
-none, and rows that are a part of the conversation of another (`data.joining`). So every line that
-was read is counted once: as conversations, as rejected, or as merged.
+of their times. `ids of several people` counts the ids of spans under which several are known:
+turns of some may stand in conversations of others. `messages that may be typed` counts those of
+spans in which a person may have typed the JSON of several messages. `merged lines` have no
+conversation of their own: later messages of a tree, spans whose messages are part of a longer span
+or that have none, and rows that are a part of the conversation of another (`data.joining`). So
+every line that was read is counted once: as conversations, as rejected, or as merged.
 """
 
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
@@ -162,6 +162,9 @@ ROLES: Mapping[str, Side] = {
     **dict.fromkeys(("function", "function_call", "function_response"), "tool"),
 }
 """The names of the roles in the layouts that name them freely."""
+
+CUT_REASONS = {"length", "max_tokens", "incomplete"}
+"""Why an API ended an answer, where it cut it at a limit: then nobody saw the conversation end."""
 
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")

@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from userlm.data.layouts.common import (
+    CUT_REASONS,
     ROLES,
     Imported,
     Layout,
@@ -38,7 +39,6 @@ _STOP_REASONS = (
     "done_reason",
     "status",
 )
-_CUT = {"length", "max_tokens", "incomplete"}
 _RETURNED = ("choices", "candidates", "promptFeedback")
 """Fields of what an API returned, if it has an answer or none."""
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
@@ -60,7 +60,7 @@ def convert(row: Row) -> Imported:
     if sides[-1:] in (["user"], ["tool"]):
         messages, beside, is_cut = _with_answer(messages, items, name, row)
     meta, lost_fields = _extras(row, {name, beside})
-    whole = is_whole(row) and not is_cut
+    whole = is_whole(row) and not is_cut and not _is_cut(row)
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
         del meta["ended"]
@@ -105,18 +105,26 @@ def _with_answer(
     for field in _ANSWERS:
         given = row.get(field)
         content = parse_json(given)
-        answers = [_messages_in({field: content} if field == "choices" else content)]
-        if isinstance(given, str) and _is_asked_for(content):
-            answers.append(_messages_in(given))
-        for answer in filter(None, answers):
-            new = _without_request(answer, items)
-            try:
-                found = read_messages(enumerate([*items, *new]), name)
-            except Rejected:
-                continue
-            if len(found.said) > len(request.said) and not found.cut:
-                return found, field, _is_cut(row) or _is_cut(content)
+        answer = _messages_in({field: content} if field == "choices" else content)
+        found = _read_both(items, answer, name)
+        may_be_text = isinstance(given, str) and field != "choices"
+        if found is None and may_be_text and _is_asked_for(content):
+            found = _read_both(items, _messages_in(given), name)
+        if found and len(found.said) > len(request.said) and not found.cut:
+            return found, field, _is_cut(content)
     return request, "", False
+
+
+def _read_both(items: Sequence[Any], answer: list[Any], name: str) -> Messages | None:
+    """Return the messages of a request and its answer; `None` if that has none that are read."""
+    if not answer:
+        return None
+    try:
+        return read_messages(
+            [*enumerate([*items, *_without_request(answer, items)])], name
+        )
+    except Rejected:
+        return None
 
 
 def _messages_in(answer: Any) -> list[Any]:
@@ -125,7 +133,10 @@ def _messages_in(answer: Any) -> list[Any]:
         is_said = has_words(answer) and answer != "null"
         return [{"role": "assistant", "content": answer}] if is_said else []
     if isinstance(answer, list):
-        return answer if all(map(_is_message, answer)) else []
+        if not all(map(_is_message, answer)):
+            return []
+        are_parts = not any("role" in each or _side(each) for each in answer)
+        return [{"role": "assistant", "content": answer}] if are_parts else answer
     if not isinstance(answer, Mapping):
         return []
     if first := _first_choice(answer):
@@ -134,7 +145,7 @@ def _messages_in(answer: Any) -> list[Any]:
     for inner in (answer.get("message"), answer.get("output")):
         if isinstance(inner, Mapping | list):
             return _messages_in(inner)
-    return [answer] if "role" in answer else []
+    return [answer] if _is_message(answer) else []
 
 
 def _is_message(item: Any) -> bool:
@@ -192,7 +203,7 @@ def _is_cut(answer: Any) -> bool:
     for each in filter(lambda one: isinstance(one, Mapping), found):
         for part in (each, _first_choice(each)):
             said += [str(part.get(name)).lower() for name in _STOP_REASONS]
-    return not _CUT.isdisjoint(said)
+    return not CUT_REASONS.isdisjoint(said)
 
 
 def _extras(row: Row, used: Set[str]) -> tuple[dict[str, Any], int]:

@@ -14,8 +14,8 @@ merged into it, and those of which an app sent only the last messages are joined
 from __future__ import annotations
 
 import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from userlm.content import read_parts
 from userlm.data.layouts.common import (
+    CUT_REASONS,
     Found,
     Imported,
     Layout,
@@ -60,6 +61,7 @@ _DROPPED = ("droppedAttributesCount", "dropped_attributes_count")
 _MODEL = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name")
 _MOST_WAITING = 1_000
 """Spans that wait for the first one of their trace, which mostly comes last."""
+_TWO_EXCHANGES = 4  # turns
 _RESOURCES = ("resourceSpans", "resource_spans")
 _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
 _WRAPPERS = {
@@ -185,6 +187,8 @@ class Spans:
         self._waiting: dict[str, list[_Span]] = {}  # by trace
         self._waiting_count = 0
         self._wrappers: list[_Span] = []
+        self._people: dict[str, str] = {}  # the first one of each id
+        self._of_several: set[str] = set()  # ids
         self._traces: set[str] = set()  # traces with a call that has messages
         self._lines = 0
         # Lines, as long as none has messages; packed, since it may be all of a large log.
@@ -256,6 +260,9 @@ class Spans:
         return span
 
     def _take(self, span: _Span) -> None:
+        user = span.user
+        if span.name and user and self._people.setdefault(span.name, user) != user:
+            self._of_several.add(span.name)
         if span.wraps:
             self._wrappers.append(span)
         else:
@@ -282,6 +289,8 @@ class Spans:
                 user=longer.user or span.user or before.user,
             )
             if longer is before:
+                if span.user != before.user:  # earlier calls of this person may follow
+                    self._by_prefix.update(dict.fromkeys(span.prefixes, index))
                 return
             for prefixes in (before.prefixes, before.guest_prefixes):
                 for tip in prefixes[-before.tips :]:
@@ -293,20 +302,32 @@ class Spans:
                 known.setdefault(prefix, index)  # what is a guest's own stays so
 
     def _conversation_of(self, span: _Span) -> int | None:
-        """Return the index of the conversation that a span is a part of, or goes on from: one of
-        its person, or of a guest."""
-        for prefixes in (span.prefixes, span.guest_prefixes):
-            # This history is a prefix of a longer one, or the other way round.
-            found = chain(
-                map(self._by_prefix.get, prefixes[-span.tips :]),
-                map(self._by_tip.get, prefixes),
-            )
-            for index in found:
-                if index is None:
-                    continue
-                if prefixes is span.prefixes or self._kept[index].user is None:
-                    return index
+        """Return the index of the conversation that a span is a part of, or goes on from."""
+        turns = len(span.prefixes)
+        for length in range(turns, turns - span.tips, -1):
+            if (index := self._match(self._by_prefix, span, length)) is not None:
+                return index
+        for length in range(turns, 0, -1):
+            if (index := self._match(self._by_tip, span, length)) is not None:
+                return index
         return None
+
+    def _match(
+        self, known: Mapping[bytes, int], span: _Span, length: int
+    ) -> int | None:
+        """Return the index of the conversation with the first messages of a span: one of its
+        person, or of a guest. Several people may write in one conversation, so it may be another
+        person's, if one of both is a beginning of the other and not what many begin with."""
+        if (index := known.get(span.prefixes[length - 1])) is not None:
+            return index
+        if not span.guest_prefixes:
+            return None
+        index = known.get(span.guest_prefixes[length - 1])
+        if index is None or self._kept[index].user is None:
+            return index
+        shorter, longer = sorted((len(span.prefixes), len(self._kept[index].prefixes)))
+        is_beginning = length == shorter < longer
+        return index if is_beginning and length >= _TWO_EXCHANGES else None
 
     def found(self) -> Iterator[Found]:
         """Return the conversations in the order of their first lines; the first carries all notes.
@@ -333,12 +354,7 @@ class Spans:
         self._notes["merged spans"] += len(kept) - len(joined)
         first_lines = {min(span.place for span in spans) for spans, _ in joined}
         self._notes["merged lines"] = self._lines - len(first_lines)
-        people = defaultdict[str, set[str]](set)
-        for span in kept:
-            if span.name and span.user:
-                people[span.name].add(span.user)
-        several = sum(len(users) > 1 for users in people.values())
-        self._notes["ids of several people"] = several
+        self._notes["ids of several people"] = len(self._of_several)
         latest = _latest(kept)
         times = Counter(spans[0].name for spans, _ in joined)
         seen: Counter[str] = Counter()
@@ -489,9 +505,10 @@ def _read(row: Row, place: Place, attributes: Row) -> _Span | None:
             attributes = {**details, **attributes}
         elif isinstance(event_name, str) and event_name.startswith("gen_ai."):
             events.append((where.rstrip("."), event_name, details))
-    messages = _messages(attributes, events)
-    if messages is None:
+    found = _messages(attributes, events)
+    if found is None:
         return None
+    messages, is_answer_cut = found
     if all(side not in OTHER_ROLE or side == "assistant" for side, _ in messages.said):
         raise Rejected(
             "no user turn", "none of the messages of the span is from the user"
@@ -504,7 +521,8 @@ def _read(row: Row, place: Place, attributes: Row) -> _Span | None:
         wraps=any(attributes.get(key) in kinds for key, kinds in _WRAPPERS.items()),
         user=None,
         intent=_first(attributes, ("userlm.intent",)),
-        ended=attributes.get("userlm.ended") is not False and not _is_cut(row),
+        ended=attributes.get("userlm.ended") is not False
+        and not (_is_cut(row) or is_answer_cut),
         meta={
             "source": "otel",
             "model": _first(attributes, _MODEL),
@@ -581,8 +599,11 @@ def _start(span: Row) -> str | None:
 # --- messages -------------------------------------------------------------------------------------
 
 
-def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
-    """Return the messages of a call, the answer last; `None` if the span does not have them."""
+def _messages(
+    attributes: Row, events: Sequence[_Event]
+) -> tuple[Messages, bool] | None:
+    """Return the messages of a call, the answer last, and whether the model reached a limit in it;
+    `None` if the span does not have them."""
     found: _Located = []
     may_be_typed = False
     for asked, answer, may_be_text in _CONVENTIONS:
@@ -596,7 +617,14 @@ def _messages(attributes: Row, events: Sequence[_Event]) -> Messages | None:
         system = {"role": "system", "parts": instructions}
         found.insert(0, ("gen_ai.system_instructions", system))
     readable = ((where, _readable(message)) for where, message in found)
-    return replace(read_messages(readable, "messages"), may_be_typed=may_be_typed)
+    messages = read_messages(readable, "messages")
+    _, answer = found[-1]
+    reasons = parse_json(attributes.get("gen_ai.response.finish_reasons"))
+    reasons = [*reasons] if isinstance(reasons, list) else [reasons]
+    if isinstance(answer, dict):
+        reasons.append(answer.get("finish_reason"))
+    is_cut = not CUT_REASONS.isdisjoint(str(reason).lower() for reason in reasons)
+    return replace(messages, may_be_typed=may_be_typed), is_cut
 
 
 def _in_attributes(
