@@ -695,7 +695,7 @@ def test_an_odd_user_in_a_run_of_somebody_else_is_one_sentence(
 def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
     grid, compared, tmp_path
 ) -> None:
-    for seed in range(40):
+    for seed in range(20):
         draw = random.Random(seed)
         copy = tmp_path / f"compared{seed}"
         shutil.copytree(compared, copy)
@@ -704,7 +704,7 @@ def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
             page = describe([read_run(copy)])
             html.render(page)
             markdown.render(page)
-    for seed in range(10):
+    for seed in range(5):
         draw = random.Random(seed)
         copy = tmp_path / f"grid{seed}"
         shutil.copytree(grid, copy)

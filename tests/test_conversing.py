@@ -493,7 +493,7 @@ WORKERS = 16
 def test_a_simulation_killed_in_the_middle_goes_on_where_it_was_and_pays_for_nothing_twice(
     scripted, tmp_path
 ):
-    count = 100
+    count = 60
     seeds(tmp_path / "seeds.jsonl", count)
     (tmp_path / "lines.txt").write_text("first\nsecond\n")
     with serving(lambda body, n: talk(body, hang=0.01)) as server:
