@@ -239,7 +239,7 @@ def _trace(row: Row) -> str:
 
 
 def field_in(row: Row, name: str) -> Any:
-    """Return a field of a span, or the columns of a table that stand for it (`context.trace_id`)."""
+    """Return a field of a span, or the columns of a table that stand for it: `context.trace_id`."""
     if name in row:
         return row[name]
     prefix = f"{name}."
