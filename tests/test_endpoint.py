@@ -482,10 +482,35 @@ def test_an_endless_answer_is_read_up_to_a_limit(monkeypatch):
 def test_an_answer_of_more_characters_than_the_allowed_tokens_have_is_asked_for_again():
     # The longest tokens have 128 characters.
     long, longest = completion("a" * 1281), completion("a" * 1280)
-    long_thought = completion("a", reasoning="a" * 1281)
-    with serving([long, long_thought, longest]) as server:
+    with serving([long, longest]) as server:
         out = model(server).chat(HI, Sampling(max_tokens=10))
-    assert (len(out.text), out.faults) == (1280, ("broken answer",) * 2)
+    assert (len(out.text), out.faults) == (1280, ("broken answer",))
+
+
+def test_a_long_thought_is_cut_and_its_answer_kept():
+    long_thought = completion("a", reasoning="a" * 1281, tokens_out=900)
+    with serving([long_thought]) as server:
+        out = model(server).chat(HI, Sampling(max_tokens=10))
+    assert (out.text, len(out.thought), out.faults) == ("a", 1280, ())
+    assert out.tokens_out == 900
+
+
+def test_what_a_server_counts_beyond_the_limit_is_counted_and_not_asked_for_again(
+    tmp_path,
+):
+    endless = completion("a" * 2000, tokens_out=700)
+    empty = completion("", tokens_out=40)
+    for said, requests, doubt in (
+        ([endless], 1, 700),
+        ([empty, empty, completion("ok", tokens_out=30)], 3, 80),
+    ):
+        budget = Budget(Caps(), tmp_path / f"{requests}.jsonl")
+        side = budget.side("writer")
+        with serving(said) as server:
+            cache = CallCache(tmp_path / f"asked{requests}.jsonl", model(server), side)
+            cache.ask("a", 0, HI, Sampling(max_tokens=10))
+        assert len(server.requests) == requests
+        assert side.used["doubt_out"] == doubt
 
 
 @pytest.mark.parametrize(

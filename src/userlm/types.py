@@ -66,8 +66,7 @@ class ModelError(RuntimeError):
     Attributes:
         reason: a short name of the error, for counting.
         permanent: every other call would fail too (a refused key, an unknown model).
-        faults, possibly_billed: see `Completion`; here for all tries together.
-        reasoning_tokens: the same of the last try.
+        faults, possibly_billed, excess_tokens: see `Completion`; here for all tries together.
     """
 
     def __init__(
@@ -78,14 +77,14 @@ class ModelError(RuntimeError):
         permanent: bool = False,
         faults: tuple[str, ...] = (),
         possibly_billed: int = 0,
-        reasoning_tokens: int = 0,
+        excess_tokens: int = 0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.permanent = permanent
         self.faults = faults
         self.possibly_billed = possibly_billed
-        self.reasoning_tokens = reasoning_tokens
+        self.excess_tokens = excess_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +352,7 @@ class Completion:
         tokens_in, tokens_out: usage in tokens; `None` if unknown.
         faults: short names of what went wrong in earlier tries of the same call.
         possibly_billed: how many of those tries may still have been billed.
+        excess_tokens: how many tokens beyond `Sampling.max_tokens` they had, as the server says.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
         reasoning_tokens: those that some servers bill as `tokens_out` but do not count in it.
@@ -365,6 +365,7 @@ class Completion:
     tokens_out: int | None = None
     faults: tuple[str, ...] = ()
     possibly_billed: int = 0
+    excess_tokens: int = 0
     thought: str = ""
     refused: bool = False
     reasoning_tokens: int = 0

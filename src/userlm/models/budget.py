@@ -152,6 +152,7 @@ def usage_of(answer: Completion, tokens_in: int, max_tokens: int) -> Counter[str
     """The usage of an answered call; without token counts it is counted at its worst case."""
     used = usage_of_tries(answer.possibly_billed, tokens_in, max_tokens)
     used["drafts"] += 1
+    used["doubt_out"] += answer.excess_tokens
     if answer.tokens_in is None or answer.tokens_out is None:
         used.update(doubt_in=tokens_in, doubt_out=max_tokens)
     else:
@@ -399,7 +400,7 @@ class Side:
             return answer
         except ModelError as error:
             used = usage_of_tries(error.possibly_billed, tokens_in, max_tokens)
-            used["doubt_out"] += error.reasoning_tokens
+            used["doubt_out"] += error.excess_tokens
             if error.reason == "stopped" and not call.requests:
                 used["calls"] = 0  # nobody waited any more, so nothing was sent
             self.latest.append(_lasting(error, bool(self.used["drafts"])))

@@ -161,11 +161,15 @@ class EndpointModel:
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer; raises `ModelError` if there is none after all retries."""
         faults: list[str] = []
+        excess_tokens = 0
 
-        def send(client: openai.AsyncOpenAI) -> Awaitable[Completion | Fault]:
+        async def send(client: openai.AsyncOpenAI) -> Completion | Fault:
+            nonlocal excess_tokens
             # The same seed would give the same answer, which was paid for.
             tried = reseeded(sampling, faults.count("empty answer"))
-            return self._chat(client, messages, tried)
+            got = await self._chat(client, messages, tried)
+            excess_tokens += got.excess_tokens
+            return got
 
         answer = self.ask(send, faults)
         if self._says_usage and None in (answer.tokens_in, answer.tokens_out):
@@ -177,7 +181,12 @@ class EndpointModel:
                 stacklevel=2,
             )
         billed = possibly_billed(faults)
-        answer = replace(answer, faults=tuple(faults), possibly_billed=billed)
+        answer = replace(
+            answer,
+            faults=tuple(faults),
+            possibly_billed=billed,
+            excess_tokens=excess_tokens,
+        )
         return self.without_key(answer)
 
     def masked(self, text: str) -> str:
@@ -206,7 +215,7 @@ class EndpointModel:
             ModelError: if there is no answer after all retries, if retries cannot help, or if
                 another one is not wanted any more or not allowed by a cap.
         """
-        retries = 0
+        retries = excess_tokens = 0
         left = max(LONGEST_CALL, self._timeout)
         check_wanted()  # the caller may have left while this one waited for another thread
         if may_bill:
@@ -217,20 +226,24 @@ class EndpointModel:
             if not isinstance(got, Fault):
                 return got
             faults.append(got.kind)
+            excess_tokens += got.excess_tokens
             left -= time.monotonic() - begun
             if got.adapted:
-                self._before_retry(0, False, faults)
+                self._before_retry(0, False, faults, excess_tokens)
                 continue
             if not got.passing or retries == self._retries or left < SHORTEST_TRY:
-                raise self._error(got, faults)
+                raise self._error(got, faults, excess_tokens)
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
             counts = may_bill and possibly_billed([got.kind]) > 0
-            self._before_retry(min(wait, LONGEST_PAUSE) + jitter, counts, faults)
+            seconds = min(wait, LONGEST_PAUSE) + jitter
+            self._before_retry(seconds, counts, faults, excess_tokens)
             retries += 1
 
-    def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
+    def _error(
+        self, fault: Fault, faults: Sequence[str], excess_tokens: int
+    ) -> ModelError:
         """Return the error of a call whose last try had this fault."""
         message = " ".join(self.masked(fault.message).split())
         return ModelError(
@@ -239,11 +252,15 @@ class EndpointModel:
             permanent=fault.permanent,
             faults=tuple(faults),
             possibly_billed=possibly_billed(faults),
-            reasoning_tokens=fault.reasoning_tokens,
+            excess_tokens=excess_tokens,
         )
 
     def _before_retry(
-        self, seconds: float, counts: bool, faults: Sequence[str]
+        self,
+        seconds: float,
+        counts: bool,
+        faults: Sequence[str],
+        excess_tokens: int,
     ) -> None:
         """Wait, and count another request if it `counts`; raise `ModelError` with all faults if it
         is not wanted any more, or not allowed by a cap."""
@@ -254,6 +271,7 @@ class EndpointModel:
         except ModelError as error:
             error.faults = tuple(faults)
             error.possibly_billed = possibly_billed(faults)
+            error.excess_tokens = excess_tokens
             raise
 
     def _once(self, send: Send[T], timeout: float) -> T | Fault:
@@ -329,19 +347,26 @@ class EndpointModel:
                 return Fault(f"{refused} not taken", "", adapted=True)
             raise
         got = _completion(answer)
+        counted = token_count(answer, "completion_tokens") or sampling.max_tokens
+        excess_tokens = max(
+            counted + _reasoning_tokens(answer) - sampling.max_tokens, 0
+        )
         if isinstance(got, Fault):
             if got.kind == "empty answer" and values.get("temperature") == 0:
                 got = replace(got, passing=False)  # another try would give the same
-            return got
+            return replace(got, excess_tokens=excess_tokens)
         most = MAX_TOKEN_LENGTH * sampling.max_tokens
-        length = max(len(got.text), len(got.thought))
-        if length > most:
-            # as context it would cost more than all other calls together
-            raise ValueError(
-                f"it has {length:,} characters, and {sampling.max_tokens} tokens were "
-                "allowed"
+        if len(got.text) > most:
+            # As context it would cost more than all other calls together. A server that counts them
+            # knows no limit, and would do so again.
+            return Fault(
+                "broken answer",
+                f"the answer cannot be used: it has {len(got.text):,} characters, and "
+                f"{sampling.max_tokens} tokens were allowed",
+                passing=not excess_tokens,
+                excess_tokens=excess_tokens,
             )
-        return got
+        return replace(got, thought=got.thought[:most])
 
 
 async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:
@@ -429,7 +454,6 @@ def _completion(answer: Any) -> Completion | Fault:
         return Fault(
             "empty answer",
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
-            reasoning_tokens=found.reasoning_tokens,
         )
     return Fault("empty answer", "the answer is empty", passing=True)
 

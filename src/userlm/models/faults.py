@@ -75,7 +75,7 @@ class Fault:
         permanent: whether all other calls would fail too.
         adapted: whether the next try is sent with other parameters.
         wait: seconds that the server asks to wait; `None` if it does not.
-        reasoning_tokens: see `Completion`.
+        excess_tokens: how many tokens beyond `Sampling.max_tokens` the server counted.
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Fault:
     permanent: bool = False
     adapted: bool = False
     wait: float | None = None
-    reasoning_tokens: int = 0
+    excess_tokens: int = 0
 
 
 def possibly_billed(faults: Sequence[str]) -> int:
