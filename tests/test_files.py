@@ -64,11 +64,15 @@ def test_files_of_other_kinds_that_are_left_out_are_told(tmp_path):
     assert said.startswith(
         f"{place}: files of other kinds are not read (3), as {place}/b.jsonl.zst;"
     )
-    lay(tmp_path, "in/a.jsonl")
+    lay(tmp_path, "in/a.jsonl", "in/_SUCCESS")
     _, said = files.left_out(place, tmp_path / "out")
     assert "not read (2), as" in said
     [said] = files.left_out(place / "*", tmp_path / "out")
     assert "not read (2), as" in said
+    lay(tmp_path, "in/part-00000")
+    _, said = files.left_out(place, tmp_path / "out")
+    assert "not read (3), as" in said
+    (place / "part-00000").unlink()
     assert [*files.left_out(place / "*.jsonl", tmp_path / "out")] == []
     assert [*files.left_out(place / "*.csv", tmp_path / "out")] == []
 

@@ -839,7 +839,11 @@ RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
         ([U], [CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
         ([U], [U, CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
         ([U], [CALL, RESULT], ["hi", "I look."]),
-        ([U], [A, {"role": "system", "content": "now billing"}, CALL], None),
+        (
+            [U],
+            [A, {"role": "system", "content": "now billing"}, CALL],
+            ["hi", "hello\n\nI look."],
+        ),
         (
             [U],
             [A, {"role": "user", "content": "55"}, CALL],
@@ -848,6 +852,24 @@ RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
         ([{"role": "system", "content": "be brief"}, U], [U, A], ["hi", "hello"]),
         ([U], [{"role": "system", "content": "be brief"}, U, A], ["hi", "hello"]),
         ([U, A, U], [{**U, "id": 7}, CALL], ["hi", "hello", "hi", "I look."]),
+        (
+            [U],
+            [{"role": "user", "content": [{"type": "text", "text": "hi "}]}, A],
+            None,
+        ),
+        ([U], [{"type": "human", "data": {"content": "hi"}}, A], None),
+        (
+            [U],
+            [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}],
+            None,
+        ),
+        ([U], [{"role": "user", "content": "Hi, shortened"}, A], ["hi", "hello"]),
+        # The state of a thread: all of it.
+        (
+            [U],
+            [{"role": "user", "content": "0"}, CALL, U, A],
+            ["0", "I look.", "hi", "hello"],
+        ),
     ],
 )
 def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
@@ -856,8 +878,31 @@ def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
     conversation = convert(
         {"messages": items, "output": output}, None, "x"
     ).conversation
-    texts = texts or ["hi", "hello\n\nI look."]
-    assert [turn.text for turn in conversation.turns] == texts
+    assert [turn.text for turn in conversation.turns] == (texts or ["hi", "hello"])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"question": "Capital?", "choices": ["Paris", "Rome"]},
+        {"choices": [{"id": "A", "content": "Paris"}]},
+        {"candidates": [{"name": "Ann"}]},
+        {"name": "Ann", "role": "designer"},
+        {"type": "user", "text": "complaint"},
+        {"error": "no such order"},
+        [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": "Yes?"},
+        ],
+        [{"name": "x"}],
+        ["a"],
+    ],
+)
+def test_json_that_was_asked_for_is_the_answer(said):
+    row = {"messages": [U], "response": json.dumps(said)}
+    conversation = convert(row, None, "x").conversation
+    assert conversation.turns[1:] == (Turn("assistant", json.dumps(said)),)
+    assert conversation.ended
 
 
 def test_a_conversation_of_ones_own_has_the_id_of_its_field():

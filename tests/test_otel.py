@@ -1016,6 +1016,11 @@ def at(second: int, *texts: str, **ids: str) -> dict[str, Any]:
     return {**sdk(call(*texts, **ids), f"0x{second}"), "start_time": start}
 
 
+def export_at(*spans: dict[str, Any]) -> dict[str, Any]:
+    """The spans in one line."""
+    return {"resourceSpans": [{"scopeSpans": [{"spans": list(spans)}]}]}
+
+
 def found_in(*rows: dict[str, Any]):
     return [each.imported.conversation for each in read(*rows)]
 
@@ -1055,6 +1060,16 @@ def test_an_answer_that_was_cut_at_a_limit_is_no_end(reasons):
     assert not one.ended
     flat = {f"gen_ai.prompt.0.{key}": value for key, value in chat("hi")[0].items()}
     flat |= {"gen_ai.completion.0.content": "yo"}
+    several = {"gen_ai.response.finish_reasons": ["stop", "length"]}
+    [one] = found_in(sdk(attributes | several))
+    assert one.ended
+    said = {"index": 0, "finish_reason": "length", "message": '{"content": "yo"}'}
+    events = [
+        {"name": "gen_ai.user.message", "attributes": {"content": "hi"}},
+        {"name": "gen_ai.choice", "attributes": said},
+    ]
+    [one] = found_in(sdk({}, events=events))
+    assert one.turns[-1].text == "yo" and not one.ended
     for reason, ended in ("stop", True), ("length", False):
         [one] = found_in(sdk(flat | {"gen_ai.completion.0.finish_reason": reason}))
         assert one.ended is ended
@@ -1067,10 +1082,27 @@ def test_several_people_may_write_in_one_conversation():
         at(n, *texts[: 2 * n + 2], conversation="c", user=user)
         for n, user in enumerate(who)
     ]
-    for order in rows, rows[::-1]:
+    for order in rows, rows[::-1], rows[1:], [*rows[3:], *rows[:3]]:
         [one] = read(*order)
         assert [turn.text for turn in one.imported.conversation.turns] == texts
         assert one.imported.notes["ids of several people"] == 1
+
+
+@pytest.mark.parametrize("exchanges", [1, 2])
+def test_who_had_another_name_before_the_login_goes_on(exchanges):
+    texts = [f"turn {n}" for n in range(8)]
+    rows = [
+        at(
+            n,
+            *texts[: 2 * n + 2],
+            conversation="c",
+            user="known" if n >= exchanges else "x7",
+        )
+        for n in range(4)
+    ]
+    for order in rows, rows[::-1], [export_at(*rows)]:
+        [one] = found_in(*order)
+        assert [turn.text for turn in one.turns] == texts and one.user == "known"
 
 
 def test_people_who_share_an_id_lose_nothing_to_each_other():

@@ -104,7 +104,8 @@ def left_out(place: str | Path, out: Path) -> Iterator[str]:
             seen = {folder.resolve(), out.resolve()}
             directly = [path for path in folder.iterdir() if not path.is_dir()]
             has_logs = bool(_logs_among(directly))
-            below = [path for path in _below(folder, seen) if path not in directly]
+            below = [*_below(folder, seen, may_fail=True)]
+            below = [path for path in below if path not in directly]
             if has_logs and (logs := _logs_among(below)):
                 yield (
                     f"{place} has logs, so those in its subfolders are not read, as {logs[0]}; "
@@ -217,15 +218,21 @@ def _logs_among(paths: Iterable[Path]) -> list[Path]:
     return sorted(logs, key=_order)
 
 
-def _below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _below(folder: Path, seen: set[Path], may_fail: bool = False) -> Iterator[Path]:
     """Yield the files in a folder and its subfolders, following links. `seen` stops cycles of
-    links."""
-    for path in sorted(folder.iterdir(), key=_order):
+    links; if a folder `may_fail`, it is skipped where nobody may read it."""
+    try:
+        paths = sorted(folder.iterdir(), key=_order)
+    except OSError:
+        if not may_fail:
+            raise
+        return
+    for path in paths:
         if not path.is_dir():
             yield path
         elif not path.name.startswith(".") and path.resolve() not in seen:
             seen.add(path.resolve())
-            yield from _below(path, seen)
+            yield from _below(path, seen, may_fail)
 
 
 # --- elsewhere ------------------------------------------------------------------------------------
@@ -504,9 +511,11 @@ def _is_log(path: str) -> bool:
 
 
 def _may_be_log(path: Path) -> bool:
-    """Return whether somebody may take a file for a log: not a hidden one, or a README."""
-    is_about = path.name in ABOUT or path.suffix.lower() == ".md" or not path.suffix
-    return not (is_about or path.name.startswith(".") or path.is_dir())
+    """Return whether somebody may take a file for a log: not a hidden one, a README or LICENSE, or
+    what Spark writes beside its `part-00000`."""
+    name = path.name
+    is_about = name in ABOUT or path.suffix.lower() == ".md" or name.isupper()
+    return not (is_about or name.startswith((".", "_")) or path.is_dir())
 
 
 def _no_log(place: str, missing: str) -> InputError:

@@ -9,7 +9,7 @@ merged into it, and those of which an app sent only the last messages are joined
 from __future__ import annotations
 
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -32,7 +32,7 @@ from userlm.lines import Line
 
 _MOST_WAITING = 1_000
 """Spans that wait for the first one of their trace, which mostly comes last."""
-_TWO_EXCHANGES = 4  # turns
+_EXCHANGE, _TWO_EXCHANGES = 2, 4  # turns
 
 
 class Spans:
@@ -214,7 +214,8 @@ class Spans:
                 self._notes["merged spans"] += 1
             else:
                 self._gather(span)
-        kept = sorted(self._kept, key=lambda span: span.place)
+        kept = sorted(_without_first_calls(self._kept), key=lambda span: span.place)
+        self._notes["merged spans"] += len(self._kept) - len(kept)
         if not kept:
             detail = (
                 "no span has messages; enable content capture in the instrumentation"
@@ -252,6 +253,25 @@ class Spans:
             found = replace(imported, conversation=conversation)
             yield Found(file, Line(number), found.with_notes(self._notes), None)
             self._notes.clear()
+
+
+def _without_first_calls(kept: Sequence[Span]) -> list[Span]:
+    """Return the conversations without those of one exchange with which one other under the same id
+    begins: who logged in after it, or another person, goes on there. Where several begin so, it is
+    a greeting."""
+    beginnings: defaultdict[bytes, list[int]] = defaultdict(list)
+    for index, span in enumerate(kept):
+        for prefix in span.guest_prefixes[_EXCHANGE - 1 : _EXCHANGE]:
+            beginnings[prefix].append(index)
+    firsts = set()
+    for first, *others in beginnings.values():
+        if len(others) != 1:
+            continue
+        shorter, longer = sorted((first, *others), key=lambda index: kept[index].length)
+        is_first_call = len(kept[shorter].prefixes) == _EXCHANGE
+        if is_first_call and not kept[shorter].is_later(kept[longer]):
+            firsts.add(shorter)
+    return [span for index, span in enumerate(kept) if index not in firsts]
 
 
 def _latest(kept: Sequence[Span]) -> dict[str, Span]:

@@ -301,8 +301,8 @@ def _messages(
     readable = ((where, _readable(message)) for where, message in found)
     messages = read_messages(readable, "messages")
     _, answer = found[-1]
-    reasons = parse_json(attributes.get("gen_ai.response.finish_reasons"))
-    reasons = [*reasons] if isinstance(reasons, list) else [reasons]
+    given = parse_json(attributes.get("gen_ai.response.finish_reasons"))
+    reasons = given[:1] if isinstance(given, list) else [given]  # of the first choice
     if isinstance(answer, dict):
         reasons.append(answer.get("finish_reason"))
     is_cut = not CUT_REASONS.isdisjoint(str(reason).lower() for reason in reasons)
@@ -350,8 +350,9 @@ def _in_events(events: Sequence[_Event]) -> _Located:
             message = parse_json(body.get("message", body))
             if not isinstance(message, dict):
                 message = {"content": message}
-            message = _answer(message, is_other=bool(body.get("index")))
-            found.append((where, message))
+            reason = {name: body[name] for name in ("finish_reason",) if name in body}
+            answer = _answer({**reason, **message}, is_other=bool(body.get("index")))
+            found.append((where, answer))
         elif name.endswith(".message"):
             _, role, *_ = name.split(".")
             found.append((where, {**body, "role": body.get("role") or role}))
