@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from flat import flat
 
 from userlm import commands, loading
+from userlm.bots import Bot
 from userlm.rows import read_conversations
 from userlm.text import INTENT_PREFIX
 from userlm.types import Completion, Conversation, ModelError, Reply
@@ -140,6 +142,19 @@ def test_a_failed_answer_can_be_asked_for_again(talk, tmp_path):
     assert said(talk) == ["hi", "line 2"] and talk.record["stop"] == "end"
     with pytest.raises(ModelError, match="assistant could not answer: the server is"):
         talk(Fails(), "hi", role="user")
+
+
+def test_a_bot_that_keeps_state_answers_again_in_a_new_session(shown):
+    heard = defaultdict(list)
+
+    def bot(asked):
+        heard[asked.session].append(asked.text)
+        return f"{len(heard[asked.session])} heard"
+
+    printed = shown(Bot("py:some:bot", bot), "hi", "/again", "bye", role="user")
+    assert said(shown) == ["hi", "1 heard", "bye", "2 heard"]
+    assert [*heard.values()] == [["hi"], ["hi", "bye"]]
+    assert "a new session" in printed
 
 
 def test_another_intent_begins_another_conversation_and_the_one_before_is_saved(talk):

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 from userlm import loading
 from userlm.assistants import Clarifier, Script
+from userlm.bots import Bot
 from userlm.commands import User
 from userlm.commands.options import EMBEDDED_USER
 from userlm.commands.serve import _view
@@ -152,6 +154,34 @@ def test_a_turn_is_drawn_again_with_another_seed_and_taken_back(page, small):
     press(page, "next")
     wait(page, 1)
     assert said.text_content() == first
+
+
+def test_a_bot_hears_no_turn_in_the_session_of_one_that_was_taken_away(page, tmp_path):
+    heard = defaultdict(list)
+
+    def bot(asked):
+        heard[asked.session].append(asked.text)
+        return f"{len(heard[asked.session])} heard"
+
+    speakers = {"user": Hostile(), "assistant": Bot("py:a:bot", bot)}
+    with playing(speakers, tmp_path / "saved") as server:
+        opened(page, server)
+        choose_seat(page, "user")
+        for turns, id, text in (
+            (2, "text", "one"),
+            (2, "again", ""),
+            (1, "back", ""),
+            (0, "back", ""),
+            (2, "text", "two"),
+            (4, "text", "three"),
+        ):
+            if text:
+                type_into(page, id, text)
+                page.keyboard.press("Enter")
+            else:
+                press(page, id)
+            wait(page, turns)
+    assert [*heard.values()] == [["one"], ["one"], ["two", "three"]]
 
 
 def test_intent_threshold_and_guard_of_the_page_hold_from_the_next_turn_on(page, small):

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from userlm import loading
 from userlm.assistants import ModelAssistant
+from userlm.bots import Bot
 from userlm.commands.options import (
     EMBEDDED_USER,
     LocalModels,
@@ -225,8 +226,11 @@ class _You:
             if self.is_trained and whole == intent and note:
                 _note(note)
             intent = whole
+        return Conversation(self._id(), intent=intent)
+
+    def _id(self) -> str:
         number = f"-{self.begun}" if self.begun > 1 else ""
-        return Conversation(f"chat-{self.seed}{number}", intent=intent)
+        return f"chat-{self.seed}{number}"
 
     def _greet(self) -> None:
         intent = self.talk.intent
@@ -334,6 +338,10 @@ class _You:
         talk, turns = self.talk, self.talk.turns
         if turns and turns[-1].role != self.role:
             turns = turns[:-1]
+            if isinstance(self.other, Bot):  # it may remember what it said
+                self.begun += 1
+                talk = replace(talk, id=self._id())
+                _note("a new session, in case the bot keeps state")
         elif not talk.stop:
             _note("the other side has not said anything yet")
             return

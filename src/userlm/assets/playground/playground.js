@@ -15,7 +15,7 @@ const SIDES = ["user", "against"];
 
 let server; // what it can do
 let id = "new";
-let session = ""; // of a bot, which may remember what was said to it
+let session = ""; // of a bot, which may remember what was said to it and what it said
 // An item is {role, replies, chosen}: replies by side; that of the chosen side is in the conversation.
 let items = [];
 let busy = false;
@@ -148,7 +148,7 @@ async function drawAgain() {
     const kept = items;
     const before = last();
     find("seed").value = (number("seed") ?? 0) + 1;
-    items = items.slice(0, -1);
+    dropLast();
     try {
       await takeTurn();
     } catch (error) {
@@ -360,9 +360,14 @@ function focusNext() {
 
 const newSession = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 
+function dropLast() {
+  if (last().role === "assistant") session = newSession();
+  items = items.slice(0, -1);
+}
+
 function takeBack() {
   if (busy) return; // the button may have the focus
-  items = items.slice(0, -1);
+  dropLast();
   showAll();
 }
 
