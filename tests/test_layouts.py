@@ -816,6 +816,12 @@ def test_an_answer_beside_the_messages_may_be_json_cut_or_behind_a_notice():
         {"choices": [{"message": A, "finish_reason": "length"}]},
         {"response": {**A, "stop_reason": "max_tokens"}},
         {"response": {"status": "incomplete", "output": [A]}},
+        {
+            "output": [
+                {"type": "reasoning"},
+                {"type": "message", "status": "incomplete", **A},
+            ]
+        },
         {"response": "hel", "finish_reason": "length"},
         {"messages": [U, A], "finish_reason": "length"},
         {"response": {"output": {"message": A}, "stopReason": "max_tokens"}},

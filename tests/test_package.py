@@ -17,6 +17,7 @@ ROOMS = [
     "text",
     "content",
     "thought",
+    "typed",
     "address",
     "parts",
     "assets",

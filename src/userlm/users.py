@@ -22,6 +22,7 @@ from userlm.text import (
     without_speaker,
 )
 from userlm.thought import sample_speech
+from userlm.typed import discard, read_text
 from userlm.types import (
     OTHER_ROLE,
     Chat,
@@ -350,10 +351,13 @@ def typed(conversation: Conversation) -> str | None:
         last = conversation.turns[-1]
         print(f"\n{last.role}: {last.text}", file=sys.stderr)
     try:
-        text = input(f"{conversation.next_role}> ").strip()
+        text = read_text(lambda: input(f"{conversation.next_role}> ")).strip()
     except EOFError:
+        text = ""
+    if not has_words(text):
+        discard()
         return None
-    return text if has_words(text) else None
+    return text
 
 
 @cache

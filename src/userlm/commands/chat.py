@@ -33,6 +33,7 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import answer, respond
 from userlm.text import INTENT_PREFIX, has_words
+from userlm.typed import LONGEST, discard, read_text
 from userlm.types import (
     Conversation,
     InputError,
@@ -103,6 +104,7 @@ def chat(options: Chat) -> Results:
     try:
         you.hold()
     finally:  # whatever ends it
+        discard()
         you.keep()
     if you.talk.stop == "error":
         raise ModelError(you.why)
@@ -296,19 +298,23 @@ class _You:
         if self.talk.stop and is_typed:
             _note("/again, /intent TEXT, or an empty line to leave")
         try:
-            line = console.input(Text(f"{self.role} (you)> ", "bold")).strip()
+            prompt = Text(f"{self.role} (you)> ", "bold")
+            line = read_text(lambda: console.input(prompt)).strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return True
         if not is_typed:
             console.print(line)
-        if line.startswith("/") and not line.startswith("//"):
+        is_pasted = "\n" in line
+        if any(len(each.encode()) > LONGEST for each in line.split("\n")) and is_typed:
+            _note("a long line, which the terminal may have cut; see what was sent")
+        if line.startswith("/") and not (is_pasted or line.startswith("//")):
             return self._obey(*line.partition(" ")[::2])
         if not has_words(line):
             return True
         if self.talk.stop:
             return not is_typed  # a pipe may never end
-        self.talk = self.talk.say(line.removeprefix("/"))
+        self.talk = self.talk.say(line if is_pasted else line.removeprefix("/"))
         self._limit()
         return False
 

@@ -57,7 +57,7 @@ def with_answer(
 
 def is_cut(answer: Any) -> bool:
     """Return whether an API says that it cut an answer at a limit."""
-    found = answer[:1] if isinstance(answer, list) else [answer]
+    found = answer if isinstance(answer, list) else [answer]
     said = []
     for each in filter(lambda one: isinstance(one, Mapping), found):
         for part in (each, *(_choices(each) or ())[:1]):
