@@ -126,8 +126,9 @@ class Span:
         spoken = [
             (side, text) for side, text in self.messages.said if side in OTHER_ROLE
         ]
-        prefixes = _prefixes((name, user), spoken)
-        guest_prefixes = _prefixes((name, None), spoken) if name and user else []
+        said = [_digest(side, text) for side, text in spoken]
+        prefixes = _prefixes((name, user), said)
+        guest_prefixes = _prefixes((name, None), said) if name and user else []
         last_side, _ = spoken[-1]
         # Under an id, the last answer may be generated again: so the question before it is also a
         # tip.
@@ -247,12 +248,18 @@ def field_in(row: Row, name: str) -> Any:
     return {column.removeprefix(prefix): row[column] for column in columns} or None
 
 
-def _prefixes(key: object, spoken: Sequence[tuple[str, str]]) -> list[bytes]:
-    """Return a digest of each prefix of these messages; white space does not count."""
+def _digest(side: str, text: str) -> bytes:
+    """Return a digest of a message; white space does not count."""
+    said = f"{side}\0{' '.join(text.split())}".encode("utf-8", "replace")
+    return blake2b(said, digest_size=16).digest()
+
+
+def _prefixes(key: object, said: Sequence[bytes]) -> list[bytes]:
+    """Return a digest of each prefix of messages, which are given by theirs."""
     digest = blake2b(repr(key).encode("utf-8", "replace"), digest_size=16)
     prefixes = []
-    for side, text in spoken:
-        digest.update(f"{side}\0{' '.join(text.split())}\0".encode("utf-8", "replace"))
+    for each in said:
+        digest.update(each)
         prefixes.append(digest.digest())
     return prefixes
 
