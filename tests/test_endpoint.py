@@ -499,17 +499,23 @@ def test_what_a_server_counts_beyond_the_limit_is_counted_and_not_asked_for_agai
     tmp_path,
 ):
     endless = completion("a" * 2000, tokens_out=700)
-    empty = completion("", tokens_out=40)
-    for said, requests, doubt in (
-        ([endless], 1, 700),
-        ([empty, empty, completion("ok", tokens_out=30)], 3, 80),
-    ):
-        budget = Budget(Caps(), tmp_path / f"{requests}.jsonl")
+    broken = completion("", tokens_out=40)
+    broken.body["choices"] = []
+    uncounted = completion("ok", tokens_out=0)
+    uncounted.body["usage"]["total_tokens"] = 906  # 6 of them are of the request
+    cases = (
+        (endless, 700),
+        (completion("", tokens_out=40), 40),
+        (broken, 40),
+        (uncounted, 10 + 900),
+    )
+    for n, (said, doubt) in enumerate(cases):
+        budget = Budget(Caps(), tmp_path / f"{n}.jsonl")
         side = budget.side("writer")
-        with serving(said) as server:
-            cache = CallCache(tmp_path / f"asked{requests}.jsonl", model(server), side)
+        with serving(lambda body, _, said=said: said) as server:
+            cache = CallCache(tmp_path / f"asked{n}.jsonl", model(server), side)
             cache.ask("a", 0, HI, Sampling(max_tokens=10))
-        assert len(server.requests) == requests
+        assert len(server.requests) == 1
         assert side.used["doubt_out"] == doubt
 
 

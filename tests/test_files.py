@@ -65,6 +65,8 @@ def test_files_of_other_kinds_that_are_left_out_are_told(tmp_path):
         f"{place}: files of other kinds are not read (3), as {place}/b.jsonl.zst;"
     )
     lay(tmp_path, "in/a.jsonl", "in/_SUCCESS")
+    assert files._may_be_log(tmp_path / "_chats.zst")
+    assert files._may_be_log(tmp_path / "2024.ZIP")
     _, said = files.left_out(place, tmp_path / "out")
     assert "not read (2), as" in said
     [said] = files.left_out(place / "*", tmp_path / "out")

@@ -746,6 +746,14 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         {"response": {"type": "ai", "content": "hello"}},
         {"response": json.dumps([{"type": "text", "text": "hello"}])},
         {"response": [{"type": "text", "text": "hello"}]},
+        {"response": [{"type": "step-start"}, {"type": "text", "text": "hello"}]},
+        {
+            "response": json.dumps(
+                [{"type": "source"}, {"type": "text", "text": "hello"}]
+            )
+        },
+        {"choices": [A]},
+        {"output": {"messages": [U, A]}},
     ],
 )
 def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
@@ -782,7 +790,6 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
             )
         ),
         {"response": "null"},
-        {"response": "[]"},
         {"choices": json.dumps([{"message": {"role": "assistant", "content": ""}}])},
         {"output": [U]},
         {"output": json.dumps([U])},
@@ -870,6 +877,15 @@ RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
             None,
         ),
         ([U], [{"role": "user", "content": "Hi, shortened"}, A], ["hi", "hello"]),
+        # The last words of the user are others there.
+        (
+            [U, A, {**U, "content": "Context: x\n5"}],
+            [U, A, {**U, "content": "5"}, CALL],
+            ["hi", "hello", "Context: x\n5", "I look."],
+        ),
+        # A request that ends in the result of a tool, and the thread.
+        ([U, CALL, RESULT], [U, CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
+        ([U, CALL, RESULT], [A], ["hi", "I look.\n\nhello"]),
         # The state of a thread: all of it.
         (
             [U],
@@ -881,10 +897,25 @@ RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
 def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
     items, output, texts
 ):
-    conversation = convert(
-        {"messages": items, "output": output}, None, "x"
-    ).conversation
+    row = {"messages": items, "output": output}
+    conversation = convert(row, None, "x").conversation
+    tools = conversation.meta.get("tool", "")
+    assert tools.count("tool_use") <= 1 and (conversation.ended or output[-1] != A)
     assert [turn.text for turn in conversation.turns] == (texts or ["hi", "hello"])
+
+
+def test_the_system_prompt_of_a_call_is_kept_beside_the_state_of_its_thread():
+    system = {"role": "system", "content": "be brief"}
+    row = {"messages": [system, U], "output": [{**U, "content": "0"}, A, U, A]}
+    found = convert(row, None, "x").conversation
+    assert len(found.turns) == 4 and found.meta["system"] == "be brief"
+
+
+def test_messages_without_a_user_are_no_fault_of_ours():
+    items = [A, {"role": "tool", "content": "x"}]
+    for beside in {}, {"response": "hello"}:
+        with pytest.raises(Rejected, match="user"):
+            convert({"messages": items, **beside}, None, "x")
 
 
 @pytest.mark.parametrize(
@@ -902,6 +933,7 @@ def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
         ],
         [{"name": "x"}],
         ["a"],
+        [],
     ],
 )
 def test_json_that_was_asked_for_is_the_answer(said):

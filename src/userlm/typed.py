@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import select
 import sys
 from collections.abc import Callable
@@ -22,9 +23,11 @@ def read_text(ask: Callable[[], str]) -> str:
     Raises:
         EOFError: at Ctrl-D, or at the end of what is piped in.
     """
-    lines = [ask()]
     if not sys.stdin.isatty():
-        return lines[0]
+        return ask()
+    atexit.unregister(discard)  # once is enough
+    atexit.register(discard)
+    lines = [ask()]
     while _is_more_waiting():
         try:
             lines.append(input())

@@ -22,7 +22,7 @@ from userlm.text import (
     without_speaker,
 )
 from userlm.thought import sample_speech
-from userlm.typed import discard, read_text
+from userlm.typed import read_text
 from userlm.types import (
     OTHER_ROLE,
     Chat,
@@ -353,11 +353,8 @@ def typed(conversation: Conversation) -> str | None:
     try:
         text = read_text(lambda: input(f"{conversation.next_role}> ")).strip()
     except EOFError:
-        text = ""
-    if not has_words(text):
-        discard()
         return None
-    return text
+    return text if has_words(text) else None
 
 
 @cache

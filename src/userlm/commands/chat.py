@@ -33,7 +33,7 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import answer, respond
 from userlm.text import INTENT_PREFIX, has_words
-from userlm.typed import LONGEST, discard, read_text
+from userlm.typed import LONGEST, read_text
 from userlm.types import (
     Conversation,
     InputError,
@@ -104,7 +104,6 @@ def chat(options: Chat) -> Results:
     try:
         you.hold()
     finally:  # whatever ends it
-        discard()
         you.keep()
     if you.talk.stop == "error":
         raise ModelError(you.why)

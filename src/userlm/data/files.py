@@ -514,8 +514,9 @@ def _may_be_log(path: Path) -> bool:
     """Return whether somebody may take a file for a log: not a hidden one, a README or LICENSE, or
     what Spark writes beside its `part-00000`."""
     name = path.name
-    is_about = name in ABOUT or path.suffix.lower() == ".md" or name.isupper()
-    return not (is_about or name.startswith((".", "_")) or path.is_dir())
+    is_about = name in ABOUT or path.suffix.lower() == ".md"
+    is_note = not path.suffix and (name.isupper() or name.startswith("_"))
+    return not (is_about or is_note or name.startswith(".") or path.is_dir())
 
 
 def _no_log(place: str, missing: str) -> InputError:

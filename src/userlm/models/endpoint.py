@@ -287,9 +287,7 @@ class EndpointModel:
         except openai.APIConnectionError as error:
             return _connection_fault(error, timeout, self.url)
         except UNREADABLE as error:
-            return Fault(
-                "broken answer", f"the answer cannot be used: {error}", passing=True
-            )
+            return _unusable(str(error))
 
     async def _in_time(self, send: Send[T], timeout: float) -> T | Fault:
         """Send it, and raise `TimeoutError` if that takes longer."""
@@ -346,7 +344,10 @@ class EndpointModel:
                 self._unsupported |= {refused}
                 return Fault(f"{refused} not taken", "", adapted=True)
             raise
-        got = _completion(answer)
+        try:
+            got = _completion(answer)
+        except ValueError as error:
+            got = _unusable(str(error))
         counted = token_count(answer, "completion_tokens") or sampling.max_tokens
         excess_tokens = max(
             counted + _reasoning_tokens(answer) - sampling.max_tokens, 0
@@ -354,19 +355,29 @@ class EndpointModel:
         if isinstance(got, Fault):
             if got.kind == "empty answer" and values.get("temperature") == 0:
                 got = replace(got, passing=False)  # another try would give the same
-            return replace(got, excess_tokens=excess_tokens)
+            return _with_excess(got, excess_tokens)
         most = MAX_TOKEN_LENGTH * sampling.max_tokens
         if len(got.text) > most:
-            # As context it would cost more than all other calls together. A server that counts them
-            # knows no limit, and would do so again.
-            return Fault(
-                "broken answer",
-                f"the answer cannot be used: it has {len(got.text):,} characters, and "
-                f"{sampling.max_tokens} tokens were allowed",
-                passing=not excess_tokens,
-                excess_tokens=excess_tokens,
+            # as context it would cost more than all other calls together
+            long = (
+                f"it has {len(got.text):,} characters, and {sampling.max_tokens} tokens were "
+                "allowed"
             )
+            return _with_excess(_unusable(long), excess_tokens)
+        if got.tokens_out is None:
+            got = replace(got, excess_tokens=excess_tokens)
         return replace(got, thought=got.thought[:most])
+
+
+def _unusable(why: str) -> Fault:
+    return Fault("broken answer", f"the answer cannot be used: {why}", passing=True)
+
+
+def _with_excess(fault: Fault, excess_tokens: int) -> Fault:
+    """Return the fault of an answer with so many tokens beyond the allowed ones: if any, the server
+    knows no limit, and another try would cost as much."""
+    passing = fault.passing and not excess_tokens
+    return replace(fault, passing=passing, excess_tokens=excess_tokens)
 
 
 async def receive(request: AbstractAsyncContextManager[Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ text, messages, or what an API returned."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import dropwhile
 from typing import Any
 
 from userlm.content import read_parts
@@ -28,7 +30,9 @@ _STOP_REASONS = (
     "status",
 )
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
-_INNER = ("message", "output")
+Turn = tuple[Side, str]
+"""The side and the words of a message."""
+_INNER = ("message", "output", "messages")
 """Fields in which an API returns the answer, besides its choices."""
 
 
@@ -41,60 +45,89 @@ def with_answer(
     Args:
         request: the messages `items` in the list `name`, as they were read.
     """
-    asked = next(_plain(text) for side, text in request.said[::-1] if side == "user")
     for field in _FIELDS:
         given = row.get(field)
         content = parse_json(given)
         if field == "choices":
             content = {field: content}
-        elif isinstance(given, str) and not _is_returned(content, asked):
+        elif isinstance(given, str) and not _is_returned(content, request):
             content = given  # perhaps JSON that was asked for
-        found = _read_both(request, items, _messages_in(content), name, asked)
-        if found and len(found.said) > len(request.said) and not found.cut:
-            return found, field, is_cut(content)
+        before, answer = _divided(_messages_in(content), items, request)
+        if not answer:
+            continue
+        with suppress(Rejected):
+            found = read_messages(enumerate([*before, *answer]), name)
+            if len(found.said) > len(request.said) and not found.cut:
+                return found, field, is_cut(content) or any(map(is_cut, answer))
     return request, "", False
 
 
 def is_cut(answer: Any) -> bool:
     """Return whether an API says that it cut an answer at a limit."""
-    found = answer if isinstance(answer, list) else [answer]
-    said = []
-    for each in filter(lambda one: isinstance(one, Mapping), found):
-        for part in (each, *(_choices(each) or ())[:1]):
-            said += [str(part.get(name)).lower() for name in _STOP_REASONS]
+    if not isinstance(answer, Mapping):
+        return False
+    said = [
+        str(part.get(name)).lower()
+        for part in (answer, *(_choices(answer) or ())[:1])
+        for name in _STOP_REASONS
+    ]
     return not CUT_REASONS.isdisjoint(said)
 
 
-def _read_both(
-    request: Messages, items: Sequence[Any], answer: list[Any], name: str, asked: str
-) -> Messages | None:
-    """Return the messages of a request and its answer, which may hold the request again, or the
-    whole conversation up to there; `None` if there is no answer that can be read.
+def _divided(
+    answer: list[Any], items: Sequence[Any], request: Messages
+) -> tuple[Sequence[Any], list[Any]]:
+    """Return the messages before an answer, and the answer without them: some APIs return the
+    request, too, in a form of their own, or the whole thread of which it is the end."""
+    spoken = [
+        (n, each)
+        for n, message in enumerate(answer)
+        for each in _said(message)
+        if each[0] in OTHER_ROLE
+    ]
+    asked = _turns(request)
+    start, count = _last_run([each for _, each in spoken], asked)
+    if count:
+        end, _ = spoken[start + count - 1]
+        new = answer[end + 1 :]
+        if request.said[-1][0] == "tool":  # the same results, as the answer has them
+            new = [*dropwhile(_is_of_tool, new)]
+        if start + count > len(asked):
+            system = [each for each in items if _side(each) == "system"]
+            return [*system, *answer[: end + 1]], new
+        return items, new
+    users = [n for n, (side, _) in spoken if side == "user"]
+    if spoken and users[:1] == [spoken[0][0]]:
+        # A thread in which the last words of the user are others, as before a template.
+        return items, answer[users[-1] + 1 :]
+    return items, [*dropwhile(lambda each: _side(each) == "system", answer)]
 
-    Args:
-        asked: the last words of the user.
-    """
-    if not answer:
-        return None
-    said = [_said(each) for each in answer]
-    ends = [n for n, each in enumerate(said, 1) if ("user", asked) in each]
-    if ends:
-        end = ends[-1]
-        before = [side for each in said[:end] for side, _ in each if side in OTHER_ROLE]
-        turns = [side for side, _ in request.said if side in OTHER_ROLE]
-        if len(before) > len(turns):
-            items = answer[:end]
-    else:
-        # Nobody but the assistant begins an answer.
-        ours = ({side for side, _ in each} - {"user", "system"} for each in said)
-        end = next((n for n, each in enumerate(ours) if each), len(answer))
-    try:
-        return read_messages(enumerate([*items, *answer[end:]]), name)
-    except Rejected:
-        return None
+
+def _last_run(returned: Sequence[Turn], asked: Sequence[Turn]) -> tuple[int, int]:
+    """Return where the most last turns of those that were asked stand among the returned ones, the
+    last time; and how many."""
+    best = (0, 0)
+    for end in range(1, len(returned) + 1):
+        count = 0
+        for one, other in zip(returned[:end][::-1], asked[::-1], strict=False):
+            if one != other:
+                break
+            count += 1
+        if count >= best[1]:
+            best = (end - count, count)
+    return best
 
 
-def _said(message: Any) -> list[tuple[Side, str]]:
+def _turns(messages: Messages) -> list[Turn]:
+    said = ((side, _plain(text)) for side, text in messages.said)
+    return [each for each in said if each[0] in OTHER_ROLE]
+
+
+def _is_of_tool(message: Any) -> bool:
+    return {side for side, _ in _said(message)} == {"tool"}
+
+
+def _said(message: Any) -> list[Turn]:
     """Return what a message says; nothing if it cannot be read."""
     try:
         said = read_messages([(0, message)], "messages").said
@@ -113,15 +146,18 @@ def _messages_in(answer: Any) -> list[Any]:
         is_said = has_words(answer) and answer != "null"
         return [{"role": "assistant", "content": answer}] if is_said else []
     if isinstance(answer, list):
-        are_some = all(isinstance(each, Mapping) for each in answer)
-        if are_some and any(map(_side, answer)):
+        if not all(isinstance(each, Mapping) for each in answer):
+            return []
+        if any(map(_side, answer)):
             return answer
-        parts = read_parts(answer) if are_some and answer else []
-        are_parts = bool(parts) and all(part.kind != "other" for part in parts)
+        # One message of parts, of which some may have no words.
+        are_parts = any(part.kind != "other" for part in read_parts(answer))
         return [{"role": "assistant", "content": answer}] if are_parts else []
     if not isinstance(answer, Mapping):
         return []
     for first in (_choices(answer) or ())[:1]:
+        if _side(first):
+            return [first]
         text = first.get("text") if "finish_reason" in first else None
         return _messages_in(first.get("message") or first.get("content") or text)
     for inner in map(answer.get, _INNER):
@@ -130,18 +166,17 @@ def _messages_in(answer: Any) -> list[Any]:
     return [answer] if _side(answer) else []
 
 
-def _is_returned(content: Any, asked: str) -> bool:
+def _is_returned(content: Any, request: Messages) -> bool:
     """Return whether the JSON in a text is what an API returned, perhaps without an answer; else it
     may be the answer itself, since JSON was asked for."""
     if isinstance(content, list):
-        users = [
-            text
-            for message in _messages_in(content)
-            for side, text in _said(message)
-            if side == "user"
-        ]
+        messages = _messages_in(content)
+        said = [each for message in messages for each in _said(message)]
+        users = [each for each in said if each[0] == "user"]
         # A dialogue with others may have been asked for.
-        return asked in users or not (users or (content and not _messages_in(content)))
+        return bool(messages) and (
+            not users or not {*users}.isdisjoint(_turns(request))
+        )
     if not isinstance(content, Mapping):
         return False
     inner = (content.get(name) for name in _INNER)
@@ -150,7 +185,7 @@ def _is_returned(content: Any, asked: str) -> bool:
         or isinstance(content.get("error"), Mapping)
         or "promptFeedback" in content
         or _side(content) == "assistant"
-        or any(_is_returned(each, asked) for each in inner if each)
+        or any(_is_returned(each, request) for each in inner if each)
     )
 
 
@@ -167,7 +202,8 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
 def _is_choice(item: Any) -> bool:
     if not isinstance(item, Mapping):
         return False
-    return not _OF_A_CHOICE.isdisjoint(item) or isinstance(item.get("content"), Mapping)
+    is_message = _side(item) == "assistant" or isinstance(item.get("content"), Mapping)
+    return is_message or not _OF_A_CHOICE.isdisjoint(item)
 
 
 def _side(message: Any) -> Side | None:
