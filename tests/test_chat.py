@@ -14,6 +14,7 @@ from userlm import commands, loading
 from userlm.bots import Bot
 from userlm.rows import read_conversations
 from userlm.text import INTENT_PREFIX
+from userlm.thought import SpeechOnly
 from userlm.types import Completion, Conversation, ModelError, Reply
 from userlm.users import PromptedUser
 
@@ -151,7 +152,8 @@ def test_a_bot_that_keeps_state_answers_again_in_a_new_session(shown):
         heard[asked.session].append(asked.text)
         return f"{len(heard[asked.session])} heard"
 
-    printed = shown(Bot("py:some:bot", bot), "hi", "/again", "bye", role="user")
+    speaker = SpeechOnly(Bot("py:some:bot", bot))  # as `loading.assistant` returns it
+    printed = shown(speaker, "hi", "/again", "bye", role="user")
     assert said(shown) == ["hi", "1 heard", "bye", "2 heard"]
     assert [*heard.values()] == [["hi"], ["hi", "bye"]]
     assert "a new session" in printed

@@ -17,7 +17,7 @@ from userlm import loading
 from userlm.assistants import ModelAssistant
 from userlm.models import endpoint, http_client
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
-from userlm.models.call_cache import Answer, CallCache
+from userlm.models.call_cache import Answer, CallCache, answer_of
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import come_back
 from userlm.text import _key_pattern, mask_key, mask_keys
@@ -493,6 +493,20 @@ def test_a_long_thought_is_cut_and_its_answer_kept():
         out = model(server).chat(HI, Sampling(max_tokens=10))
     assert (out.text, len(out.thought), out.faults) == ("a", 1280, ())
     assert out.tokens_out == 900
+    assert answer_of(out, Sampling(max_tokens=10)) == Answer("a")
+
+
+@pytest.mark.parametrize("reason", ["length", "stop", "eos"])
+def test_an_answer_that_was_cut_at_the_limit_says_so(reason):
+    with serving([completion("There are", finish=reason)]) as server:
+        reply = ModelAssistant(model(server)).reply(Conversation("c").say("hi"))
+    assert reply.meta.get("cut", False) is (reason == "length")
+
+
+def test_a_cut_intent_is_none():
+    with serving([completion("You want", finish="length")]) as server:
+        out = model(server).chat(HI, Sampling())
+    assert answer_of(out, Sampling()) == Answer("You want", "cut off")
 
 
 def test_what_a_server_counts_beyond_the_limit_is_counted_and_not_asked_for_again(

@@ -1121,6 +1121,8 @@ def test_people_who_share_an_id_lose_nothing_to_each_other():
         at(2, "hi", "hello", conversation="c", user="p1"),
         at(3, "hi", "hello", "hours?", "nine", conversation="c", user="p2"),
     ]
+    two = [at(n, "hi", "hello", conversation="c", user=f"p{n}") for n in range(2)]
+    assert len(found_in(*two)) == 2
     for order in greeting, greeting[::-1]:
         talks = {one.user: len(one.turns) for one in found_in(*order)}
         assert talks == {"p0": 4, "p1": 2, "p2": 4}

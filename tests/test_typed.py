@@ -4,6 +4,7 @@ import os
 import pty
 import select
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -50,7 +51,12 @@ def test_what_was_not_read_reaches_no_shell(terminal):
 
 
 def test_a_person_who_leaves_a_simulation_leaves_nothing_behind(terminal, capsys):
+    begun = Conversation("c").say("hi").say("hello")
     os.write(terminal, b"first\n\nsecond\n")
-    assert typed(Conversation("c")) == "first\n\nsecond"
+    assert typed(begun) == "first\n\nsecond"
     os.write(terminal, b"\n")
-    assert typed(Conversation("c")) is None
+    assert typed(begun) is None
+    os.write(terminal, b"too late for the one before\n")
+    assert select.select([sys.stdin], [], [], 5)[0]
+    threading.Timer(0.5, os.write, (terminal, b"hello\n")).start()
+    assert typed(Conversation("next")) == "hello"

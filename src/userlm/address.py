@@ -14,7 +14,8 @@
 `trained:microsoft/UserLM-8b` is the released checkpoint; `profile:wangkevin02/USP` takes the intent
 as a profile. `prompted:` and `swapped:` are two prompts that ask an assistant to play the user.
 Keys come from the environment: OPENAI_API_KEY for `openai:`, PANGRAM_API_KEY for `pangram`,
-USERLM_API_KEY for a server at a URL; they are not written anywhere. `openai:` is asked at
+USERLM_API_KEY for a server at a URL, or USERLM_API_KEY_HOST_NAME for that of one host; they are not
+written anywhere. `openai:` is asked at
 OPENAI_BASE_URL, if that is set.
 """
 

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 from warnings import warn
 
@@ -97,6 +98,7 @@ OPENAI_BASE_URL = "OPENAI_BASE_URL"
 PANGRAM_URL = "PANGRAM_URL"
 """The environment variable with another address of Pangram's API, such as that of version 3,
 https://text.api.pangram.com/v3."""
+SERVER_KEY = "USERLM_API_KEY"
 PANGRAM_KEY = "PANGRAM_API_KEY"
 PANGRAM = "https://text.external-api.pangram.com/task"
 
@@ -700,7 +702,34 @@ def small_or_tiny(kind: str) -> str:
 def _server(address: Address) -> EndpointModel:
     """The model at `http://HOST:PORT/v1#NAME`."""
     check_server(address)
-    return _endpoint(address.name, address.url, "USERLM_API_KEY")
+    return _endpoint(address.name, address.url, _key_variable(address.url))
+
+
+_key_hosts: set[str] = set()
+"""The host that got the key for all servers, if one did: another one is another party."""
+
+
+def _key_variable(url: str) -> str:
+    """Return the environment variable with the key for a server: that of its host alone, or the one
+    for all, which goes to one host besides this machine.
+
+    Raises:
+        InputError: if it would go to a second one.
+    """
+    host = (urlsplit(url).hostname or "").lower()
+    own = f"{SERVER_KEY}_{re.sub('[^A-Z0-9]+', '_', host.upper())}"
+    if own in os.environ:  # perhaps empty, for a server without a key
+        return own
+    if key_in(SERVER_KEY) is None or host in ("localhost", "127.0.0.1", "::1"):
+        return SERVER_KEY
+    _key_hosts.add(host)
+    if others := _key_hosts - {host}:
+        _key_hosts.remove(host)
+        raise InputError(
+            f"the key in {SERVER_KEY} would go to {', '.join(others)} and to {host}; set {own} to "
+            "the key of the latter (or to nothing, if it needs none)"
+        )
+    return SERVER_KEY
 
 
 def openai_base_url() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 _PAUSE = 0.1
 """Seconds. The lines of a paste come together; nobody types two so fast."""
-LONGEST = 4_000
+_LONGEST = 4_000
 """Bytes of a line. Terminals cut longer ones, at 4,095 on Linux and at fewer elsewhere."""
 
 
@@ -33,6 +33,9 @@ def read_text(ask: Callable[[], str]) -> str:
             lines.append(input())
         except EOFError:
             break
+    if any(len(line.encode()) > _LONGEST for line in lines):
+        note = "a long line, which the terminal may have cut; see what was sent"
+        print(note, file=sys.stderr)
     return "\n".join(lines)
 
 

@@ -355,6 +355,7 @@ class Completion:
         excess_tokens: how many tokens beyond `Sampling.max_tokens` they had, as the server says.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
+        cut: whether it was still going on at `max_tokens`; `None` if nobody says.
         reasoning_tokens: those that some servers bill as `tokens_out` but do not count in it.
     """
 
@@ -368,17 +369,21 @@ class Completion:
     excess_tokens: int = 0
     thought: str = ""
     refused: bool = False
+    cut: bool | None = None
     reasoning_tokens: int = 0
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The known token counts, and the thought if there is one, for the `meta` of a turn."""
+        """The known token counts, the thought if there is one, and whether the text was cut, for
+        the `meta` of a turn."""
         counts = {"tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
         meta: dict[str, Any] = {
             name: count for name, count in counts.items() if count is not None
         }
         if self.thought:
             meta["thought"] = self.thought
+        if self.cut:
+            meta["cut"] = True
         return meta
 
 

@@ -22,7 +22,7 @@ from userlm.text import (
     without_speaker,
 )
 from userlm.thought import sample_speech
-from userlm.typed import read_text
+from userlm.typed import discard, read_text
 from userlm.types import (
     OTHER_ROLE,
     Chat,
@@ -345,6 +345,8 @@ class Human:
 
 def typed(conversation: Conversation) -> str | None:
     """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation."""
+    if not conversation.turns:
+        discard()  # what was typed for the one before
     if not conversation.turns and conversation.system:
         print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:

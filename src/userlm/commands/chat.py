@@ -33,7 +33,8 @@ from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import answer, respond
 from userlm.text import INTENT_PREFIX, has_words
-from userlm.typed import LONGEST, read_text
+from userlm.thought import SpeechOnly
+from userlm.typed import read_text
 from userlm.types import (
     Conversation,
     InputError,
@@ -305,8 +306,8 @@ class _You:
         if not is_typed:
             console.print(line)
         is_pasted = "\n" in line
-        if any(len(each.encode()) > LONGEST for each in line.split("\n")) and is_typed:
-            _note("a long line, which the terminal may have cut; see what was sent")
+        if is_pasted and line.endswith("\n/quit"):  # typed while the other side wrote
+            return True
         if line.startswith("/") and not (is_pasted or line.startswith("//")):
             return self._obey(*line.partition(" ")[::2])
         if not has_words(line):
@@ -343,13 +344,14 @@ class _You:
         talk, turns = self.talk, self.talk.turns
         if turns and turns[-1].role != self.role:
             turns = turns[:-1]
-            if isinstance(self.other, Bot):  # it may remember what it said
-                self.begun += 1
-                talk = replace(talk, id=self._id())
-                _note("a new session, in case the bot keeps state")
         elif not talk.stop:
             _note("the other side has not said anything yet")
             return
+        bot = self.other.speaker if isinstance(self.other, SpeechOnly) else self.other
+        if isinstance(bot, Bot):  # it may remember what was said, also before it failed
+            self.begun += 1
+            talk = replace(talk, id=self._id())
+            _note("a new session, in case the bot keeps state")
         meta = without_outcome(talk.meta)
         self.talk = replace(talk, turns=turns, stop=None, ended=False, meta=meta)
         self.samples += 1

@@ -183,8 +183,11 @@ def _parse(row: Mapping[str, Any]) -> tuple[str, int, Answer, list[str]]:
 
 def answer_of(reply: Completion, sampling: Sampling) -> Answer:
     """Return the text of a completion, and what is wrong with it."""
-    tokens_out = reply.tokens_out
-    is_cut_off = tokens_out is not None and tokens_out >= sampling.max_tokens
+    tokens_out = reply.tokens_out or 0
+    # Some say `stop` of all. More than the allowed tokens may be those of a thought.
+    is_at_limit = tokens_out == sampling.max_tokens
+    is_beyond = reply.cut is None and tokens_out > sampling.max_tokens
+    is_cut_off = reply.cut or is_at_limit or is_beyond
     if reply.refused:
         return Answer(None, "refused")
     if reply.thought and not has_words(reply.text):

@@ -453,6 +453,7 @@ def _completion(answer: Any) -> Completion | Fault:
             reasoning_tokens=_reasoning_tokens(answer),
             thought=encodable(_reasoning(choice.message) or thought),
             refused=is_refusal,
+            cut={"length": True, "stop": False}.get(choice.finish_reason),
         )
     )
     if has_words(found.text) or found.thought:

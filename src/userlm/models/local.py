@@ -246,7 +246,8 @@ class LocalModel:
         ids = chat_ids(self.tokenizer, self.encode, messages, self.name)
         opened = open_thought(self.tokenizer.decode(ids[-MAX_TAG_TOKENS:]))
         stop_ids = self._special - thought_ids(self.tokenizer)
-        return self._complete(ids, replace(sampling, stop_ids=stop_ids), opened)
+        answer = self._complete(ids, replace(sampling, stop_ids=stop_ids), opened)
+        return replace(answer, cut=answer.stop_id is None)
 
     def check_user(self, template: Template) -> str | None:
         """Return a warning if the checkpoint does not look as if it was trained to be a user;

@@ -146,13 +146,14 @@ async function play() {
 async function drawAgain() {
   await change("Drawing the turn again …", async () => {
     const kept = items;
+    const keptSession = session;
     const before = last();
     find("seed").value = (number("seed") ?? 0) + 1;
     dropLast();
     try {
       await takeTurn();
     } catch (error) {
-      items = kept;
+      [items, session] = [kept, keptSession];
       throw error;
     }
     // Each answer may have been paid for: where one of two users failed, its turn of before stays.

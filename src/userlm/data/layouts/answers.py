@@ -30,6 +30,13 @@ _STOP_REASONS = (
     "status",
 )
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
+_CONTENTS = {"content", "parts", "tool_calls", "refusal", "data", "value"}
+_OF_A_PART = {
+    "text",
+    *("thought", "thoughtSignature", "inlineData", "functionCall", "functionResponse"),
+    *("toolUse", "toolResult", "reasoningContent"),
+}
+"""The fields of parts without a `type`: of Gemini and Bedrock."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
 _INNER = ("message", "output", "messages")
@@ -170,23 +177,41 @@ def _is_returned(content: Any, request: Messages) -> bool:
     """Return whether the JSON in a text is what an API returned, perhaps without an answer; else it
     may be the answer itself, since JSON was asked for."""
     if isinstance(content, list):
-        messages = _messages_in(content)
-        said = [each for message in messages for each in _said(message)]
+        said = [each for item in content for each in _said(item)]
         users = [each for each in said if each[0] == "user"]
         # A dialogue with others may have been asked for.
-        return bool(messages) and (
-            not users or not {*users}.isdisjoint(_turns(request))
-        )
+        is_ours = not users or not {*users}.isdisjoint(_turns(request))
+        return is_ours and (_are_messages(content) or _are_parts(content))
     if not isinstance(content, Mapping):
         return False
-    inner = (content.get(name) for name in _INNER)
+    error = content.get("error")
+    inner = [content.get(name) for name in _INNER]
     return (
         _choices(content) is not None
-        or isinstance(content.get("error"), Mapping)
+        or (isinstance(error, Mapping) and "message" in error)
         or "promptFeedback" in content
-        or _side(content) == "assistant"
-        or any(_is_returned(each, request) for each in inner if each)
+        or (_are_messages([content]) and _side(content) == "assistant")
+        or any(_are_messages(each) for each in inner if isinstance(each, list))
+        or any(
+            _is_returned(each, request) for each in inner if isinstance(each, Mapping)
+        )
     )
+
+
+def _are_messages(items: Sequence[Any]) -> bool:
+    """Return whether some of these say whose they are, and have the content of a message, too."""
+    return any(_side(each) and not _CONTENTS.isdisjoint(each) for each in items)
+
+
+def _are_parts(items: Sequence[Any]) -> bool:
+    """Return whether these are the parts of a message, as an API returns them, and no objects that
+    have such fields among others."""
+    are_typed = all(
+        isinstance(each, Mapping)
+        and (isinstance(each.get("type"), str) or _OF_A_PART.issuperset(each))
+        for each in items
+    )
+    return are_typed and any(part.kind != "other" for part in read_parts(items))
 
 
 def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
@@ -202,8 +227,9 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
 def _is_choice(item: Any) -> bool:
     if not isinstance(item, Mapping):
         return False
-    is_message = _side(item) == "assistant" or isinstance(item.get("content"), Mapping)
-    return is_message or not _OF_A_CHOICE.isdisjoint(item)
+    content = item.get("content")
+    is_content = isinstance(content, Mapping) and "parts" in content
+    return is_content or _are_messages([item]) or not _OF_A_CHOICE.isdisjoint(item)
 
 
 def _side(message: Any) -> Side | None:

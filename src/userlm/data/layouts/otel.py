@@ -256,21 +256,22 @@ class Spans:
 
 
 def _without_first_calls(kept: Sequence[Span]) -> list[Span]:
-    """Return the conversations without those of one exchange with which one other under the same id
-    begins: who logged in after it, or another person, goes on there. Where several begin so, it is
-    a greeting."""
+    """Return the conversations without those of one exchange with which those of one other person
+    under the same id begin: who logged in after it, or another one, goes on there. Where several
+    people begin so, it is a greeting."""
     beginnings: defaultdict[bytes, list[int]] = defaultdict(list)
     for index, span in enumerate(kept):
         for prefix in span.guest_prefixes[_EXCHANGE - 1 : _EXCHANGE]:
             beginnings[prefix].append(index)
     firsts = set()
-    for first, *others in beginnings.values():
-        if len(others) != 1:
+    for found in beginnings.values():
+        first, *others = sorted(found, key=lambda index: kept[index].length)
+        lengths = [len(kept[index].prefixes) for index in (first, *others)]
+        people = {kept[index].user for index in others}
+        if lengths.count(_EXCHANGE) != 1 or len(people) != 1:
             continue
-        shorter, longer = sorted((first, *others), key=lambda index: kept[index].length)
-        is_first_call = len(kept[shorter].prefixes) == _EXCHANGE
-        if is_first_call and not kept[shorter].is_later(kept[longer]):
-            firsts.add(shorter)
+        if not any(kept[first].is_later(kept[index]) for index in others):
+            firsts.add(first)
     return [span for index, span in enumerate(kept) if index not in firsts]
 
 
