@@ -935,6 +935,7 @@ def test_messages_without_a_user_are_no_fault_of_ours():
         [{"text": "Ann", "label": "PER"}, {"text": "Paris", "label": "LOC"}],
         [{"reasoning": "because", "answer": "b"}],
         [{"content": "good", "score": 0.9}],
+        [{"type": "PER", "text": "Ann"}],
         [
             {"role": "user", "content": "Hello"},
             {"role": "assistant", "content": "Yes?"},

@@ -37,6 +37,12 @@ _OF_A_PART = {
     *("toolUse", "toolResult", "reasoningContent"),
 }
 """The fields of parts without a `type`: of Gemini and Bedrock."""
+_PART_TYPES = {
+    "",  # of those without a type
+    *("text", "output_text", "refusal", "tool_use", "tool-call", "server_tool_use"),
+    *("thinking", "redacted_thinking", "reasoning", "function_call"),
+}
+"""Types of parts of which an answer has one at least."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
 _INNER = ("message", "output", "messages")
@@ -206,12 +212,12 @@ def _are_messages(items: Sequence[Any]) -> bool:
 def _are_parts(items: Sequence[Any]) -> bool:
     """Return whether these are the parts of a message, as an API returns them, and no objects that
     have such fields among others."""
-    are_typed = all(
-        isinstance(each, Mapping)
-        and (isinstance(each.get("type"), str) or _OF_A_PART.issuperset(each))
+    kinds = {str(each.get("type", "")) for each in items if isinstance(each, Mapping)}
+    are_parts = all(
+        isinstance(each, Mapping) and ("type" in each or _OF_A_PART.issuperset(each))
         for each in items
     )
-    return are_typed and any(part.kind != "other" for part in read_parts(items))
+    return are_parts and not kinds.isdisjoint(_PART_TYPES)
 
 
 def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
