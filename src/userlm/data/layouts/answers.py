@@ -121,10 +121,8 @@ def _last_run(returned: Sequence[Turn], asked: Sequence[Turn]) -> tuple[int, int
     last time; and how many."""
     best = (0, 0)
     for end in range(1, len(returned) + 1):
-        count = 0
-        for one, other in zip(returned[:end][::-1], asked[::-1], strict=False):
-            if one != other:
-                break
+        most, count = min(end, len(asked)), 0
+        while count < most and returned[end - 1 - count] == asked[-1 - count]:
             count += 1
         if count >= best[1]:
             best = (end - count, count)
