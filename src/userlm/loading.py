@@ -722,13 +722,13 @@ def _key_variable(url: str) -> str:
         return own
     if key_in(SERVER_KEY) is None or host in ("localhost", "127.0.0.1", "::1"):
         return SERVER_KEY
-    _key_hosts.add(host)
-    if others := _key_hosts - {host}:
-        _key_hosts.remove(host)
+    first = next(iter(_key_hosts), host)
+    if host != first:
         raise InputError(
-            f"the key in {SERVER_KEY} would go to {', '.join(others)} and to {host}; set {own} to "
-            "the key of the latter (or to nothing, if it needs none)"
+            f"the key in {SERVER_KEY} would go to {first} and to {host}; set {own} to the key of "
+            "the latter (or to nothing, if it needs none)"
         )
+    _key_hosts.add(host)
     return SERVER_KEY
 
 

@@ -33,7 +33,7 @@ def read_text(ask: Callable[[], str]) -> str:
             lines.append(input())
         except EOFError:
             break
-    if any(len(line.encode()) > _LONGEST for line in lines):
+    if any(len(line.encode(errors="replace")) > _LONGEST for line in lines):
         note = "a long line, which the terminal may have cut; see what was sent"
         print(note, file=sys.stderr)
     return "\n".join(lines)
