@@ -54,28 +54,6 @@ from userlm.users import ReplayUser
         ("my_sim.py", "a file of Python; did you mean py:my_sim:FUNCTION?"),
     ],
 )
-def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
-    monkeypatch.setattr(loading, "_key_hosts", set())
-    monkeypatch.setenv("USERLM_API_KEY", "secret-key-of-a-test")
-
-    def key_of(url: str) -> str | None:
-        return loading.assistant(f"{url}#m").chat._key
-
-    for _ in range(2):
-        assert key_of("https://paid.example/v1") == "secret-key-of-a-test"
-        assert key_of("http://127.0.0.1:8000/v1") == "secret-key-of-a-test"
-        for other in ("http://bot.strangers-2.example/v1", "http://10.0.0.7:8000/v1"):
-            with pytest.raises(InputError, match=r"would go to paid\.example and to "):
-                key_of(other)
-    monkeypatch.setenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE", "")
-    monkeypatch.setenv("USERLM_API_KEY_10_0_0_7", "another-key-of-a-test")
-    assert key_of("http://bot.strangers-2.example/v1") is None
-    assert key_of("http://10.0.0.7:8000/v1") == "another-key-of-a-test"
-    monkeypatch.delenv("USERLM_API_KEY")
-    monkeypatch.delenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE")
-    assert key_of("http://bot.strangers-2.example/v1") is None
-
-
 def test_a_wrong_address_says_what_was_meant(wrong, hint):
     with pytest.raises(InputError) as caught:
         loading.user(wrong)
@@ -508,3 +486,25 @@ def test_a_folder_of_ones_own_does_not_hide_a_model_of_ours(tmp_path, monkeypatc
     assert loading.checkpoint("userlm-tiny") == str(assets.model("userlm-tiny"))
     (tmp_path / "userlm-tiny/config.json").write_text("{}")
     assert loading.checkpoint("userlm-tiny") == "userlm-tiny"
+
+
+def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
+    monkeypatch.setattr(loading, "_key_hosts", set())
+    monkeypatch.setenv("USERLM_API_KEY", "secret-key-of-a-test")
+
+    def key_of(url: str) -> str | None:
+        return loading.assistant(f"{url}#m").chat._key
+
+    for _ in range(2):
+        assert key_of("https://paid.example/v1") == "secret-key-of-a-test"
+        assert key_of("http://127.0.0.1:8000/v1") == "secret-key-of-a-test"
+        for other in ("http://bot.strangers-2.example/v1", "http://10.0.0.7:8000/v1"):
+            with pytest.raises(InputError, match=r"would go to paid\.example and to "):
+                key_of(other)
+    monkeypatch.setenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE", "")
+    monkeypatch.setenv("USERLM_API_KEY_10_0_0_7", "another-key-of-a-test")
+    assert key_of("http://bot.strangers-2.example/v1") is None
+    assert key_of("http://10.0.0.7:8000/v1") == "another-key-of-a-test"
+    monkeypatch.delenv("USERLM_API_KEY")
+    monkeypatch.delenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE")
+    assert key_of("http://bot.strangers-2.example/v1") is None
