@@ -794,6 +794,9 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
         {"output": [U]},
         {"output": json.dumps([U])},
         {"response": json.dumps([{"type": "tool_use", "name": "f", "input": {}}])},
+        {"response": json.dumps({"output": [{"type": "function_call", "name": "f"}]})},
+        {"response": json.dumps({"object": "response", "output": []})},
+        {"response": json.dumps({"role": "assistant", "function_call": {"name": "f"}})},
     ],
 )
 def test_no_answer_beside_the_messages_is_none(beside):
@@ -883,6 +886,14 @@ RESULT = {"role": "user", "content": [{"type": "tool_result", "content": "1"}]}
             [U, A, {**U, "content": "5"}, CALL],
             ["hi", "hello", "Context: x\n5", "I look."],
         ),
+        # The same words with the next call are no request that was returned.
+        ([U, CALL, RESULT], [CALL, RESULT, A], ["hi", "I look.\n\nI look.\n\nhello"]),
+        # A greeting, and other last words of the user.
+        (
+            [A, {**U, "content": "Context: x\n5"}],
+            [A, {**U, "content": "5"}, CALL],
+            ["hello", "Context: x\n5", "I look."],
+        ),
         # A request that ends in the result of a tool, and the thread.
         ([U, CALL, RESULT], [U, CALL, RESULT, A], ["hi", "I look.\n\nhello"]),
         ([U, CALL, RESULT], [A], ["hi", "I look.\n\nhello"]),
@@ -899,9 +910,17 @@ def test_of_the_messages_beside_those_of_a_call_only_the_request_is_left_out(
 ):
     row = {"messages": items, "output": output}
     conversation = convert(row, None, "x").conversation
-    tools = conversation.meta.get("tool", "")
-    assert tools.count("tool_use") <= 1 and (conversation.ended or output[-1] != A)
+    assert conversation.ended or output[-1] != A
     assert [turn.text for turn in conversation.turns] == (texts or ["hi", "hello"])
+
+
+@pytest.mark.parametrize("new", [[A], [CALL, RESULT, A]])
+def test_calls_that_a_request_has_already_are_not_doubled_and_new_ones_are_kept(new):
+    request = [U, CALL, RESULT]
+    for returned in [], request:
+        row = {"messages": request, "output": [*returned, *new]}
+        meta = convert(row, None, "x").conversation.meta
+        assert meta["tool"].count("tool_use") == 1 + (CALL in new)
 
 
 def test_the_system_prompt_of_a_call_is_kept_beside_the_state_of_its_thread():
@@ -936,6 +955,12 @@ def test_messages_without_a_user_are_no_fault_of_ours():
         [{"reasoning": "because", "answer": "b"}],
         [{"content": "good", "score": 0.9}],
         [{"type": "PER", "text": "Ann"}],
+        [
+            {"type": "text", "name": "n", "label": "Name"},
+            {"type": "email", "label": "M"},
+        ],
+        [{"type": "heading", "text": "Hi"}, {"type": "text", "text": "We sell eggs."}],
+        {"messages": [{"role": "user", "content": "Open?"}, {**A, "content": "Yes."}]},
         [
             {"role": "user", "content": "Hello"},
             {"role": "assistant", "content": "Yes?"},

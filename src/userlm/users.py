@@ -171,7 +171,10 @@ class PromptedUser:
             out = sample_speech(self.chat, messages, replace(self.sampling, seed=seed))
             text, end_marker, _ = out.text.partition(END_TOKEN)
             text = without_speaker(text)
-            return Reply(text, "end" if end_marker else None, out.meta)
+            meta = out.meta
+            if end_marker:
+                meta.pop("cut", None)  # what was cut stands behind the end
+            return Reply(text, "end" if end_marker else None, meta)
 
         tries = self.guard.tries if self.sampling.temperature else 1
         return first_accepted(self.guard, conversation, draft, tries)

@@ -348,7 +348,7 @@ class EndpointModel:
             got = _completion(answer)
         except ValueError as error:
             got = _unusable(str(error))
-        counted = token_count(answer, "completion_tokens") or sampling.max_tokens
+        counted = token_count(answer, "completion_tokens") or 0
         excess_tokens = max(
             counted + _reasoning_tokens(answer) - sampling.max_tokens, 0
         )
@@ -453,7 +453,7 @@ def _completion(answer: Any) -> Completion | Fault:
             reasoning_tokens=_reasoning_tokens(answer),
             thought=encodable(_reasoning(choice.message) or thought),
             refused=is_refusal,
-            cut={"length": True, "stop": False}.get(choice.finish_reason),
+            cut=_is_cut(choice.finish_reason),
         )
     )
     if has_words(found.text) or found.thought:
@@ -468,6 +468,11 @@ def _completion(answer: Any) -> Completion | Fault:
             "the answer is empty: all tokens were used before it (by reasoning?); allow more",
         )
     return Fault("empty answer", "the answer is empty", passing=True)
+
+
+def _is_cut(finish_reason: Any) -> bool | None:
+    known = finish_reason in ("length", "stop")
+    return finish_reason == "length" if known else None
 
 
 def _reasoning(message: Any) -> str:

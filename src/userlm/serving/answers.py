@@ -108,7 +108,7 @@ def _choice(index: int, number: int, reply: Reply, turn: TurnRequest) -> Choice:
     finish_reason = "tool_calls" if message.tool_calls else "stop"
     if reply.stop == "guard":
         finish_reason = "content_filter"
-    elif reply.meta.get("cut") and not found:
+    elif reply.meta.get("cut") and not (found or ended or turn.form):
         finish_reason = "length"
     info = ChoiceInfo(
         sample=number,

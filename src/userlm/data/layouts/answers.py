@@ -3,9 +3,10 @@ text, messages, or what an API returned."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 from typing import Any
 
 from userlm.content import read_parts
@@ -30,19 +31,24 @@ _STOP_REASONS = (
     "status",
 )
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
-_CONTENTS = {"content", "parts", "tool_calls", "refusal", "data", "value"}
+_CONTENTS = {
+    *("content", "parts", "tool_calls", "function_call", "refusal", "data", "value"),
+    *("reasoning_content", "arguments", "output"),
+}
 _OF_A_PART = {
     "text",
     *("thought", "thoughtSignature", "inlineData", "functionCall", "functionResponse"),
     *("toolUse", "toolResult", "reasoningContent"),
 }
 """The fields of parts without a `type`: of Gemini and Bedrock."""
-_PART_TYPES = {
-    "",  # of those without a type
-    *("text", "output_text", "refusal", "tool_use", "tool-call", "server_tool_use"),
-    *("thinking", "redacted_thinking", "reasoning", "function_call"),
+_OF_A_TEXT = {
+    *("type", "text", "id", "index", "state", "annotations", "citations"),
+    *("cache_control", "logprobs", "providerMetadata"),
 }
-"""Types of parts of which an answer has one at least."""
+_PART_TYPE = re.compile(
+    r"(output_|input_)?text|refusal|.*(tool|thinking|reasoning|image|audio|file|source).*"
+    r"|.*_(call|result|output)|step-.*|reference|document|citation"
+)
 Turn = tuple[Side, str]
 """The side and the words of a message."""
 _INNER = ("message", "output", "messages")
@@ -100,17 +106,21 @@ def _divided(
     ]
     asked = _turns(request)
     start, count = _last_run([each for _, each in spoken], asked)
-    if count:
+    # An assistant may say the same again without returning anything.
+    if "user" in {side for side, _ in asked[len(asked) - count :]}:
         end, _ = spoken[start + count - 1]
         new = answer[end + 1 :]
-        if request.said[-1][0] == "tool":  # the same results, as the answer has them
-            new = [*dropwhile(_is_of_tool, new)]
+        # The calls and results with which the request ends stand in the answer, too.
+        for _ in takewhile(_is_of_tool, reversed(items)):
+            new = new[1:] if new and _is_of_tool(new[0]) else new
         if start + count > len(asked):
             system = [each for each in items if _side(each) == "system"]
-            return [*system, *answer[: end + 1]], new
+            has_system = any(_side(each) == "system" for each in answer)
+            return [*([] if has_system else system), *answer[: end + 1]], new
         return items, new
     users = [n for n, (side, _) in spoken if side == "user"]
-    if spoken and users[:1] == [spoken[0][0]]:
+    begins = spoken[0][1] if spoken else None
+    if users and begins is not None and (begins[0] == "user" or begins == asked[0]):
         # A thread in which the last words of the user are others, as before a template.
         return items, answer[users[-1] + 1 :]
     return items, [*dropwhile(lambda each: _side(each) == "system", answer)]
@@ -135,7 +145,9 @@ def _turns(messages: Messages) -> list[Turn]:
 
 
 def _is_of_tool(message: Any) -> bool:
-    return {side for side, _ in _said(message)} == {"tool"}
+    """Return whether a message holds calls, their results or thought alone."""
+    sides = {side for side, _ in _said(message)}
+    return bool(sides) and sides <= {"tool", "thought"}
 
 
 def _said(message: Any) -> list[Turn]:
@@ -192,13 +204,22 @@ def _is_returned(content: Any, request: Messages) -> bool:
     inner = [content.get(name) for name in _INNER]
     return (
         _choices(content) is not None
+        or content.get("object") == "response"
         or (isinstance(error, Mapping) and "message" in error)
         or "promptFeedback" in content
         or (_are_messages([content]) and _side(content) == "assistant")
-        or any(_are_messages(each) for each in inner if isinstance(each, list))
         or any(
-            _is_returned(each, request) for each in inner if isinstance(each, Mapping)
+            _is_returned(each, request)
+            for each in inner
+            # Objects with a text alone may have been asked for.
+            if isinstance(each, Mapping) or not _are_texts(each)
         )
+    )
+
+
+def _are_texts(items: Any) -> bool:
+    return isinstance(items, list) and all(
+        isinstance(each, Mapping) and _OF_A_PART.issuperset(each) for each in items
     )
 
 
@@ -210,12 +231,16 @@ def _are_messages(items: Sequence[Any]) -> bool:
 def _are_parts(items: Sequence[Any]) -> bool:
     """Return whether these are the parts of a message, as an API returns them, and no objects that
     have such fields among others."""
-    kinds = {str(each.get("type", "")) for each in items if isinstance(each, Mapping)}
-    are_parts = all(
-        isinstance(each, Mapping) and ("type" in each or _OF_A_PART.issuperset(each))
+    return bool(items) and all(
+        isinstance(each, Mapping)
+        and (
+            _OF_A_PART.issuperset(each)
+            if "type" not in each
+            else _PART_TYPE.fullmatch(str(each["type"])) is not None
+            and (each["type"] != "text" or _OF_A_TEXT.issuperset(each))
+        )
         for each in items
     )
-    return are_parts and not kinds.isdisjoint(_PART_TYPES)
 
 
 def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
