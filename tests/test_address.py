@@ -497,7 +497,8 @@ def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
 
     for _ in range(2):
         assert key_of("https://paid.example/v1") == "secret-key-of-a-test"
-        assert key_of("http://127.0.0.1:8000/v1") == "secret-key-of-a-test"
+        for here in ("localhost", "127.0.0.1:8000", "127.1.2.3", "0.0.0.0:8000"):
+            assert key_of(f"http://{here}/v1") == "secret-key-of-a-test"
         for other in ("http://bot.strangers-2.example/v1", "http://10.0.0.7:8000/v1"):
             with pytest.raises(InputError, match=r"would go to paid\.example and to "):
                 key_of(other)

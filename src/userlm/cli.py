@@ -26,6 +26,7 @@ from userlm.commands.options import command, description, option_types
 from userlm.demo import Demo, demo
 from userlm.models.event_loops import cancel
 from userlm.show.terminal import guard_streams, open_terminal
+from userlm.typed import discard
 from userlm.types import InputError, ModelError, ModelWarning
 
 VERBS = {**commands.VERBS, "demo": (Demo, demo)}
@@ -207,6 +208,7 @@ def main() -> None:
         is_run = sys.argv[1:2] not in (["serve"], ["chat"])
         _say("stopped; the same command resumes it" if is_run else "stopped")
         cancel("bots")
+        discard()  # the next line runs nothing that waits for an exit
         # A normal exit would wait minutes for threads that wait for a model.
         os._exit(130)
 

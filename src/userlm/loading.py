@@ -720,7 +720,8 @@ def _key_variable(url: str) -> str:
     own = f"{SERVER_KEY}_{re.sub('[^A-Z0-9]+', '_', host.upper())}"
     if own in os.environ:  # perhaps empty, for a server without a key
         return own
-    if key_in(SERVER_KEY) is None or host in ("localhost", "127.0.0.1", "::1"):
+    is_here = host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
+    if key_in(SERVER_KEY) is None or is_here:
         return SERVER_KEY
     first = next(iter(_key_hosts), host)
     if host != first:

@@ -42,7 +42,7 @@ def read_text(ask: Callable[[], str]) -> str:
 def discard() -> None:
     """Discard what was typed or pasted and not read. Else a shell would run it: it may be the rest
     of a text of somebody else."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         return
     try:
         import termios
