@@ -17,7 +17,7 @@ ROOMS = [
     "text",
     "content",
     "thought",
-    "typed",
+    "terminal_input",
     "address",
     "parts",
     "assets",

@@ -26,7 +26,7 @@ from userlm.commands.options import command, description, option_types
 from userlm.demo import Demo, demo
 from userlm.models.event_loops import cancel
 from userlm.show.terminal import guard_streams, open_terminal
-from userlm.typed import discard
+from userlm.terminal_input import discard
 from userlm.types import InputError, ModelError, ModelWarning
 
 VERBS = {**commands.VERBS, "demo": (Demo, demo)}

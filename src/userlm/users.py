@@ -13,6 +13,7 @@ from userlm import flip, prompts
 from userlm.data.intents import is_goal
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
+from userlm.terminal_input import discard, read_text
 from userlm.text import (
     END_TOKEN,
     INTENT_PREFIX,
@@ -22,7 +23,6 @@ from userlm.text import (
     without_speaker,
 )
 from userlm.thought import sample_speech
-from userlm.typed import discard, read_text
 from userlm.types import (
     OTHER_ROLE,
     Chat,

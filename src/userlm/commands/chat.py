@@ -32,9 +32,9 @@ from userlm.rows import to_record
 from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import answer, respond
+from userlm.terminal_input import read_text
 from userlm.text import INTENT_PREFIX, has_words
 from userlm.thought import SpeechOnly
-from userlm.typed import read_text
 from userlm.types import (
     Conversation,
     InputError,

@@ -25,7 +25,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from userlm.data.windows import Windows, facts_of, join, with_facts
+from userlm.data.windows import (
+    EXCHANGE,
+    TWO_EXCHANGES,
+    Windows,
+    facts_of,
+    join,
+    with_facts,
+)
 from userlm.types import Conversation, Origin
 
 # A name of ShareGPT, after a prefix that some copies have: 4 to 7 characters by chance, so no
@@ -38,8 +45,6 @@ _STRANGERS = ("wildchat", "lmsys", "arena", "prism")
 answer, so a history without a person is not compared there."""
 _GATHERED = ("oasst", "otel")
 """Layouts that put rows together themselves."""
-
-_EXCHANGE, _TWO_EXCHANGES = 2, 4  # turns
 
 _Piece = tuple[int, int, int]
 """The number of the first message, how many turns there are, and the place in the file."""
@@ -136,7 +141,7 @@ class Plan:
             turns = len(conversation.turns) - _is_open(conversation)
             # Many strangers begin with one greeting. Where the calls of a conversation have one
             # id, what another one begins with is another person's, or said once more.
-            may_be_of_many = conversation.user is None and turns <= _EXCHANGE
+            may_be_of_many = conversation.user is None and turns <= EXCHANGE
             ids = [conversation.id]
             if not (may_be_of_many or place in of_shared_ids):
                 ids.append("")
@@ -384,7 +389,7 @@ def _history(conversation: Conversation, are_of_one_id: bool = False) -> _Histor
     whole, _ = beginnings.popitem()
     # A person may say hello in many conversations: a first turn without an answer is only an
     # earlier call of the next.
-    if len(hashes) > _TWO_EXCHANGES and not are_of_one_id:
+    if len(hashes) > TWO_EXCHANGES and not are_of_one_id:
         for key in hashes[0]:
             del beginnings[key]
     kept = [*(keys[-1] for keys in hashes[:-1]), *hashes[-1]]

@@ -20,7 +20,9 @@ import numpy as np
 from userlm.data.filters import FLAGS, is_set
 from userlm.types import Conversation
 
-_FEWEST = 4
+EXCHANGE, TWO_EXCHANGES = 2, 4
+"""In turns."""
+_FEWEST = TWO_EXCHANGES
 """Turns that two calls share. Two may be a greeting that a person writes again and again, or what
 an app asks a model about the last exchange."""
 _MODULUS = (1 << 61) - 1

@@ -11,10 +11,10 @@ from typing import Any
 
 from userlm.content import read_parts
 from userlm.data.layouts.common import (
-    CUT_REASONS,
     ROLES,
     Messages,
     Side,
+    are_of_cut,
     read_messages,
 )
 from userlm.data.layouts.fields import Rejected, Row, parse_json
@@ -85,12 +85,8 @@ def is_cut(answer: Any) -> bool:
     """Return whether an API says that it cut an answer at a limit."""
     if not isinstance(answer, Mapping):
         return False
-    said = [
-        str(part.get(name)).lower()
-        for part in (answer, *(_choices(answer) or ())[:1])
-        for name in _STOP_REASONS
-    ]
-    return not CUT_REASONS.isdisjoint(said)
+    parts = (answer, *(_choices(answer) or ())[:1])
+    return are_of_cut(part.get(name) for part in parts for name in _STOP_REASONS)
 
 
 def _divided(

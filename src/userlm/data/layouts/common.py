@@ -163,8 +163,7 @@ ROLES: Mapping[str, Side] = {
 }
 """The names of the roles in the layouts that name them freely."""
 
-CUT_REASONS = {"length", "max_tokens", "incomplete"}
-"""Why an API ended an answer, where it cut it at a limit: then nobody saw the conversation end."""
+_CUT_REASONS = {"length", "max_tokens", "incomplete"}
 
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
@@ -192,6 +191,12 @@ class Messages:
     lost_parts: int = 0
     cut: bool = False
     may_be_typed: bool = False
+
+
+def are_of_cut(reasons: Iterable[Any]) -> bool:
+    """Return whether one of the reasons why an API ended an answer is that it cut it at a limit:
+    then nobody saw the conversation end."""
+    return not _CUT_REASONS.isdisjoint(str(reason).lower() for reason in reasons)
 
 
 def read_messages(

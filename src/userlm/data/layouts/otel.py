@@ -26,13 +26,12 @@ from userlm.data.layouts.spans import (
     read_span,
     spans_in,
 )
-from userlm.data.windows import Entry, Windows, join
+from userlm.data.windows import EXCHANGE, TWO_EXCHANGES, Entry, Windows, join
 from userlm.json_files import dump, loads
 from userlm.lines import Line
 
 _MOST_WAITING = 1_000
 """Spans that wait for the first one of their trace, which mostly comes last."""
-_EXCHANGE, _TWO_EXCHANGES = 2, 4  # turns
 
 
 class Spans:
@@ -200,7 +199,7 @@ class Spans:
             return index
         shorter, longer = sorted((len(span.prefixes), len(self._kept[index].prefixes)))
         is_beginning = length == shorter < longer
-        return index if is_beginning and length >= _TWO_EXCHANGES else None
+        return index if is_beginning and length >= TWO_EXCHANGES else None
 
     def found(self) -> Iterator[Found]:
         """Return the conversations in the order of their first lines; the first carries all notes.
@@ -261,14 +260,14 @@ def _without_first_calls(kept: Sequence[Span]) -> list[Span]:
     people begin so, it is a greeting."""
     beginnings: defaultdict[bytes, list[int]] = defaultdict(list)
     for index, span in enumerate(kept):
-        for prefix in span.guest_prefixes[_EXCHANGE - 1 : _EXCHANGE]:
+        for prefix in span.guest_prefixes[EXCHANGE - 1 : EXCHANGE]:
             beginnings[prefix].append(index)
     firsts = set()
     for found in beginnings.values():
         first, *others = sorted(found, key=lambda index: kept[index].length)
         lengths = [len(kept[index].prefixes) for index in (first, *others)]
         people = {kept[index].user for index in others}
-        if lengths.count(_EXCHANGE) != 1 or len(people) != 1:
+        if lengths.count(EXCHANGE) != 1 or len(people) != 1:
             continue
         if not any(kept[first].is_later(kept[index]) for index in others):
             firsts.add(first)

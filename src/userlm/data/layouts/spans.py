@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from userlm.content import read_parts
-from userlm.data.layouts.common import CUT_REASONS, Messages, Place, read_messages
+from userlm.data.layouts.common import Messages, Place, are_of_cut, read_messages
 from userlm.data.layouts.fields import (
     Rejected,
     Row,
@@ -312,8 +312,7 @@ def _messages(
     reasons = given[:1] if isinstance(given, list) else [given]  # of the first choice
     if isinstance(answer, dict):
         reasons.append(answer.get("finish_reason"))
-    is_cut = not CUT_REASONS.isdisjoint(str(reason).lower() for reason in reasons)
-    return replace(messages, may_be_typed=may_be_typed), is_cut
+    return replace(messages, may_be_typed=may_be_typed), are_of_cut(reasons)
 
 
 def _in_attributes(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from userlm.typed import discard, read_text
+from userlm.terminal_input import discard, read_text
 from userlm.types import Conversation
 from userlm.users import typed
 
