@@ -171,7 +171,11 @@ class EndpointModel:
             excess_tokens += got.excess_tokens
             return got
 
-        answer = self.ask(send, faults)
+        try:
+            answer = self.ask(send, faults)
+        except ModelError as error:
+            error.excess_tokens = excess_tokens
+            raise
         if self._says_usage and None in (answer.tokens_in, answer.tokens_out):
             self._says_usage = False  # said once
             warn(
@@ -215,7 +219,7 @@ class EndpointModel:
             ModelError: if there is no answer after all retries, if retries cannot help, or if
                 another one is not wanted any more or not allowed by a cap.
         """
-        retries = excess_tokens = 0
+        retries = 0
         left = max(LONGEST_CALL, self._timeout)
         check_wanted()  # the caller may have left while this one waited for another thread
         if may_bill:
@@ -226,24 +230,20 @@ class EndpointModel:
             if not isinstance(got, Fault):
                 return got
             faults.append(got.kind)
-            excess_tokens += got.excess_tokens
             left -= time.monotonic() - begun
             if got.adapted:
-                self._before_retry(0, False, faults, excess_tokens)
+                self._before_retry(0, False, faults)
                 continue
             if not got.passing or retries == self._retries or left < SHORTEST_TRY:
-                raise self._error(got, faults, excess_tokens)
+                raise self._error(got, faults)
             backoff = self._pause * 2**retries
             wait = backoff if got.wait is None else got.wait
             jitter = random.uniform(0, min(backoff, LONGEST_PAUSE) / 2)
             counts = may_bill and possibly_billed([got.kind]) > 0
-            seconds = min(wait, LONGEST_PAUSE) + jitter
-            self._before_retry(seconds, counts, faults, excess_tokens)
+            self._before_retry(min(wait, LONGEST_PAUSE) + jitter, counts, faults)
             retries += 1
 
-    def _error(
-        self, fault: Fault, faults: Sequence[str], excess_tokens: int
-    ) -> ModelError:
+    def _error(self, fault: Fault, faults: Sequence[str]) -> ModelError:
         """Return the error of a call whose last try had this fault."""
         message = " ".join(self.masked(fault.message).split())
         return ModelError(
@@ -252,15 +252,10 @@ class EndpointModel:
             permanent=fault.permanent,
             faults=tuple(faults),
             possibly_billed=possibly_billed(faults),
-            excess_tokens=excess_tokens,
         )
 
     def _before_retry(
-        self,
-        seconds: float,
-        counts: bool,
-        faults: Sequence[str],
-        excess_tokens: int,
+        self, seconds: float, counts: bool, faults: Sequence[str]
     ) -> None:
         """Wait, and count another request if it `counts`; raise `ModelError` with all faults if it
         is not wanted any more, or not allowed by a cap."""
@@ -271,7 +266,6 @@ class EndpointModel:
         except ModelError as error:
             error.faults = tuple(faults)
             error.possibly_billed = possibly_billed(faults)
-            error.excess_tokens = excess_tokens
             raise
 
     def _once(self, send: Send[T], timeout: float) -> T | Fault:
