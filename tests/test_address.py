@@ -15,6 +15,7 @@ from userlm.types import (
     Conversation,
     Fact,
     InputError,
+    ModelError,
     ModelWarning,
     NumberCheck,
     Reply,
@@ -509,3 +510,26 @@ def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
     monkeypatch.delenv("USERLM_API_KEY")
     monkeypatch.delenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE")
     assert key_of("http://bot.strangers-2.example/v1") is None
+
+
+def test_a_slow_server_may_be_given_more_time(monkeypatch):
+    slow = replace(completion("hello"), hang=0.3)
+    with serving(lambda body, n: slow) as server:
+        address = f"{server.url}#m"
+        monkeypatch.setenv("USERLM_TIMEOUT", " 0.05 ")
+        late = loading.chat_model(address)
+        late._retries = 0
+        with pytest.raises(ModelError, match=r"0.05 seconds; USERLM_TIMEOUT allows"):
+            late.chat([{"role": "user", "content": "hi"}], Sampling())
+        monkeypatch.setenv("USERLM_TIMEOUT", "20")
+        given = loading.chat_model(address)
+        assert (
+            given.chat([{"role": "user", "content": "hi"}], Sampling()).text == "hello"
+        )
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "inf", "nan", "ten", "5 min"])
+def test_a_timeout_that_is_none_is_named(wrong, monkeypatch):
+    monkeypatch.setenv("USERLM_TIMEOUT", wrong)
+    with pytest.raises(InputError, match="USERLM_TIMEOUT is"):
+        loading.chat_model("http://localhost:1/v1#m")

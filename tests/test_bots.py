@@ -574,7 +574,10 @@ def test_a_temporary_failure_is_tried_again_but_not_in_a_session(
         (Said(body={"reply": {"a": 1}, "id": 7}), "no 'data' of 'd.*', but reply, id"),
         (Said(body="<html>"), "there is no 'data' of 'data.0.text', but \"<html>\""),
         (Said(body={"data": [{"text": None}]}), "it returned None"),
-        (Said(hang=2), r"did not answer in time \(0.2 seconds\)"),
+        (
+            Said(hang=2),
+            r"did not answer in time \(0.2 seconds; --answer-timeout allows more\)",
+        ),
     ],
 )
 def test_a_server_that_fails_ends_its_conversation_and_no_error_has_its_key(

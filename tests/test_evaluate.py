@@ -279,6 +279,24 @@ def test_each_model_has_its_own_price(here: Path) -> None:
         evaluate(grid("asks", price=["1/1"]))
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_answers_that_were_cut_are_counted_and_the_report_says_so(
+    finish: str, here: Path
+) -> None:
+    def answer(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
+        return completion("It could be", finish=finish if n % 2 else "stop")
+
+    with serving(answer) as server:
+        cut = Evaluate([f"{server.url}#one"], tasks="t.jsonl", user=["single"])
+        [cell] = evaluate(cut)["cells"]
+    assert cell["cut"] == {"assistant": len(COLOURS) // 2}
+    assert evaluate(grid("asks", out=Path("whole")))["cells"][0]["cut"] == {}
+    report(Report([Path("runs/evaluate"), Path("whole")], here / "page"))
+    page = " ".join((here / "page/report.md").read_text().split())
+    assert page.count("Cut before the end") == 1
+    assert "`evaluate`: 2 assistant turns, by their maximum length (" in page
+
+
 def test_a_limit_without_a_model_and_a_price_that_is_needed_are_mistakes(
     here: Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,6 +99,8 @@ OPENAI_BASE_URL = "OPENAI_BASE_URL"
 PANGRAM_URL = "PANGRAM_URL"
 """The environment variable with another address of Pangram's API, such as that of version 3,
 https://text.api.pangram.com/v3."""
+SERVER_TIMEOUT = "USERLM_TIMEOUT"
+"""The environment variable with the seconds that a model on a server has for an answer."""
 SERVER_KEY = "USERLM_API_KEY"
 PANGRAM_KEY = "PANGRAM_API_KEY"
 PANGRAM = "https://text.external-api.pangram.com/task"
@@ -776,11 +779,34 @@ def _endpoint(
     from userlm.models.endpoint import EndpointModel
 
     key = key_in(variable)
+    timeout = _timeout()
     if key is None and url is None:
         raise InputError(
             f"openai:{name} needs a key; set the environment variable {variable}"
         )
-    return EndpointModel(name, url, key, key_variable=variable, key_header=key_header)
+    return EndpointModel(
+        name,
+        url,
+        key,
+        timeout=timeout,
+        timeout_setting=SERVER_TIMEOUT,
+        key_variable=variable,
+        key_header=key_header,
+    )
+
+
+def _timeout() -> float:
+    """Return the seconds that a model on a server has for an answer; see `SERVER_TIMEOUT`."""
+    given = os.environ.get(SERVER_TIMEOUT, "").strip()
+    try:
+        seconds = float(given or TIMEOUT)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(
+            f"the environment variable {SERVER_TIMEOUT} is {given!r}; give seconds, such as 600"
+        )
+    return seconds
 
 
 def key_in(variable: str) -> str | None:

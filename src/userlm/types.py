@@ -355,7 +355,8 @@ class Completion:
         excess_tokens: how many tokens beyond `Sampling.max_tokens` they had, as the server says.
         thought: what the model only thought; see `thought`.
         refused: whether the server says that the text is a refusal.
-        cut: whether it was still going on at `max_tokens`; `None` if nobody says.
+        cut: whether it was still going on at `max_tokens`, or where a content filter stopped it;
+            `None` if nobody says.
         reasoning_tokens: those that some servers bill as `tokens_out` but do not count in it.
     """
 

@@ -126,6 +126,7 @@ def collect(
     journal.close(order=lambda row: order[row["id"]])
     stops: Counter[str] = Counter()
     tokens = Counter(tokens_in=0, tokens_out=0)
+    cut: Counter[str] = Counter()
     errors: list[str] = []
     silent = 0
 
@@ -137,6 +138,8 @@ def collect(
             for role, meta in _own_metas(conversation, places):
                 for name in tokens:
                     tokens[name] += meta.get(name) or 0
+                if meta.get("cut"):
+                    cut[role] += 1
                 if role == "user":
                     yield meta
             if conversation.stop == "error":
@@ -150,6 +153,7 @@ def collect(
         "conversations": stops.total(),
         "stops": in_order(stops),
         "silent": silent,
+        "cut": in_order(cut),
         **tokens,
         **budget.finish(roles),
         "guard": guard,

@@ -483,7 +483,7 @@ def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:
     """Return what a cell found: how its conversations stopped, and the measures of its tasks."""
     talked = cell.folder / "results.json"
     scored = cell.folder / SCORE / "results.json"
-    stops = read_json(talked)["stops"] if talked.is_file() else {}
+    results = read_json(talked) if talked.is_file() else {}
     measures = []
     if scored.is_file():
         measures = read_json(scored)[cell.folder.name]
@@ -491,7 +491,8 @@ def _result(run: Run, cell: Cell, failed: str) -> dict[str, Any]:
         "assistant": cell.assistant,
         "user": cell.shown_user,
         "folder": str(cell.folder.relative_to(run.folder)),
-        "stops": stops,
+        "stops": results.get("stops", {}),
+        "cut": results.get("cut", {}),
         "measures": [one for one in measures if _is_kept(one["name"])],
         "failed": failed,
     }

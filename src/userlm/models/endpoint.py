@@ -83,6 +83,8 @@ TAKE_IDS = (
 """Advice at the end of errors of `served` and `prompt_logprobs`."""
 
 PARAMETERS = ("response_format", "top_p", "temperature", "seed", "max_tokens")
+CUTS = ("length", "content_filter")
+"""Reasons to finish in which the text may not be whole."""
 NOT_THE_FORMAT = ("content_filter", CONTEXT_EXCEEDED)
 """Codes of errors of a request that would be refused without a `response_format` too."""
 UNSUPPORTED = re.compile(
@@ -106,6 +108,7 @@ class EndpointModel:
         retries: how often a call is repeated after a temporary failure (429, 5xx, a timeout, a lost
             connection, an unusable answer).
         timeout: of one whole try, in seconds: from the connection to the last byte.
+        timeout_setting: what allows another timeout, for errors.
         pause: seconds before the second try, doubled before each later one, unless the server asks
             for another pause.
         key_variable: the environment variable that should hold the key, for errors. If it is
@@ -123,6 +126,7 @@ class EndpointModel:
         api_key: str | None,
         retries: int = TRIES - 1,
         timeout: float = 120,
+        timeout_setting: str = "",
         pause: float = 0.5,
         key_variable: str = "USERLM_API_KEY",
         key_header: str = AUTHORIZATION,
@@ -140,6 +144,7 @@ class EndpointModel:
         self.masked("")  # compiles patterns, for which an answer would have to wait
         self._retries = retries
         self._timeout = timeout
+        self._timeout_setting = timeout_setting
         self._pause = pause
         self._unsupported: frozenset[str] = frozenset()
         self._says_usage = True
@@ -275,13 +280,24 @@ class EndpointModel:
         try:
             return pending.result()
         except TimeoutError:
-            return _late(timeout)
+            return self._late()
         except openai.APIStatusError as error:
             return status_fault(error, bool(self._key), self._key_variable)
         except openai.APIConnectionError as error:
-            return _connection_fault(error, timeout, self.url)
+            if isinstance(error, openai.APITimeoutError) and not _sent_nothing(error):
+                return self._late()
+            return _connection_fault(error, self.url)
         except UNREADABLE as error:
             return _unusable(str(error))
+
+    def _late(self) -> Fault:
+        advice = (
+            f"; {self._timeout_setting} allows more" if self._timeout_setting else ""
+        )
+        message = (
+            f"the server did not answer in time ({self._timeout:.3g} seconds{advice})"
+        )
+        return Fault("timed out", message, passing=True)
 
     async def _in_time(self, send: Send[T], timeout: float) -> T | Fault:
         """Send it, and raise `TimeoutError` if that takes longer."""
@@ -465,8 +481,8 @@ def _completion(answer: Any) -> Completion | Fault:
 
 
 def _is_cut(finish_reason: Any) -> bool | None:
-    known = finish_reason in ("length", "stop")
-    return finish_reason == "length" if known else None
+    known = finish_reason in (*CUTS, "stop")
+    return finish_reason in CUTS if known else None
 
 
 def _reasoning(message: Any) -> str:
@@ -483,11 +499,6 @@ def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": described}
 
 
-def _late(timeout: float) -> Fault:
-    message = f"the server did not answer in time ({timeout:.3g} seconds)"
-    return Fault("timed out", message, passing=True)
-
-
 def _custom_secrets() -> list[str]:
     """Return the keys in what OpenAI's client sends besides its own, such as that of a gateway."""
     secrets = []
@@ -497,16 +508,15 @@ def _custom_secrets() -> list[str]:
     return secrets
 
 
-def _connection_fault(
-    error: openai.APIConnectionError, timeout: float, url: str
-) -> Fault:
-    if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-        # nothing was sent
+def _sent_nothing(error: openai.APIConnectionError) -> bool:
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def _connection_fault(error: openai.APIConnectionError, url: str) -> Fault:
+    if _sent_nothing(error):
         where = place(url).rstrip("/")
         message = f"no connection to {where}; is it running, and is the URL right?"
         return Fault("no connection", message, passing=True, permanent=True)
-    if isinstance(error, openai.APITimeoutError):
-        return _late(timeout)
     message = f"the connection was cut: {error.__cause__ or error}"
     return Fault("connection cut", message, passing=True)
 

@@ -85,6 +85,7 @@ class OwnEndpoint:
             None,
             retries=0 if has_session else TRIES - 1,
             timeout=timeout,
+            timeout_setting="--answer-timeout",
             headers=headers,
             secrets=secrets,
         )

@@ -144,6 +144,25 @@ def _notices(runs: Runs) -> Iterator[Line]:
             name = Quote(run.name, 1000)
             advice = "; clean again with --scrub."
             yield ("Personal data: ", name, " keeps ", left, advice)
+        if cut := _cut(run):
+            yield ("Cut before the end: ", Quote(run.name, 1000), ": ", cut)
+
+
+def _cut(run: Finished) -> str:
+    """Say how many turns of a run were cut; empty if none was, or if it does not say."""
+    counts = Counter(run.results.get("cut", {}))
+    if run.verb == "evaluate":
+        for cell in run.results["cells"]:
+            counts.update(cell.get("cut", {}))
+    turns = " and ".join(
+        plural(counts[role], f"{role} turn")
+        for role in ("assistant", "user")
+        if counts[role]
+    )
+    if not turns:
+        return ""
+    option = " (--max-answer-tokens)" if counts["assistant"] else ""
+    return f"{turns}, by their maximum length{option} or a content filter."
 
 
 def _name(run: Finished, detail: str = "") -> Line:

@@ -160,10 +160,12 @@ class Guard(TypedDict):
 
 
 class Conversing(TypedDict, total=False):
-    """Of `simulate` and `respond`."""
+    """Of `simulate` and `respond`. `cut` has, by role, how many turns were cut at their maximum
+    length."""
 
     stops: Counts | None
     silent: Count
+    cut: Counts
     guard: Guard | None
     usage: dict[Any, Usage | None]
 
@@ -290,13 +292,14 @@ class Assessed(TypedDict):
 
 
 class CellResult(TypedDict):
-    """An assistant with a user: how their conversations stopped, the measures of their tasks, and
-    why it failed, if it did."""
+    """An assistant with a user: how their conversations stopped, how many turns of each were cut at
+    their maximum length, the measures of their tasks, and why it failed, if it did."""
 
     assistant: Text
     user: Text
     folder: Text
     stops: Counts
+    cut: NotRequired[Counts]
     measures: list[Measured]
     failed: Text
 
