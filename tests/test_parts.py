@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ from userlm.commands import (
 )
 from userlm.commands.merge import IN_PARTS, merge
 from userlm.commands.options import Output, Parts
-from userlm.json_files import read_json, write_json
+from userlm.json_files import read_json, write_json, write_lines
 from userlm.parts import Part
 from userlm.rows import read_conversations, write_conversations
 from userlm.show.finished import read_run
@@ -440,6 +441,55 @@ def test_merging_again_runs_no_bot_that_only_the_parts_name(tmp_path):
     with pytest.raises(ModelError, match="ended in an error"):
         merge(replace(merged, run_bots=True))
     assert ran.exists()
+
+
+CHECKS = {
+    "py": "code_of_the_parts:check",
+    "tests": "assert f(2) == 4",
+}
+"""Checks that run code: a module that the tasks name, and the answers."""
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_merging_runs_no_check_and_no_answer_that_only_the_parts_name(
+    kind, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\n"
+    Path("code_of_the_parts.py").write_text(
+        f"{code}def check(text, conversation):\n    return False\n"
+    )
+    Path("lines.txt").write_text("write f\n")
+    tasks = (
+        {"id": f"t{i}", "intent": "f", "check": {kind: CHECKS[kind]}} for i in range(8)
+    )
+    write_lines(Path("tasks.jsonl"), tasks)
+    log = Conversation("t0#0", intent="f").say("write f")
+    write_conversations(
+        Path("log.jsonl"), [log.say(f"```python\ndef f(x):\n    {code}```")]
+    )
+    options = Simulate(
+        User("script:lines.txt"),
+        "replay:log.jsonl",  # which knows one of the tasks, so the others fail
+        tasks="tasks.jsonl",
+        max_turns=1,
+        unsafe_local=kind == "tests",
+    )
+    folders = []
+    for part in ("1/2", "2/2"):
+        folders.append(Path(part[0]))
+        with suppress(ModelError):
+            run(options, folders[-1], part=part)
+    assert ran.exists()
+    ran.unlink()
+    sys.modules.pop("code_of_the_parts", None)
+    merged = Merge(folders, Path("merged"))
+    assert merge(merged)["stops"]["error"] == 7
+    with pytest.raises(InputError, match=r"what failed needs .*; give --run-bots if"):
+        merge(merged)
+    assert not ran.exists()
+    assert merge(replace(merged, run_bots=True))["stops"]["error"] == 7
 
 
 def test_a_complete_run_of_something_else_is_not_taken_for_the_merged_one(tmp_path):

@@ -1,11 +1,14 @@
-"""Code of others: Python objects by name, such as a bot or the function of a check, and what their
-errors say."""
+"""Code of others: Python objects by name, such as a bot or the function of a check, whether such
+code may run, and what its errors say."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 from asyncio import CancelledError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from importlib import import_module
 from operator import attrgetter
@@ -19,6 +22,34 @@ RAISED = (Exception, SystemExit, CancelledError)
 """What code of others may raise, beside Ctrl-C; the last one if it has an event loop of its own."""
 
 
+_UNLESS: ContextVar[str] = ContextVar("unless", default="")
+"""The option without which no code of others runs; empty if any may."""
+
+
+@contextmanager
+def code_refused(unless: str) -> Iterator[None]:
+    """Run no bot, no function of a check and no code of answers outside of a sandbox in this block,
+    since somebody else may have named them.
+
+    Args:
+        unless: the option that allows it; empty if it is given.
+    """
+    token = _UNLESS.set(unless)
+    try:
+        yield
+    finally:
+        _UNLESS.reset(token)
+
+
+def check_code_may_run(what: str) -> None:
+    """Raise `InputError` where code is refused; see `code_refused`."""
+    if option := _UNLESS.get():
+        raise InputError(
+            f"what failed needs {what}, which the files of others may name; give {option} if you "
+            "know what it does, to run it now"
+        )
+
+
 def find_object(name: str) -> Any:
     """Return the object `MODULE:NAME`, or `MODULE:NAME.ATTRIBUTE`. Modules in the current folder
     are found, too.
@@ -29,6 +60,7 @@ def find_object(name: str) -> Any:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise InputError(f"{name}: write MODULE:NAME, as in my_module:my_function")
+    check_code_may_run(f"py:{name}")
     search_here()
     try:
         return attrgetter(attribute)(import_module(module))

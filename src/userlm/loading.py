@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import chdir, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import chdir
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -45,7 +45,7 @@ from userlm.assistants import (
 from userlm.bots import TIMEOUT, Asked, Bot, python_bot, read_output
 from userlm.detectors import JudgeDetector
 from userlm.guard import Guard
-from userlm.imports import find_object
+from userlm.imports import check_code_may_run, find_object
 from userlm.metrics.forms import Form, base_form, prompted_form, trained_form
 from userlm.rows import read_conversations
 from userlm.runs import conversations_file
@@ -372,35 +372,13 @@ def _speaker(address: Address) -> Speaker:
     return Human(typed)
 
 
-_UNLESS: ContextVar[str] = ContextVar("unless", default="")
-"""The option without which no bot is loaded; empty if any may be."""
-
-
-@contextmanager
-def bots_refused(unless: str) -> Iterator[None]:
-    """Load no bot in this block, since somebody else may have named it.
-
-    Args:
-        unless: the option that allows it; empty if it is given.
-    """
-    token = _UNLESS.set(unless)
-    try:
-        yield
-    finally:
-        _UNLESS.reset(token)
-
-
 def _bot(
     address: Address,
     system: str | None = None,
     run: str = "",
     timeout: float = TIMEOUT,
 ) -> Bot:
-    if option := _UNLESS.get():
-        raise InputError(
-            f"what failed needs {address}, which the run.json of others may name; give {option} if "
-            "you know what it does, to run it now"
-        )
+    check_code_may_run(str(address))
     ask: Callable[[Asked], object]
     match address.scheme:
         case "py":
@@ -723,8 +701,7 @@ def _key_variable(url: str) -> str:
     own = f"{SERVER_KEY}_{re.sub('[^A-Z0-9]+', '_', host.upper())}"
     if own in os.environ:  # perhaps empty, for a server without a key
         return own
-    is_here = host in ("localhost", "0.0.0.0", "::1") or host.startswith("127.")
-    if key_in(SERVER_KEY) is None or is_here:
+    if key_in(SERVER_KEY) is None or _is_here(host):
         return SERVER_KEY
     first = next(iter(_key_hosts), host)
     if host != first:
@@ -734,6 +711,15 @@ def _key_variable(url: str) -> str:
         )
     _key_hosts.add(host)
     return SERVER_KEY
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host is this machine. A name may begin as an address does."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def openai_base_url() -> str:

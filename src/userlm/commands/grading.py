@@ -28,6 +28,7 @@ from userlm.commands.steps import in_parallel
 from userlm.data.intents import transcript
 from userlm.facts import said, told_in
 from userlm.grading import NO_SANDBOX, Grader, Sandbox, find_check
+from userlm.imports import check_code_may_run
 from userlm.json_files import write_lines
 from userlm.judges import UNANSWERED, GradingJudge
 from userlm.metrics.agreement import Labelled, agreement
@@ -101,10 +102,13 @@ class Grading:
 
 
 def tasks_inputs(
-    place: str | None, tasks: Iterable[Task]
+    place: str | None, tasks: Iterable[Task], are_graded: bool = True
 ) -> tuple[list[Path], dict[str, str]]:
     """Return the local files of the tasks and the code that checks them, and the stamps of remote
     files, for `open_run`.
+
+    Args:
+        are_graded: whether functions that check are needed, which runs their modules.
 
     Raises:
         InputError: if a function that checks cannot be imported or called.
@@ -113,7 +117,8 @@ def tasks_inputs(
     paths = [file.path for file in found if file.path]
     for task in tasks:
         if isinstance(task.check, FunctionCheck):
-            find_check(task.check.name)  # to fail before a run, and not in it
+            if are_graded:
+                find_check(task.check.name)  # to fail before a run, and not in it
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps
@@ -134,6 +139,7 @@ def find_sandbox(tasks: Iterable[Task], unsafe_local: bool = False) -> Sandbox |
     if not with_tests:
         return None
     if unsafe_local:
+        check_code_may_run("--unsafe-local")
         console.print(
             "--unsafe-local: the code of answers runs with all of your rights",
             style="yellow",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from userlm import loading
 from userlm.commands.assess import Assess, assess
 from userlm.commands.costs import Limits
 from userlm.commands.import_ import Import, import_
@@ -18,6 +17,7 @@ from userlm.commands.ppl import Ppl, ppl
 from userlm.commands.respond import Respond, respond
 from userlm.commands.simulate import Simulate, simulate
 from userlm.commands.steps import GIVEN, Results
+from userlm.imports import code_refused
 from userlm.json_files import read_json, write_json
 from userlm.runs import HASHES, Run
 from userlm.types import InputError
@@ -48,8 +48,9 @@ class Merge:
     output: Output = Output()
     run_bots: bool = option(
         False,
-        "Merged again, also run bots (py:, cmd:, bot:) for what failed. The parts name them: they "
-        "may be anything if somebody else made the parts.",
+        "Merged again, also run code for what failed: bots (py:, cmd:, bot:), functions that check "
+        "and, if the parts were run with --unsafe-local, the code of answers. It may be anything "
+        "if somebody else made the parts.",
         flag="--run-bots",
         recorded=False,
     )
@@ -57,7 +58,7 @@ class Merge:
 
 def merge(options: Merge) -> Results:
     """Merge the parts into a run of their verb. A complete one stays, and what failed in it is
-    tried again, as by its verb; raise `InputError` if that needs a bot that may not be run."""
+    tried again, as by its verb; raise `InputError` if that needs code that may not run."""
     parts = read_parts(options.parts)
     first = parts[0]
     is_merged = (options.out / "results.json").is_file() and not options.output.force
@@ -90,7 +91,7 @@ def merge(options: Merge) -> Results:
                 f"{options.out} was merged from other rows than the parts have now; --force "
                 "merges anew"
             )
-        with loading.bots_refused(unless="" if options.run_bots else "--run-bots"):
+        with code_refused(unless="" if options.run_bots else "--run-bots"):
             return verb(whole, ())
     earlier = _written(results)
     try:

@@ -159,7 +159,7 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     }
     path = _starts_file(options.intents, options.tasks)
     tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
-    task_files, stamps = tasks_inputs(options.tasks, tasks)
+    task_files, stamps = tasks_inputs(options.tasks, tasks, not parts)
     system = read_system(options.system)
     files = [*task_files, *options.user.files, *inputs.files(assistant), *system.files]
     if options.intents:
