@@ -236,3 +236,9 @@ def test_hostile_text_of_either_side_reaches_no_terminal_raw(shown):
     printed = shown(Hostile(), *typed, intent=hostile)
     assert "⟨U+001B⟩[2J" in printed
     assert not re.search("[\x00-\x09\x0b-\x1f]", printed)
+
+
+def test_a_chat_without_standard_input_is_left_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    talk = commands.chat(flat(commands.Chat, role="user", assistant="clarifier"))
+    assert talk["turns"] == []

@@ -691,6 +691,21 @@ def test_an_odd_user_in_a_run_of_somebody_else_is_one_sentence(
         commands.compare(Compare([scored], out=tmp_path / "out"))
 
 
+def test_odd_names_of_what_is_behind_a_user_and_odd_turns_of_facts_are_no_internal_errors(
+    grid, tmp_path
+) -> None:
+    copy = tmp_path / "grid"
+    shutil.copytree(grid, copy)
+    for path in copy.glob("cells/*/run.json"):
+        write_json(path, {**read_json(path), "behind user": -1})
+    commands.compare(Compare([copy], out=tmp_path / "out"))
+    [first, *_] = sorted(copy.glob("cells/*/score/facts.jsonl"))
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    write_lines(first, [{**row, "user": [[]]} for row in rows])
+    with pytest.raises(InputError, match=r"facts\.jsonl, line 1: field 'user'"):
+        read_run(copy)
+
+
 @pytest.mark.slow
 def test_whatever_is_damaged_in_a_comparison_or_a_score_is_one_sentence(
     grid, compared, tmp_path

@@ -2,61 +2,132 @@
 
 import os
 import pty
-import select
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from userlm import terminal_input
 from userlm.terminal_input import discard, read_text
 from userlm.types import Conversation
 from userlm.users import typed
 
+Typist = Callable[[bytes], None]
+
 
 @pytest.fixture
-def terminal(monkeypatch) -> Iterator[int]:
-    """A terminal in which this process is; what is written there is typed."""
-    typist, ours = pty.openpty()
+def typist(monkeypatch) -> Iterator[Typist]:
+    """Types, or pastes, in the terminal in which this process is."""
+    keyboard, ours = pty.openpty()
+
+    def write(keys: bytes) -> None:
+        os.write(keyboard, keys)
+        time.sleep(0.05)
+
     with os.fdopen(ours, "r") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        yield typist
-    os.close(typist)
+        monkeypatch.setattr(terminal_input, "_earlier", [])
+        yield write
+    os.close(keyboard)
 
 
-def test_a_paste_is_one_text_with_its_empty_lines(terminal):
-    os.write(terminal, b"\nInstall it so:\n1. open a shell\n\ntouch pwned\n")
-    assert read_text(input) == "\nInstall it so:\n1. open a shell\n\ntouch pwned"
-    os.write(terminal, b"one line\n")
-    assert read_text(input) == "one line"
+@pytest.fixture
+def soon(typist, monkeypatch) -> Typist:
+    """Types once somebody is asked."""
+    waiting: list[bytes] = []
+    keys = terminal_input._keys
+
+    def asked():  # type: ignore[no-untyped-def]
+        if waiting:
+            threading.Timer(0.3, typist, (waiting.pop(0),)).start()
+        return keys()
+
+    monkeypatch.setattr(terminal_input, "_keys", asked)
+    return waiting.append
 
 
-def test_a_pipe_is_read_line_by_line(monkeypatch):
+PASTE = "\nInstall it so:\n1. open a shell\n\ntouch pwned"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        f"\x1b[200~{PASTE}\x1b[201~\r",  # as most terminals do
+        f"\x1b[200~{PASTE}\n\x1b[201~\r",
+        PASTE.replace("\n", "\r") + "\r",
+        f"{PASTE}\n",
+    ],
+)
+def test_a_paste_is_one_text_with_its_empty_lines(keys, soon):
+    soon(keys.encode())
+    assert read_text("> ").rstrip("\n") == PASTE
+    soon(b"one line\r")
+    assert read_text("> ") == "one line"
+
+
+def test_a_paste_without_its_last_line_break_waits_for_enter(typist, soon):
+    soon(b"line one\rline two\rline three")
+    threading.Timer(1, typist, (b" and more\r",)).start()
+    assert read_text("> ") == "line one\nline two\nline three and more"
+
+
+def test_a_long_line_is_whole(soon):
+    soon(b"x" * 20_000 + b"\r")
+    assert read_text("> ") == "x" * 20_000
+
+
+def test_a_pipe_is_read_line_by_line(monkeypatch, capsys):
     reading, writing = os.pipe()
     os.write(writing, b"one\ntwo\n")
     with os.fdopen(reading, "r") as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         discard()  # nothing of what is piped in
-        assert (read_text(input), read_text(input)) == ("one", "two")
+        assert (read_text("> "), read_text("> ")) == ("one", "two")
         os.close(writing)
         with pytest.raises(EOFError):
-            read_text(input)
+            read_text("> ")
+    assert capsys.readouterr() == ("", "> > > ")
 
 
-def test_what_was_not_read_reaches_no_shell(terminal):
-    os.write(terminal, b"touch pwned\n")
-    assert select.select([sys.stdin], [], [], 5)[0]
-    discard()
-    assert not select.select([sys.stdin], [], [], 0)[0]
+@pytest.mark.parametrize("keys", [b"touch pwned\n", b"half a line"])
+def test_what_was_not_read_reaches_no_shell(keys, typist):
+    typist(keys)
+    assert discard()
+    assert not discard()
 
 
-def test_a_person_who_leaves_a_simulation_leaves_nothing_behind(terminal, capsys):
+@pytest.mark.parametrize("early", [b"/save a\n/quit\n", b"half a line", b"a\n\nb\n"])
+def test_what_comes_while_nobody_is_asked_is_discarded_and_said_to_be(
+    early, typist, soon, capfd
+):
+    typist(b"typed at the start\n")
+    assert read_text("> ") == "typed at the start"
+    soon(b"first\r")
+    assert read_text("> ") == "first"
+    assert "discarded" not in capfd.readouterr().err
+    typist(early)
+    soon(b"second\r")
+    assert read_text("> ") == "second"
+    assert "what you typed or pasted meanwhile is discarded" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "raised"), [(b"\x03", KeyboardInterrupt), (b"\x04", EOFError)]
+)
+def test_ctrl_c_and_ctrl_d_leave(key, raised, soon):
+    soon(key)
+    with pytest.raises(raised):
+        read_text("> ")
+
+
+def test_a_person_who_leaves_a_simulation_leaves_nothing_behind(typist, soon, capsys):
     begun = Conversation("c").say("hi").say("hello")
-    os.write(terminal, b"first\n\nsecond\n")
+    soon(b"first\r\rsecond\r")
     assert typed(begun) == "first\n\nsecond"
-    os.write(terminal, b"\n")
+    soon(b"\r")
     assert typed(begun) is None
-    os.write(terminal, b"too late for the one before\n")
-    assert select.select([sys.stdin], [], [], 5)[0]
-    threading.Timer(0.5, os.write, (terminal, b"hello\n")).start()
+    typist(b"too late for the one before\n")
+    soon(b"hello\r")
     assert typed(Conversation("next")) == "hello"

@@ -13,7 +13,7 @@ from userlm import flip, prompts
 from userlm.data.intents import is_goal
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
-from userlm.terminal_input import discard, read_text
+from userlm.terminal_input import read_text
 from userlm.text import (
     END_TOKEN,
     INTENT_PREFIX,
@@ -348,15 +348,13 @@ class Human:
 
 def typed(conversation: Conversation) -> str | None:
     """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation."""
-    if not conversation.turns:
-        discard()  # what was typed for the one before
     if not conversation.turns and conversation.system:
         print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:
         last = conversation.turns[-1]
         print(f"\n{last.role}: {last.text}", file=sys.stderr)
     try:
-        text = read_text(lambda: input(f"{conversation.next_role}> ")).strip()
+        text = read_text(f"{conversation.next_role}> ").strip()
     except EOFError:
         return None
     return text if has_words(text) else None

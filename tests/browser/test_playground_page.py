@@ -184,6 +184,33 @@ def test_a_bot_hears_no_turn_in_the_session_of_one_that_was_taken_away(page, tmp
     assert [*heard.values()] == [["one"], ["one"], ["two", "three"]]
 
 
+def test_what_a_bot_heard_and_did_not_answer_is_in_no_later_session(
+    page, tmp_path, faults
+):
+    heard = defaultdict(list)
+
+    def bot(asked):
+        heard[asked.session].append(asked.text)
+        if asked.text == "fail":
+            raise ValueError("no")
+        return "heard"
+
+    speakers = {"user": Hostile(), "assistant": Bot("py:a:bot", bot)}
+    with playing(speakers, tmp_path / "saved") as server:
+        opened(page, server)
+        choose_seat(page, "user")
+        type_into(page, "text", "fail")
+        page.keyboard.press("Enter")
+        expect(page.locator("#error")).to_be_visible()
+        press(page, "back")
+        wait(page, 0)
+        type_into(page, "text", "one")
+        page.keyboard.press("Enter")
+        wait(page, 2)
+    assert [*heard.values()] == [["fail"], ["one"]]
+    faults.clear()  # Chromium notes each answer of the kind 503
+
+
 def test_intent_threshold_and_guard_of_the_page_hold_from_the_next_turn_on(page, small):
     opened(page, small)
     type_into(page, "intent", INTENT_PREFIX + "bake bread.")

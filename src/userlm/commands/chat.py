@@ -64,7 +64,8 @@ class Chat:
 
     Commands begin with a slash: /help lists them, and none is sent to a model. /again samples the
     last turn of the other side again, /intent TEXT begins a new conversation, and /quit or an empty
-    line leaves.
+    line leaves. A paste is one text, and Enter sends it; what is typed while the other side writes
+    is discarded.
 
     $ userlm chat --intent "plan a trip to Naples."
 
@@ -294,20 +295,17 @@ class _You:
 
     def _take_line(self) -> bool:
         """Take a line that you type, a text or a command; return whether you leave."""
-        is_typed = sys.stdin.isatty()
+        is_typed = sys.stdin is not None and sys.stdin.isatty()
         if self.talk.stop and is_typed:
             _note("/again, /intent TEXT, or an empty line to leave")
         try:
-            prompt = Text(f"{self.role} (you)> ", "bold")
-            line = read_text(lambda: console.input(prompt)).strip()
+            line = read_text(f"{self.role} (you)> ").strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return True
         if not is_typed:
             console.print(line)
         is_pasted = "\n" in line
-        if is_pasted and line.endswith("\n/quit"):  # typed while the other side wrote
-            return True
         if line.startswith("/") and not (is_pasted or line.startswith("//")):
             return self._obey(*line.partition(" ")[::2])
         if not has_words(line):

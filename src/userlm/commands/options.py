@@ -589,7 +589,9 @@ def rated_user(manifest: Mapping[str, Any]) -> RatedUser:
     given = {name: value for name, value in given.items() if value is not None}
     options = [f"--{name.replace('_', '-')} {given[name]}" for name in given]
     shown = " ".join((str(user.parsed), *options))
-    contents = [manifest["inputs"].get(name) for name in names]
+    known = manifest["inputs"]
+    are_named = isinstance(names, list)  # else it is damaged
+    contents = [known.get(str(name)) for name in names] if are_named else [None]
     if not contents or None in contents:
         return RatedUser(shown)
     meant: dict[str, Any] = {"user": _called(user.parsed)}

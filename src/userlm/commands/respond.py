@@ -109,6 +109,5 @@ def respond(options: Respond, parts: Sequence[FinishedRun] = ()) -> Results:
     # Only one conversation can use the keyboard.
     at_once = 1 if user.is_person else options.workers
     answered = respond_all(Recorded(speaker, answers), starts(), at_once)
-    return collect(
-        run, options, places, answered, turns, budget, ["user"], "responding"
-    )
+    shown = "" if user.is_person else "responding"  # a bar is drawn over what is typed
+    return collect(run, options, places, answered, turns, budget, ["user"], shown)

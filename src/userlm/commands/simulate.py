@@ -196,6 +196,7 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         lambda start: calls_to_come(start, answers, turns_expected),
     )
     grader = Grader(sandbox=find_sandbox(tasks, options.unsafe_local))
+    by_hand = user.is_person or assistant.is_person
     stopped = simulate_all(
         Recorded(speakers["user"], answers),
         Recorded(speakers["assistant"], answers),
@@ -203,9 +204,9 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
         options.max_turns,
         solved_until(grader, tasks),
         # Only one conversation can use the keyboard.
-        1 if user.is_person or assistant.is_person else options.workers,
+        1 if by_hand else options.workers,
     )
-    shown = "simulating"
+    shown = "" if by_hand else "simulating"  # a bar would be drawn over what is typed
     results = collect(run, options, places, stopped, turns, budget, speakers, shown)
     _show_uncalled(run, tasks)
     return results

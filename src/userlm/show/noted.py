@@ -121,6 +121,8 @@ class Notebook:
         found = self._of(line)
         fact = take(line, "fact", str)
         turns = take(line, "user", list)
+        if not all(isinstance(turn, int) for turn in turns):
+            raise ValueError("field 'user' is no list of numbers")
         for turn in turns:
             found.said.setdefault(turn, []).append(fact)
         if not turns and line.get("required"):

@@ -209,7 +209,10 @@ def progress_bar() -> Progress:
 
 
 def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items and show progress."""
+    """Yield the items and show progress; no progress without a name of what is done."""
+    if not doing:
+        yield from items
+        return
     with progress_bar() as progress:
         job = progress.add_task(doing, total=total)
         done = 0

@@ -103,7 +103,10 @@ async function takeTurn() {
     return { text: "", stop: "error", meta: {}, error: error.message };
   })));
   const spoke = sides.find((side) => !failed[side]);
-  if (!spoke) throw failed[sides[0]];
+  if (!spoke) {
+    if (role === "assistant") session = newSession(); // a bot may have heard what it did not answer
+    throw failed[sides[0]];
+  }
   if (failed.user || waiting.signal.aborted) playing = false;
   const completed = found.find(({ intent }) => intent);
   if (completed) find("intent").value = completed.intent;
