@@ -490,7 +490,7 @@ def test_a_folder_of_ones_own_does_not_hide_a_model_of_ours(tmp_path, monkeypatc
 
 
 def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
-    monkeypatch.setattr(loading, "_key_hosts", set())
+    monkeypatch.setattr(loading, "_key_hosts", {})
     monkeypatch.setenv("USERLM_API_KEY", "secret-key-of-a-test")
 
     def key_of(url: str) -> str | None:
@@ -507,6 +507,10 @@ def test_one_key_goes_to_one_host_besides_this_machine(monkeypatch):
     monkeypatch.setenv("USERLM_API_KEY_10_0_0_7", "another-key-of-a-test")
     assert key_of("http://bot.strangers-2.example/v1") is None
     assert key_of("http://10.0.0.7:8000/v1") == "another-key-of-a-test"
+    with pytest.raises(
+        InputError, match=r"_10_0_0_7 would go to 10\.0\.0\.7 and to 10-0"
+    ):
+        key_of("http://10-0.0.7/v1")
     monkeypatch.delenv("USERLM_API_KEY")
     monkeypatch.delenv("USERLM_API_KEY_BOT_STRANGERS_2_EXAMPLE")
     assert key_of("http://bot.strangers-2.example/v1") is None

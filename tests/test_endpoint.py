@@ -517,7 +517,10 @@ def test_what_a_server_counts_beyond_the_limit_is_counted_and_not_asked_for_agai
     broken.body["choices"] = []
     uncounted = completion("ok", tokens_out=0)
     uncounted.body["usage"]["total_tokens"] = 906  # 6 of them are of the request
+    half_counted = completion("ok")
+    half_counted.body["usage"] = {"completion_tokens": 900}
     cases = (
+        (half_counted, 900),
         (endless, 700),
         (completion("", tokens_out=40), 40),
         (broken, 40),

@@ -498,6 +498,8 @@ def test_a_link_that_leads_out_of_a_finished_run_is_not_followed(name, tmp_path)
     for place in (folder, named):
         with pytest.raises(InputError, match=f"{name} is a link that leads out of"):
             Run.read(place)
+        with pytest.raises(InputError, match=f"{name} is a link that leads out of"):
+            conversations_file(place)
 
 
 def test_links_that_stay_in_a_finished_run_or_are_of_its_model_are_no_reason_to_refuse_it(

@@ -131,3 +131,12 @@ def test_a_person_who_leaves_a_simulation_leaves_nothing_behind(typist, soon, ca
     typist(b"too late for the one before\n")
     soon(b"hello\r")
     assert typed(Conversation("next")) == "hello"
+
+
+def test_a_process_in_the_background_leaves_the_terminal_alone(typist, monkeypatch):
+    """It would be stopped for changing it, and never end."""
+    typist(b"typed for another one\n")
+    monkeypatch.setattr("os.tcgetpgrp", lambda fd: 1)
+    assert not discard()
+    monkeypatch.setattr("os.tcgetpgrp", lambda fd: os.getpgrp())
+    assert discard()

@@ -686,8 +686,8 @@ def _server(address: Address) -> EndpointModel:
     return _endpoint(address.name, address.url, _key_variable(address.url))
 
 
-_key_hosts: set[str] = set()
-"""The host that got the key for all servers, if one did: another one is another party."""
+_key_hosts: dict[str, str] = {}
+"""The host that got the key in each environment variable: another one is another party."""
 
 
 def _key_variable(url: str) -> str:
@@ -695,22 +695,24 @@ def _key_variable(url: str) -> str:
     for all, which goes to one host besides this machine.
 
     Raises:
-        InputError: if it would go to a second one.
+        InputError: if the key would go to a second host. Of two whose names differ in signs alone,
+            the variables are the same.
     """
     host = (urlsplit(url).hostname or "").lower()
     own = f"{SERVER_KEY}_{re.sub('[^A-Z0-9]+', '_', host.upper())}"
-    if own in os.environ:  # perhaps empty, for a server without a key
-        return own
-    if key_in(SERVER_KEY) is None or _is_here(host):
-        return SERVER_KEY
-    first = next(iter(_key_hosts), host)
+    is_own = own in os.environ  # perhaps empty, for a server without a key
+    variable = own if is_own else SERVER_KEY
+    if key_in(variable) is None or (_is_here(host) and not is_own):
+        return variable
+    first = _key_hosts.setdefault(variable, host)
     if host != first:
+        advice = f"set {own} to the key of the latter (or to nothing, if it needs none)"
+        if is_own:
+            advice = "ask them in runs of their own"
         raise InputError(
-            f"the key in {SERVER_KEY} would go to {first} and to {host}; set {own} to the key of "
-            "the latter (or to nothing, if it needs none)"
+            f"the key in {variable} would go to {first} and to {host}; {advice}"
         )
-    _key_hosts.add(host)
-    return SERVER_KEY
+    return variable
 
 
 def _is_here(host: str) -> bool:

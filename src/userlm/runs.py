@@ -345,8 +345,10 @@ def conversations_file(path: Path, split: str = "test") -> Path:
 
 
 def _check_readable(folder: Path) -> None:
-    """Raise `InputError` if a folder has an unfinished run, or one of another version."""
+    """Raise `InputError` if a folder has an unfinished run, one of another version, or links that
+    lead out of it."""
     if (folder / "run.json").is_file():
+        _check_inside(folder)
         _check_format(folder, read_json(folder / "run.json"))
         if not (folder / "results.json").is_file():
             raise InputError(f"{folder} is not complete; run its command again first")

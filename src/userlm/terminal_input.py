@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import select
 import sys
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ def discard() -> bool:
         import tty
     except ImportError:  # on Windows
         return False
+    if not _is_in_front():
+        return False
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin, termios.TCSANOW)  # a line without its end can be seen
     try:
@@ -75,6 +78,15 @@ def discard() -> bool:
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
     return was_any
+
+
+def _is_in_front() -> bool:
+    """Return whether this process is no job in the background, which is stopped where it changes
+    its terminal."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # the terminal is that of others
+        return True
 
 
 def _keys() -> KeyBindings:

@@ -374,7 +374,7 @@ class EndpointModel:
                 "allowed"
             )
             return _with_excess(_unusable(long), excess_tokens)
-        if got.tokens_out is None:
+        if None in (got.tokens_in, got.tokens_out):  # then it is counted at its maximum
             got = replace(got, excess_tokens=excess_tokens)
         return replace(got, thought=got.thought[:most])
 

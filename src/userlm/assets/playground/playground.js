@@ -69,7 +69,7 @@ function read(saved) {
 
 function item(role, text, ending, { by, others: given, ...meta }) {
   const others = {};
-  for (const side of SIDES) if (typeof given?.[side]?.text === "string") others[side] = { stop: null, meta: {}, ...given[side] };
+  for (const side of SIDES) if (typeof given?.[side]?.text === "string") others[side] = { stop: null, ...given[side], meta: given[side].meta ?? {} };
   const side = by === "person" ? "you" : role === "assistant" ? "assistant" : "user" in others ? "against" : "user";
   return { role, chosen: side, replies: { ...others, [side]: { text, stop: ending, meta, by } } };
 }
