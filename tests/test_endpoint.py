@@ -1,5 +1,6 @@
 """Endpoints, through the real `openai` client, against a small local server."""
 
+import json
 import time
 from base64 import b64encode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -519,6 +520,7 @@ def test_what_a_server_counts_beyond_the_limit_is_counted_and_not_asked_for_agai
     uncounted.body["usage"]["total_tokens"] = 906  # 6 of them are of the request
     half_counted = completion("ok")
     half_counted.body["usage"] = {"completion_tokens": 900}
+    half_counted.body = json.dumps(half_counted.body)
     cases = (
         (half_counted, 900),
         (endless, 700),

@@ -495,6 +495,38 @@ def test_a_judge_that_did_not_answer_fails_the_score_and_is_asked_again(
     assert (found["value"], found["missing"]) == (100, 0)
 
 
+@pytest.mark.parametrize("share", [2, 1])
+def test_a_judge_that_only_thinks_is_not_asked_again_and_may_get_more_tokens(
+    share: int, here: Path
+) -> None:
+    rows = [row(f"t{i}", check={"rubric": "It is kind."}) for i in range(2)]
+    write_lines(here / "t.jsonl", rows)
+
+    def thinking(body: dict[str, object], n: int) -> Said:
+        if n % share or body["max_tokens"] == 2000:
+            return judging(body, n)
+        return completion("", reasoning="Is it kind?", finish="length", tokens_out=300)
+
+    with serving(thinking) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        out = here / "scored"
+        options = Score(
+            [run(here)], tasks="t.jsonl", out=out, grading=grading, workers=1
+        )
+        for _ in range(2):
+            if share == 1:  # all of them
+                with pytest.raises(
+                    ModelError, match=r"(\d) of \1 verdicts are missing"
+                ):
+                    score(options)
+            else:
+                score(options)
+            assert len(server.bodies) == 4
+        more = replace(grading, judge_tokens=2000)
+        score(replace(options, grading=more, out=here / "again"))
+    assert measured(here / "again")["assistant score"]["missing"] == 0
+
+
 def test_a_judge_is_not_asked_about_responses_which_have_no_outcome(here: Path) -> None:
     write_lines(here / "t.jsonl", [row("a", check={"rubric": "It is kind."})])
     responses = Respond(User("script:lines.txt"), run(here) / "conversations.jsonl")

@@ -81,6 +81,17 @@ def unsafe_local_option() -> Any:
     )
 
 
+def judge_tokens_option() -> Any:
+    """Return the field of the maximum length of a verdict of a judge that grades."""
+    return option(
+        judges.MAX_TOKENS,
+        "Maximum length of a verdict of the judge in tokens; reasoning models need more.",
+        min=1,
+        max=2**24,
+        panel=GRADING,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Grading:
     """How answers are graded."""
@@ -92,6 +103,7 @@ class Grading:
         panel=GRADING,
     )
     judge_price: str | None = price_option(JUDGE_PRICE, "the judge")
+    judge_tokens: int = judge_tokens_option()
     unsafe_local: bool = unsafe_local_option()
     upstream_grading: bool = option(
         False,
@@ -278,12 +290,15 @@ def _task_conversations(
 
 
 def unanswered(run: Run) -> tuple[int, int]:
-    """Return how many grades and verdicts are missing since the judge did not answer, and
-    that with its answers. The same command asks again."""
+    """Return how many grades and verdicts are missing since the judge did not answer (the same
+    command asks again), and that with its answers. If none of these had words, all are missing."""
     lines = [*_lines(run, GRADES), *_lines(run, FACTS), *_lines(run, ADDED)]
     missing = sum(str(row.get("reason")).startswith(UNANSWERED) for row in lines)
-    answered = sum(not row.get("error") for row in _lines(run, CALLS))
-    return missing, missing + answered
+    answers = [row for row in _lines(run, CALLS) if not row.get("error")]
+    if not any(row.get("text") for row in answers):
+        missing += len(answers)
+        return missing, missing
+    return missing, missing + len(answers)
 
 
 def can_grade_more(run: Run, tasks: Iterable[Task], unsafe_local: bool) -> bool:
@@ -422,7 +437,10 @@ def _grader(
         yield Grader(None, code, given.upstream_grading)
         return
     price = read_price("judge", given.judge_price, JUDGE_PRICE)
-    opened = open_judge(run, options, given.judge, price, _expected(about), JUDGE_PRICE)
+    expected = _expected(about, given.judge_tokens)
+    opened = open_judge(
+        run, options, given.judge, given.judge_tokens, price, expected, JUDGE_PRICE
+    )
     with opened as (judge, budget):
         yield Grader(judge, code, given.upstream_grading)
         spent = budget.spent
@@ -435,6 +453,7 @@ def open_judge(
     run: Run,
     options: JudgeOptions,
     judge: str,
+    max_tokens: int,
     price: Price | None,
     expected: Counter[str],
     priced_by: str = "",
@@ -444,6 +463,7 @@ def open_judge(
 
     Args:
         judge: its address.
+        max_tokens: of a verdict.
         expected: the usage to show as an estimate.
         priced_by: the option that gives its price, if not --price.
     """
@@ -456,14 +476,14 @@ def open_judge(
         cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
         show_estimate(budget, {"judge": expected})
-        yield GradingJudge(CachedChat(cache)), budget
+        yield GradingJudge(CachedChat(cache), max_tokens), budget
 
 
 PROMPT_TOKENS = 400
 """Of what the judge is told beside the conversation."""
 
 
-def _expected(about: Iterable[TaskConversation]) -> Counter[str]:
+def _expected(about: Iterable[TaskConversation], max_tokens: int) -> Counter[str]:
     """How much the judge is asked at most: once for each answer and once for each turn of the user,
     with all that was said before, and once for each required fact, with all that the user said.
     """
@@ -483,7 +503,7 @@ def _expected(about: Iterable[TaskConversation]) -> Counter[str]:
         expected.update(
             calls=len(sizes),
             tokens_in=sum(sizes) + PROMPT_TOKENS * len(sizes),
-            tokens_out=judges.MAX_TOKENS * len(sizes),
+            tokens_out=max_tokens * len(sizes),
         )
     return expected
 

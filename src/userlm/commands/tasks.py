@@ -17,7 +17,12 @@ from userlm.commands.costs import (
     read_price,
     show_errors,
 )
-from userlm.commands.grading import PROMPT_TOKENS, open_judge, tasks_inputs
+from userlm.commands.grading import (
+    PROMPT_TOKENS,
+    judge_tokens_option,
+    open_judge,
+    tasks_inputs,
+)
 from userlm.commands.options import (
     Failures,
     LocalModels,
@@ -80,6 +85,7 @@ class Tasks:
         None, "facts: the judge: openai:NAME, http://HOST:PORT/v1#NAME, a folder or id."
     )
     price: str | None = price_option("--price", "the judge")
+    judge_tokens: int = judge_tokens_option()
     out: Path = out_folder("runs/tasks")
     workers: int = workers_option("tasks")
     models: LocalModels = LocalModels()
@@ -96,10 +102,11 @@ def tasks(options: Tasks) -> Results:
         return _mark_all(options)
     if options.judge:
         raise InputError("--judge marks facts: userlm tasks facts FILE --judge MODEL")
-    if options.limits != Limits() or options.price:
+    is_for_facts = options.price or options.judge_tokens != judges.MAX_TOKENS
+    if options.limits != Limits() or is_for_facts:
         raise InputError(
-            "--budget, --max-calls, --max-tokens-total and --price are for userlm tasks facts; "
-            "check counts nothing: it asks an --assistant once, and nobody without one"
+            "--budget, --max-calls, --max-tokens-total, --price and --judge-tokens are for userlm "
+            "tasks facts; check counts nothing: it asks an --assistant once, and nobody without one"
         )
     good = check(options.tasks)
     if options.assistant and good:
@@ -244,8 +251,11 @@ def _mark_all(options: Tasks) -> Results:
         return run.results
     marked: list[Task] = []
     asked: list[Verdict] = []
-    expected = _expected(found)
-    with open_judge(run, options, options.judge, price, expected) as (judge, budget):
+    expected = _expected(found, options.judge_tokens)
+    opened = open_judge(
+        run, options, options.judge, options.judge_tokens, price, expected
+    )
+    with opened as (judge, budget):
         answers = in_parallel(partial(_marked, judge), found, options.workers)
         for _, (task, verdicts) in track(answers, "marking", len(found)):
             marked.append(task)
@@ -272,7 +282,7 @@ def _mark_all(options: Tasks) -> Results:
     return results
 
 
-def _expected(tasks: Iterable[Task]) -> Counter[str]:
+def _expected(tasks: Iterable[Task], max_tokens: int) -> Counter[str]:
     expected: Counter[str] = Counter()
     for task in tasks:
         if task.marked == "default":
@@ -281,7 +291,7 @@ def _expected(tasks: Iterable[Task]) -> Counter[str]:
                 expected.update(
                     calls=1,
                     tokens_in=said + PROMPT_TOKENS,
-                    tokens_out=judges.MAX_TOKENS,
+                    tokens_out=max_tokens,
                 )
     return expected
 

@@ -427,8 +427,8 @@ class Side:
         if self.wordless >= WORDLESS:
             self.budget.give_up(
                 f"{WORDLESS} answers of {self.address} in a row were empty or only a thought, so "
-                "no more were asked for; allow longer ones (--max-tokens), or take a model that "
-                "does not think"
+                "no more were asked for; allow longer ones (--max-tokens, --max-answer-tokens or "
+                "--judge-tokens), or take a model that does not think"
             )
 
     def amount(self, used: Mapping[str, int]) -> Amount:

@@ -198,8 +198,8 @@ def answer_of(reply: Completion, sampling: Sampling) -> Answer:
 
 def failure_of(error: ModelError) -> Answer:
     """Return why there is no answer."""
-    # A model that refused would refuse again, and an empty answer was paid for.
-    is_final = error.reason in ("refused", "empty answer")
+    # A model that refused would refuse again, and an answer without words was paid for.
+    is_final = error.reason in ("refused", "empty answer", "only a thought")
     return Answer(None, error.reason, "" if is_final else str(error))
 
 
