@@ -716,6 +716,44 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         assert "stock" in conversation.meta["tool"]
 
 
+def chunk(delta, reason=None):
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    return {"object": "chat.completion.chunk", "choices": [choice]}
+
+
+OF_CHAT = [
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"content": "hel"}),
+    chunk({"content": "lo"}),
+    chunk({}, "stop"),
+    {"object": "chat.completion.chunk", "choices": [], "usage": {"total_tokens": 3}},
+]
+OF_ANTHROPIC = [
+    {"type": "message_start", "message": {"role": "assistant", "content": []}},
+    {"type": "ping"},
+    {
+        "type": "content_block_delta",
+        "delta": {"type": "thinking_delta", "thinking": "h"},
+    },
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hel"}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "lo"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    {"type": "message_stop"},
+]
+OF_RESPONSES = [
+    {"type": "response.created", "response": {"status": "in_progress"}},
+    {"type": "response.output_text.delta", "delta": "hel"},
+    {"type": "response.function_call_arguments.delta", "delta": "{}"},
+    {"type": "response.output_text.delta", "delta": "lo"},
+    {"type": "response.completed", "response": {"status": "completed"}},
+]
+
+
+def events(chunks):
+    lines = [f"event: x\ndata: {json.dumps(one)}\n" for one in chunks]
+    return "\n".join([*lines, "data: [DONE]\n"])
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -754,6 +792,21 @@ def test_a_tool_call_with_its_result_is_no_pending_one(state, ended):
         },
         {"choices": [A]},
         {"output": {"messages": [U, A]}},
+        {"response": {"text": "hello", "finishReason": "stop", "usage": {}}},
+        {"response": {"model": "m", "response": "hello", "done": True}},
+        {"response": {"generated_text": "hello"}},
+        {"output": [{"generated_text": "hello"}]},
+        {"response": {"content": "hello"}},
+        {"response": ["hello"]},
+        {"output": {"generations": [[{"text": "hello", "message": {"kwargs": {}}}]]}},
+        {"output": {"generations": [[{"text": "", "message": A}]]}},
+        {"response": {"type": "AIMessageChunk", "content": "hello"}},
+        {"response": [{"type": "AIMessageChunk", "content": "hello"}]},
+        *(
+            {"response": wrap(chunks)}
+            for chunks in (OF_CHAT, OF_ANTHROPIC, OF_RESPONSES)
+            for wrap in (list, json.dumps, events)
+        ),
     ],
 )
 def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
@@ -790,6 +843,10 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
             )
         ),
         {"response": "null"},
+        {"response": "{}"},
+        {"response": {"type": "tool_result", "content": "hello"}},
+        {"response": [{"type": "tool_result", "content": "hello"}]},
+        {"response": [chunk({"tool_calls": []})]},
         {"choices": json.dumps([{"message": {"role": "assistant", "content": ""}}])},
         {"output": [U]},
         {"output": json.dumps([U])},
@@ -802,6 +859,50 @@ def test_the_answer_beside_the_messages_of_a_call_is_its_last_turn(answer):
 def test_no_answer_beside_the_messages_is_none(beside):
     conversation = convert({"messages": [U], **beside}, None, "x").conversation
     assert conversation.turns == (Turn("user", "hi"),)
+
+
+@pytest.mark.parametrize(
+    ("beside", "count"),
+    [({"response": {"id": "r"}}, 1), ({"output": [5]}, 1), ({"response": "hello"}, 0)],
+)
+def test_an_object_that_may_be_the_answer_and_is_not_read_is_counted(beside, count):
+    found = convert({"messages": [U], **beside}, None, "x")
+    assert found.notes.get("answers not read", 0) == count
+    whole = convert({"messages": [U, A], **beside}, None, "x")
+    assert "answers not read" not in whole.notes
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {
+            "type": "ai",
+            "content": "It",
+            "response_metadata": {"finish_reason": "length"},
+        },
+        {
+            "type": "ai",
+            "content": "It",
+            "response_metadata": {"stop_reason": "max_tokens"},
+        },
+        [chunk({"content": "It"}), chunk({}, "length")],
+        events(
+            [
+                *OF_ANTHROPIC[:5],
+                {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}},
+            ]
+        ),
+        [
+            *OF_RESPONSES[:4],
+            {"type": "response.incomplete", "response": {"status": "incomplete"}},
+        ],
+    ],
+)
+def test_an_answer_in_chunks_or_of_langchain_that_was_cut_is_no_end(answer):
+    conversation = convert(
+        {"messages": [U], "response": answer}, None, "x"
+    ).conversation
+    assert len(conversation.turns) == 2 and not conversation.ended
 
 
 @pytest.mark.parametrize(

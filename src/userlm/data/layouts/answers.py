@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import dropwhile, takewhile
 from typing import Any
 
-from userlm.content import read_parts
+from userlm.content import read_part, read_parts
 from userlm.data.layouts.common import (
     ROLES,
     Messages,
@@ -18,6 +18,7 @@ from userlm.data.layouts.common import (
     read_messages,
 )
 from userlm.data.layouts.fields import Rejected, Row, parse_json
+from userlm.data.layouts.streams import unstreamed
 from userlm.text import has_words
 from userlm.types import OTHER_ROLE
 
@@ -30,6 +31,8 @@ _STOP_REASONS = (
     "done_reason",
     "status",
 )
+_TOLD = ("response_metadata", "generation_info")
+"""Fields of LangChain in which the reason stands."""
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
 _CONTENTS = {
     *("content", "parts", "tool_calls", "function_call", "refusal", "data", "value"),
@@ -49,10 +52,15 @@ _PART_TYPE = re.compile(
     r"(output_|input_)?text|refusal|.*(tool|thinking|reasoning|image|audio|file|source).*"
     r"|.*_(call|result|output)|step-.*|reference|document|citation"
 )
+_NOTHING = ("null", "{}")
+"""What a logger writes where there was no answer."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
-_INNER = ("message", "output", "messages")
+_INNER = ("message", "output", "messages", "generations")
 """Fields in which an API returns the answer, besides its choices."""
+_TEXTS = ("text", "generated_text", "output_text", "response", "content")
+"""Fields in which an API returns the answer as a text, such as those of Vercel's SDK, TGI, Cohere
+and Ollama."""
 
 
 def with_answer(
@@ -65,7 +73,7 @@ def with_answer(
         request: the messages `items` in the list `name`, as they were read.
     """
     for field in _FIELDS:
-        given = row.get(field)
+        given = unstreamed(row.get(field))
         content = parse_json(given)
         if field == "choices":
             content = {field: content}
@@ -81,11 +89,20 @@ def with_answer(
     return request, "", False
 
 
+def has_unread(row: Row) -> bool:
+    """Return whether there is an answer beside the messages, as an object, that was not read."""
+    return any(
+        row.get(name) and isinstance(row[name], Mapping | list) for name in _FIELDS
+    )
+
+
 def is_cut(answer: Any) -> bool:
     """Return whether an API says that it cut an answer at a limit."""
     if not isinstance(answer, Mapping):
         return False
     parts = (answer, *(_choices(answer) or ())[:1])
+    told = [part.get(field) for part in parts for field in _TOLD]
+    parts += tuple(each for each in told if isinstance(each, Mapping))
     return are_of_cut(part.get(name) for part in parts for name in _STOP_REASONS)
 
 
@@ -162,9 +179,11 @@ def _plain(text: str) -> str:
 def _messages_in(answer: Any) -> list[Any]:
     """Return the messages in an answer."""
     if isinstance(answer, str):
-        is_said = has_words(answer) and answer != "null"
+        is_said = has_words(answer) and answer not in _NOTHING
         return [{"role": "assistant", "content": answer}] if is_said else []
     if isinstance(answer, list):
+        if len(answer) == 1 and (found := _messages_in(answer[0])):
+            return found  # one prompt, sample or part
         if not all(isinstance(each, Mapping) for each in answer):
             return []
         if any(map(_side, answer)):
@@ -180,9 +199,16 @@ def _messages_in(answer: Any) -> list[Any]:
         text = first.get("text") if "finish_reason" in first else None
         return _messages_in(first.get("message") or first.get("content") or text)
     for inner in map(answer.get, _INNER):
-        if isinstance(inner, Mapping | list):
-            return _messages_in(inner)
-    return [answer] if _side(answer) else []
+        if isinstance(inner, Mapping | list) and (found := _messages_in(inner)):
+            return found
+    if _side(answer):
+        return [answer]
+    if read_part(answer).kind not in ("speech", "other"):
+        return []
+    texts = (answer.get(name) for name in _TEXTS)
+    return _messages_in(
+        next((each for each in texts if isinstance(each, str | list)), None)
+    )
 
 
 def _is_returned(content: Any, request: Messages) -> bool:

@@ -49,6 +49,7 @@ NOTES = (
     "thought to meta",
     "parts left out",
     "fields left out",
+    "answers not read",
     "cut at an empty turn",
     "paths left out",
     "merged lines",
@@ -65,15 +66,16 @@ NOTES = (
 """What is counted while a row is repaired.
 
 `parts` are images and other message parts without text; `fields` are lists and objects beside the
-messages; `paths` are those through a tree that add no user turn; `rows in several files` counts
-conversations of rows that are messages, `rows of several people` those in which several users
-speak, perhaps since ids are used twice, and `times not read` those whose rows are not in the order
-of their times. `ids of several people` counts the ids of spans under which several are known:
-turns of some may stand in conversations of others. `messages that may be typed` counts those of
-spans in which a person may have typed the JSON of several messages. `merged lines` have no
-conversation of their own: later messages of a tree, spans whose messages are part of a longer span
-or that have none, and rows that are a part of the conversation of another (`data.joining`). So
-every line that was read is counted once: as conversations, as rejected, or as merged.
+messages; `answers not read` are objects there that may be the last answer; `paths` are those
+through a tree that add no user turn; `rows in several files` counts conversations of rows that are
+messages, `rows of several people` those in which several users speak, perhaps since ids are used
+twice, and `times not read` those whose rows are not in the order of their times. `ids of several
+people` counts the ids of spans under which several are known: turns of some may stand in
+conversations of others. `messages that may be typed` counts those of spans in which a person may
+have typed the JSON of several messages. `merged lines` have no conversation of their own: later
+messages of a tree, spans whose messages are part of a longer span or that have none, and rows that
+are a part of the conversation of another (`data.joining`). So every line that was read is counted
+once: as conversations, as rejected, or as merged.
 """
 
 RUN_KEYS = OUTCOME_KEYS | OLDER_KEYS
@@ -158,6 +160,11 @@ ROLES: Mapping[str, Side] = {
     **dict.fromkeys(("assistant", "ai", "bot", "chatbot", "model"), "assistant"),
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
+    # the names of LangChain's classes
+    **dict.fromkeys(("aimessage", "aimessagechunk"), "assistant"),
+    "humanmessage": "user",
+    "systemmessage": "system",
+    "toolmessage": "tool",
     **dict.fromkeys(("tool", "tool_call", "tool_response", "observation"), "tool"),
     **dict.fromkeys(("function", "function_call", "function_response"), "tool"),
 }

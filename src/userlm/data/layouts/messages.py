@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from typing import Any
 
-from userlm.data.layouts.answers import is_cut, with_answer
+from userlm.data.layouts.answers import has_unread, is_cut, with_answer
 from userlm.data.layouts.common import (
     Imported,
     Layout,
@@ -40,10 +40,11 @@ def convert(row: Row) -> Imported:
     items = list_of(row, name)
     _check_is_one(items, name)
     messages = read_messages(enumerate(items), name)
-    beside, was_cut = "", False
+    beside, was_cut, unread = "", False, False
     sides = [side for side, _ in messages.said if side not in ("system", "thought")]
     if sides[-1:] in (["user"], ["tool"]):
         messages, beside, was_cut = with_answer(messages, items, name, row)
+        unread = not beside and has_unread(row)
     meta, lost_fields = _extras(row, {name, beside})
     whole = is_whole(row) and not was_cut and not is_cut(row)
     if isinstance(ended := meta.get("ended"), bool):
@@ -64,7 +65,7 @@ def convert(row: Row) -> Imported:
         meta=meta,
         whole=whole,
         lost_fields=lost_fields,
-    )
+    ).with_notes({"answers not read": int(unread)})
 
 
 def _check_is_one(items: Sequence[Any], name: str) -> None:
