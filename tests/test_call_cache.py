@@ -311,7 +311,12 @@ def test_after_a_stop_no_call_begins_and_none_waits(tmp_path):
             [ModelError("m: bad", "bad request")] * 5, 3, id="nothing was ever taken"
         ),
         pytest.param(
-            [ModelError("m: slow", "timed out")] * 5, None, id="passing failures"
+            [ModelError("m: slow", "timed out")] * 5, 3, id="none was in time"
+        ),
+        pytest.param(
+            [Completion("ok"), *[ModelError("m: slow", "timed out")] * 4],
+            None,
+            id="passing failures",
         ),
         pytest.param(
             [ModelError(f"m: {i} tokens", "bad request") for i in range(5)],

@@ -461,8 +461,9 @@ class Side:
 
 def _lasting(error: ModelError, has_answered: bool) -> str:
     """Return the reason of an error that all other calls would have too; empty if they may not."""
-    is_unreadable = error.reason == "broken answer" and not has_answered
-    return error.reason if error.permanent or is_unreadable else ""
+    # Each of these may have been billed.
+    is_unfit = error.reason in ("broken answer", "timed out") and not has_answered
+    return error.reason if error.permanent or is_unfit else ""
 
 
 def _are_alike(latest: Iterable[str]) -> bool:
