@@ -150,7 +150,9 @@ def _notices(runs: Runs) -> Iterator[Line]:
 
 def _cut(run: Finished) -> str:
     """Say how many turns of a run were cut; empty if none was, or if it does not say."""
-    counts = Counter(run.results.get("cut", {}))
+    counts: Counter[str] = Counter()
+    if run.verb in ("simulate", "respond"):
+        counts.update(run.results.get("cut", {}))
     if run.verb == "evaluate":
         for cell in run.results["cells"]:
             counts.update(cell.get("cut", {}))
