@@ -906,6 +906,32 @@ def test_an_answer_in_chunks_or_of_langchain_that_was_cut_is_no_end(answer):
 
 
 @pytest.mark.parametrize(
+    "of_call",
+    [
+        {"status": "failure"},
+        {"status": "error"},
+        {"finish_reasons": ["length"]},
+        {"finish_reason": "content_filter"},
+    ],
+)
+def test_a_text_beside_a_call_that_failed_or_was_cut_is_no_end(of_call):
+    row = {"messages": [U], "response": "hello", **of_call}
+    conversation = convert(row, None, "x").conversation
+    assert len(conversation.turns) == 2 and not conversation.ended
+
+
+def test_messages_may_be_json_in_a_text():
+    row = {
+        "messages": json.dumps([U]),
+        "response": json.dumps({"choices": [{"message": A}]}),
+    }
+    conversation = convert(row, None, "x").conversation
+    assert [turn.text for turn in conversation.turns] == ["hi", "hello"]
+    with pytest.raises(Rejected, match="must be a list, not str"):
+        convert({"messages": "[hi]"}, None, "x")
+
+
+@pytest.mark.parametrize(
     "field", ["conversation_id", "thread_id", "session_id", "chat_id"]
 )
 def test_messages_of_several_conversations_are_no_conversation(field):

@@ -263,6 +263,36 @@ def test_a_table_may_have_the_messages_as_json_in_a_column(tmp_path):
     assert (found.id, said(found)) == ("log0-2", [("user", "hi")])
 
 
+@pytest.mark.parametrize(
+    ("answer", "ended"),
+    [
+        ({"output": {"role": "assistant", "content": "It comes."}}, True),
+        ({"output": "It comes."}, True),
+        (
+            {"output": [{"role": "assistant", "content": "It comes."}], "status": "x"},
+            True,
+        ),
+        (
+            {
+                "response": {
+                    "choices": [{"text": "It comes.", "finish_reason": "length"}]
+                }
+            },
+            False,
+        ),
+    ],
+)
+def test_the_answer_beside_mapped_messages_is_the_last_turn(answer, ended, tmp_path):
+    asked = [{"who": "bot", "says": "Hello!"}, {"who": "customer", "says": "Where?"}]
+    row = json.dumps({"id": "t1", "input": asked, "metadata": {"a": 1}, **answer})
+    options = {"map": "messages=input,role=who,text=says,id=id", "kind": ".jsonl"}
+    [found] = imported(tmp_path, row, **options)
+    assert [text for _, text in said(found)] == ["Hello!", "Where?", "It comes."]
+    assert found.ended is ended
+    counts = read_json(tmp_path / "out" / "results.json")["counts"]
+    assert counts["note: fields left out"] == 1 + ("status" in answer)  # the metadata
+
+
 def test_messages_as_json_with_a_field_twice_are_set_aside(tmp_path):
     message = '{""who"": ""customer"", ""says"": ""hi""'
     table = f'talk\n"[{message}}}]"\n"[{message}, ""says"": ""ho""}}]"\n'

@@ -25,6 +25,7 @@ from userlm.types import OTHER_ROLE
 _FIELDS = ("response", "completion", "choices", "output")
 _STOP_REASONS = (
     "finish_reason",
+    "finish_reasons",
     "finishReason",
     "stop_reason",
     "stopReason",
@@ -65,13 +66,17 @@ and Ollama."""
 
 def with_answer(
     request: Messages, items: Sequence[Any], name: str, row: Row
-) -> tuple[Messages, str, bool]:
+) -> tuple[Messages, str | None, bool]:
     """Return the messages of a call with the answer to them; the name of the field that has it,
-    empty if none has; and whether it was cut at a limit.
+    empty if none has, or `None` if there is an object that was not read; and whether it was cut at
+    a limit.
 
     Args:
         request: the messages `items` in the list `name`, as they were read.
     """
+    sides = [side for side, _ in request.said if side not in ("system", "thought")]
+    if sides[-1:] not in (["user"], ["tool"]):
+        return request, "", False
     for field in _FIELDS:
         given = unstreamed(row.get(field))
         content = parse_json(given)
@@ -86,24 +91,24 @@ def with_answer(
             found = read_messages(enumerate([*before, *answer]), name)
             if len(found.said) > len(request.said) and not found.cut:
                 return found, field, is_cut(content) or any(map(is_cut, answer))
-    return request, "", False
-
-
-def has_unread(row: Row) -> bool:
-    """Return whether there is an answer beside the messages, as an object, that was not read."""
-    return any(
-        row.get(name) and isinstance(row[name], Mapping | list) for name in _FIELDS
+    objects = (
+        each for each in map(row.get, _FIELDS) if isinstance(each, Mapping | list)
     )
+    return request, None if any(objects) else "", False
 
 
 def is_cut(answer: Any) -> bool:
-    """Return whether an API says that it cut an answer at a limit."""
+    """Return whether an API says that it cut an answer at a limit, or failed."""
     if not isinstance(answer, Mapping):
         return False
     parts = (answer, *(_choices(answer) or ())[:1])
     told = [part.get(field) for part in parts for field in _TOLD]
     parts += tuple(each for each in told if isinstance(each, Mapping))
-    return are_of_cut(part.get(name) for part in parts for name in _STOP_REASONS)
+    reasons = [part.get(name) for part in parts for name in _STOP_REASONS]
+    several = [
+        each for reason in reasons if isinstance(reason, list) for each in reason
+    ]
+    return are_of_cut([*reasons, *several])
 
 
 def _divided(

@@ -170,7 +170,8 @@ ROLES: Mapping[str, Side] = {
 }
 """The names of the roles in the layouts that name them freely."""
 
-_CUT_REASONS = {"length", "max_tokens", "incomplete"}
+_CUT_REASONS = {"length", "max_tokens", "incomplete", "content_filter", "safety"}
+_CUT_REASONS |= {"failed", "failure", "error"}
 
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")
@@ -201,8 +202,8 @@ class Messages:
 
 
 def are_of_cut(reasons: Iterable[Any]) -> bool:
-    """Return whether one of the reasons why an API ended an answer is that it cut it at a limit:
-    then nobody saw the conversation end."""
+    """Return whether one of the reasons why an API ended an answer is that it cut it at a limit, or
+    failed: then nobody saw the conversation end."""
     return not _CUT_REASONS.isdisjoint(str(reason).lower() for reason in reasons)
 
 

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from userlm.content import THOUGHT_FIELDS
 from userlm.data.filters import FLAGS, is_set
+from userlm.data.layouts.answers import with_answer
 from userlm.data.layouts.common import (
     BESIDE_FIELDS,
     ROLES,
@@ -169,8 +170,24 @@ class Map:
             read = read_messages(numbered, self.messages, self.roles)
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
-        found = self.assembled([row], self.person_in(row), read)
-        return found.with_notes({"times not read": int(not is_ordered)})
+        request = [self._with_side(message) for _, message in numbered]
+        read, beside, was_cut = with_answer(read, request, self.messages, row)
+        person = self.person_in(row)
+        found = self.assembled([row], person, read, not was_cut, beside or "")
+        return found.with_notes(
+            {
+                "times not read": int(not is_ordered),
+                "answers not read": int(beside is None),
+            }
+        )
+
+    def _with_side(self, message: Any) -> Any:
+        """Return a message in the form of OpenAI with the name of its side as its role."""
+        if not isinstance(message, Mapping):
+            return message
+        role = message["role"]
+        side = self.roles.get(role.strip().lower()) if isinstance(role, str) else None
+        return {**message, "role": side or role}
 
     def _byread_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
         """Return messages in the order of their times, and whether it is known: if the newest are
@@ -220,11 +237,13 @@ class Map:
         person: str,
         messages: Messages,
         whole: bool = True,
+        beside: str = "",
     ) -> Imported:
         """Return the conversation of these messages of a person (empty: unknown), with what the
-        first row says about it, and the labels of all."""
+        first row says about it, and the labels of all. `beside` is a field that is among the
+        messages."""
         row = rows[0]
-        paths = [getattr(self, each) for each in FIELDS]
+        paths = [beside, *(getattr(self, each) for each in FIELDS)]
         used = {*paths, *(path.split(".")[0] for path in paths)}
         intent = value_at(row, self.intent)
         return assemble(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from typing import Any
 
-from userlm.data.layouts.answers import has_unread, is_cut, with_answer
+from userlm.data.layouts.answers import is_cut, with_answer
 from userlm.data.layouts.common import (
     Imported,
     Layout,
@@ -37,15 +37,13 @@ def convert(row: Row) -> Imported:
     is JSON in a string, and `ended` is used, except after a user turn.
     """
     name = next(name for name in _NAMES if name in row)
-    items = list_of(row, name)
+    items = list_of(
+        {name: parse_json(row[name])}, name
+    )  # in tables it is JSON in a text
     _check_is_one(items, name)
     messages = read_messages(enumerate(items), name)
-    beside, was_cut, unread = "", False, False
-    sides = [side for side, _ in messages.said if side not in ("system", "thought")]
-    if sides[-1:] in (["user"], ["tool"]):
-        messages, beside, was_cut = with_answer(messages, items, name, row)
-        unread = not beside and has_unread(row)
-    meta, lost_fields = _extras(row, {name, beside})
+    messages, beside, was_cut = with_answer(messages, items, name, row)
+    meta, lost_fields = _extras(row, {name, beside or name})
     whole = is_whole(row) and not was_cut and not is_cut(row)
     if isinstance(ended := meta.get("ended"), bool):
         whole = ended
@@ -65,7 +63,7 @@ def convert(row: Row) -> Imported:
         meta=meta,
         whole=whole,
         lost_fields=lost_fields,
-    ).with_notes({"answers not read": int(unread)})
+    ).with_notes({"answers not read": int(beside is None)})
 
 
 def _check_is_one(items: Sequence[Any], name: str) -> None:
