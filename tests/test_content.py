@@ -113,6 +113,22 @@ def test_a_result_in_several_fields_is_kept_whole():
     assert json.loads(read_parts(part)[0].text) == part
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["On the page, ", "grass is green", "."], "On the page, grass is green."),
+        (["Grass", " ", "is green"], "Grass is green"),
+        (
+            [" ", "Grass is green.", "The sky is blue."],
+            "Grass is green.\n\nThe sky is blue.",
+        ),
+    ],
+)
+def test_no_empty_line_is_put_into_a_sentence(texts, said):
+    parts = [{"type": "text", "text": text, "citations": None} for text in texts]
+    assert split_content(parts) == (said, "")
+
+
 def test_parts_are_joined_with_an_empty_line():
     assert split_content(["One.", {"text": "Two."}]) == ("One.\n\nTwo.", "")
 

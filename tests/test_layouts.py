@@ -787,7 +787,7 @@ def events(chunks):
         {"response": [{"type": "step-start"}, {"type": "text", "text": "hello"}]},
         {
             "response": json.dumps(
-                [{"type": "source"}, {"type": "text", "text": "hello"}]
+                [{"type": "source", "url": "u"}, {"type": "text", "text": "hello"}]
             )
         },
         {"choices": [A]},
@@ -929,6 +929,42 @@ def test_messages_may_be_json_in_a_text():
     assert [turn.text for turn in conversation.turns] == ["hi", "hello"]
     with pytest.raises(Rejected, match="must be a list, not str"):
         convert({"messages": "[hi]"}, None, "x")
+
+
+def test_fields_of_parts_that_are_null_do_not_say_what_the_parts_are():
+    empty = dict.fromkeys(
+        ("function_call", "function_response", "inline_data", "thought")
+    )
+    parts = [{**empty, "text": "hello"}]
+    answer = {"candidates": [{"content": {"role": "model", "parts": parts}}]}
+    asked = {"role": "user", "parts": [{**empty, "text": "hi"}]}
+    for given in (answer, json.dumps(answer), parts, json.dumps(parts)):
+        conversation = convert(
+            {"contents": [asked], "response": given}, None, "x"
+        ).conversation
+        assert conversation.turns == (Turn("user", "hi"), Turn("assistant", "hello"))
+        assert conversation.ended and not conversation.meta
+    bedrock = [{"text": "hi", "toolUse": None, "toolResult": None}]
+    rows = [{"role": "user", "content": bedrock}, A]
+    assert len(convert({"messages": rows}, None, "x").conversation.turns) == 2
+
+
+def test_the_end_user_of_a_proxy_is_the_person():
+    row = {"messages": [U, A], "user": "owner-of-the-key", "end_user": "bob"}
+    assert convert(row, None, "x").conversation.user == "bob"
+    assert (
+        convert({**row, "end_user": ""}, None, "x").conversation.user
+        == "owner-of-the-key"
+    )
+
+
+def test_messages_of_langchain_may_be_within_their_data():
+    rows = [
+        {"type": "human", "data": {"content": "hi", "type": "human"}},
+        {"type": "ai", "data": {"content": "hello", "type": "ai", "tool_calls": []}},
+    ]
+    conversation = convert({"messages": rows}, None, "x").conversation
+    assert conversation.turns == (Turn("user", "hi"), Turn("assistant", "hello"))
 
 
 @pytest.mark.parametrize(
@@ -1095,6 +1131,14 @@ def test_messages_without_a_user_are_no_fault_of_ours():
         [{"name": "x"}],
         ["a"],
         [],
+        {"text": "A door.", "choices": [{"id": 1, "message": "Open it"}]},
+        {"text": "The end.", "choices": []},
+        {"candidates": []},
+        [{"type": "resource", "name": "a bucket"}, {"type": "profile", "text": "Ann"}],
+        [{"type": "file", "path": "main.py", "why": "the bug"}],
+        [{"type": "document", "text": "passport"}],
+        [{"type": "tool", "name": "hammer"}],
+        [{**A, "content": "Welcome"}, {"role": "customer", "content": "My bill"}],
     ],
 )
 def test_json_that_was_asked_for_is_the_answer(said):

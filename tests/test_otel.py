@@ -449,6 +449,34 @@ def test_a_user_who_pastes_json_has_said_json():
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        '[{"text": "alpha", "score": 1}, {"text": "beta", "score": 2}]',
+        '[{"type": "tool", "name": "hammer"}]',
+    ],
+)
+def test_a_list_that_was_asked_for_is_the_answer(answer):
+    said = {
+        "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": "a list, as JSON",
+        "gen_ai.completion.0.content": answer,
+    }
+    assert conversations(sdk(said)) == [["a list, as JSON", answer]]
+
+
+def test_a_picture_beside_a_text_is_left_out():
+    picture = {"type": "image_url", "image_url": {"url": "data:"}}
+    said = {
+        "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": json.dumps(
+            [{"type": "text", "text": "hi"}, picture]
+        ),
+        "gen_ai.completion.0.content": "hello",
+    }
+    assert conversations(sdk(said)) == [["hi", "hello"]]
+
+
+@pytest.mark.parametrize(
     ("answer", "may_be_typed"),
     [
         ({"gen_ai.completion": "no way"}, 1),

@@ -31,6 +31,7 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 several write the same into them."""
 
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
+_GOES_ON = " \n\t.,;:!?)"
 _LEVELS = 8
 """How deep a text may be nested in a part; real ones take two or three."""
 _ANSWERED = ("result", "output-available", "output-error")
@@ -48,6 +49,43 @@ _THOUGHT_FIELDS = (
     "summary",
 )
 _WORD_FIELDS = tuple(dict.fromkeys(_SPEECH_FIELDS + _THOUGHT_FIELDS))
+
+
+UNTYPED = {
+    "text",
+    *("thought", "thoughtSignature", "inlineData", "functionCall", "functionResponse"),
+    *("thought_signature", "inline_data", "function_call", "function_response"),
+    *("video_metadata", "file_data", "code_execution_result", "executable_code"),
+    *("toolUse", "toolResult", "reasoningContent"),
+}
+"""The fields of parts without a `type`: of Gemini and Bedrock."""
+_OF_A_TEXT = {
+    *("type", "text", "id", "index", "state", "annotations", "citations"),
+    *("cache_control", "logprobs", "providerMetadata"),
+}
+_MEDIA = re.compile(
+    "(input_|output_)?(image|audio|video|media|file|document|source)(_url|_file)?"
+)
+_OF_MEDIA = {
+    *("source", "data", "url", "image_url", "audio_url", "video_url", "image", "audio"),
+    *(
+        "file",
+        "file_id",
+        "fileId",
+        "file_data",
+        "filename",
+        "input_audio",
+        "sourceType",
+    ),
+    *("mediaType", "mimeType", "mime_type", "media_type", "image_file"),
+}
+_PART_TYPE = re.compile(
+    r"(output_|input_|summary_|reasoning_)?text|refusal|(redacted_|server_|mcp_)?(thinking"
+    r"|reasoning(_content)?|tool)|dynamic-tool|tool-.+|(server_|mcp_)?tool_(use|result|reference)"
+    r"|.*_tool_result|.+[_-]call([_-](result|output))?|tool-(result|invocation|error)"
+    r"|function_(response|result)|step-.*|source-(url|document)|search_result|citation"
+    r"|executable_code|code_execution_result"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +113,15 @@ def split_content(content: Any) -> tuple[str, str]:
 
 
 def joined(parts: Sequence[Part], kind: str) -> str:
-    """Return the text of the parts of one kind, with an empty line between them."""
-    texts = [part.text for part in parts if part.kind == kind]
-    return "\n\n".join(text for text in texts if text.strip())
+    """Return the text of the parts of one kind, with an empty line between them, but none within a
+    sentence: of an answer with citations, each of its pieces is a part."""
+    whole = ""
+    for part in parts:
+        if part.kind != kind or not (part.text if whole else part.text.strip()):
+            continue
+        goes_on = not whole or whole[-1].isspace() or part.text[0] in _GOES_ON
+        whole += part.text if goes_on else f"\n\n{part.text}"
+    return whole
 
 
 def read_parts(content: Any) -> list[Part]:
@@ -104,6 +148,26 @@ def _unread(part: Mapping[str, Any], read: str) -> list[Part]:
     names = [name for name in _WORD_FIELDS if name in part]
     texts = [_text_in(part[name], _WORD_FIELDS) for name in names]
     return [Part("other", "") for text in texts if text and not has_said(read, text)]
+
+
+def are_parts(items: Any) -> bool:
+    """Return whether these are the parts of a message, as an API takes or returns them, and no
+    objects that have such fields among others: these may be words in JSON."""
+    return isinstance(items, list) and bool(items) and all(map(_is_known, items))
+
+
+def _is_known(part: Any) -> bool:
+    if not isinstance(part, Mapping):
+        return False
+    given = {name for name, value in part.items() if value is not None}
+    if "type" not in given:
+        return bool(given) and given <= UNTYPED
+    name = str(part["type"])
+    if name == "text":
+        return given <= _OF_A_TEXT
+    if _MEDIA.fullmatch(name):
+        return not given.isdisjoint(_OF_MEDIA)
+    return name != "tool" and _PART_TYPE.fullmatch(name) is not None
 
 
 def has_said(said: str, words: str) -> bool:
@@ -149,7 +213,9 @@ def _type_name(part: Mapping[str, Any]) -> str:
     if isinstance(named, str):
         return _snake(named)
     # Gemini's `thought` is true or false; only the former makes a part a thought.
-    names = [_snake(str(name)) for name in part if name != "thought"]
+    # Where a table or a dump has a field for each type, all but one are null.
+    given = (name for name, value in part.items() if value is not None)
+    names = [_snake(str(name)) for name in given if name != "thought"]
     patterns = (_RESULT, _CALL, _THOUGHT)
     special = (name for name in names if any(each.search(name) for each in patterns))
     return next(special, "")

@@ -3,13 +3,12 @@ text, messages, or what an API returned."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import dropwhile, takewhile
 from typing import Any
 
-from userlm.content import read_part, read_parts
+from userlm.content import UNTYPED, are_parts, read_part, read_parts
 from userlm.data.layouts.common import (
     ROLES,
     Messages,
@@ -35,24 +34,12 @@ _STOP_REASONS = (
 _TOLD = ("response_metadata", "generation_info")
 """Fields of LangChain in which the reason stands."""
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
+_OF_AN_API = {"id", "object", "model", "usage", "usageMetadata", "modelVersion"}
+"""Fields of what an API returns, of which an answer in JSON has none."""
 _CONTENTS = {
     *("content", "parts", "tool_calls", "function_call", "refusal", "data", "value"),
     *("reasoning_content", "arguments", "output"),
 }
-_OF_A_PART = {
-    "text",
-    *("thought", "thoughtSignature", "inlineData", "functionCall", "functionResponse"),
-    *("toolUse", "toolResult", "reasoningContent"),
-}
-"""The fields of parts without a `type`: of Gemini and Bedrock."""
-_OF_A_TEXT = {
-    *("type", "text", "id", "index", "state", "annotations", "citations"),
-    *("cache_control", "logprobs", "providerMetadata"),
-}
-_PART_TYPE = re.compile(
-    r"(output_|input_)?text|refusal|.*(tool|thinking|reasoning|image|audio|file|source).*"
-    r"|.*_(call|result|output)|step-.*|reference|document|citation"
-)
 _NOTHING = ("null", "{}")
 """What a logger writes where there was no answer."""
 Turn = tuple[Side, str]
@@ -224,7 +211,12 @@ def _is_returned(content: Any, request: Messages) -> bool:
         users = [each for each in said if each[0] == "user"]
         # A dialogue with others may have been asked for.
         is_ours = not users or not {*users}.isdisjoint(_turns(request))
-        return is_ours and (_are_messages(content) or _are_parts(content))
+        has_others = any(not _side(each) for each in content if _has_role(each))
+        return (
+            is_ours
+            and not has_others
+            and (_are_messages(content) or are_parts(content))
+        )
     if not isinstance(content, Mapping):
         return False
     error = content.get("error")
@@ -246,7 +238,7 @@ def _is_returned(content: Any, request: Messages) -> bool:
 
 def _are_texts(items: Any) -> bool:
     return isinstance(items, list) and all(
-        isinstance(each, Mapping) and _OF_A_PART.issuperset(each) for each in items
+        isinstance(each, Mapping) and UNTYPED.issuperset(each) for each in items
     )
 
 
@@ -255,19 +247,8 @@ def _are_messages(items: Sequence[Any]) -> bool:
     return any(_side(each) and not _CONTENTS.isdisjoint(each) for each in items)
 
 
-def _are_parts(items: Sequence[Any]) -> bool:
-    """Return whether these are the parts of a message, as an API returns them, and no objects that
-    have such fields among others."""
-    return bool(items) and all(
-        isinstance(each, Mapping)
-        and (
-            _OF_A_PART.issuperset(each)
-            if "type" not in each
-            else _PART_TYPE.fullmatch(str(each["type"])) is not None
-            and (each["type"] != "text" or _OF_A_TEXT.issuperset(each))
-        )
-        for each in items
-    )
+def _has_role(item: Any) -> bool:
+    return isinstance(item, Mapping) and bool(item.get("role"))
 
 
 def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
@@ -275,7 +256,9 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]] | None:
     an answer in JSON with the choices of a quiz."""
     for name in ("choices", "candidates"):
         choices = answer.get(name)
-        if isinstance(choices, list) and all(map(_is_choice, choices)):
+        if not isinstance(choices, list) or not all(map(_is_choice, choices)):
+            continue
+        if choices or not _OF_AN_API.isdisjoint(answer):
             return choices
     return None
 
@@ -285,7 +268,9 @@ def _is_choice(item: Any) -> bool:
         return False
     content = item.get("content")
     is_content = isinstance(content, Mapping) and "parts" in content
-    return is_content or _are_messages([item]) or not _OF_A_CHOICE.isdisjoint(item)
+    message = item.get("message", {})
+    is_message = isinstance(message, Mapping) and not _OF_A_CHOICE.isdisjoint(item)
+    return is_content or _are_messages([item]) or is_message
 
 
 def _side(message: Any) -> Side | None:

@@ -286,8 +286,11 @@ def first_field(row: Row, names: Sequence[str]) -> str | None:
 
 
 def _with_role(message: Row) -> Row:
-    """Return a message; one that is a part by itself (a thought, or an item of OpenAI's responses
-    such as a tool call) as a message of the assistant."""
+    """Return a message; that in the `data` of LangChain's dicts; and one that is a part by itself
+    (a thought, or an item of OpenAI's responses such as a tool call) as a message of the
+    assistant."""
+    if isinstance(data := message.get("data"), Mapping) and "content" in data:
+        return {**data, **{name: message[name] for name in message if name != "data"}}
     if message.get("role") in _THOUGHT_ROLES:
         return {"role": "assistant", "content": [{**message, "thought": True}]}
     is_typed = first_field(message, _ROLE_FIELDS) == "type"

@@ -27,7 +27,8 @@ from userlm.data.layouts.fields import (
 
 _NAMES = ("messages", "contents", "conversation")
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
-_OWN_FIELDS = ("id", "user_id", "user", "intent")
+_PEOPLE = ("user_id", "end_user", "user")
+_OWN_FIELDS = ("id", *_PEOPLE, "intent")
 
 
 def convert(row: Row) -> Imported:
@@ -58,7 +59,8 @@ def convert(row: Row) -> Imported:
     return assemble(
         messages,
         id=id_of(row, "id") or (id_of(row, _IDS[0]) if name == _NAMES[-1] else ""),
-        user=id_of(row, "user_id") or id_of(row, "user") or None,
+        # In LiteLLM `user` is the owner of the key.
+        user=next(filter(None, (id_of(row, name) for name in _PEOPLE)), None),
         intent=intent or None,
         meta=meta,
         whole=whole,

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from userlm.content import read_parts
+from userlm.content import are_parts
 from userlm.data.layouts.common import Messages, Place, are_of_cut, read_messages
 from userlm.data.layouts.fields import (
     Rejected,
@@ -381,7 +381,6 @@ def _readable(message: Any) -> Any:
     content = message.get("content")
     if isinstance(content, str) and content.startswith("[{"):
         found = parse_json(content)
-        # A user may paste JSON that is no list of parts.
-        if all(part.kind != "other" for part in read_parts(found)):
+        if are_parts(found):  # a user may paste other JSON, and a model answer in it
             return {**message, "content": found}
     return message
