@@ -118,6 +118,7 @@ def test_a_result_in_several_fields_is_kept_whole():
     [
         (["On the page, ", "grass is green", "."], "On the page, grass is green."),
         (["Grass", " ", "is green"], "Grass is green"),
+        (["Two files", ".env", ", and one more"], "Two files\n\n.env, and one more"),
         (
             [" ", "Grass is green.", "The sky is blue."],
             "Grass is green.\n\nThe sky is blue.",

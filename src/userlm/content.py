@@ -31,7 +31,8 @@ THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 several write the same into them."""
 
 _SPEECH_FIELDS = ("text", "refusal", "transcript", "value", "content", "audio")
-_GOES_ON = " \n\t.,;:!?)"
+_GOES_ON = re.compile(r"\s|[.,;:!?)]+(\s|$)")
+"""How a text begins that goes on with the sentence before it; `.env` is a word."""
 _LEVELS = 8
 """How deep a text may be nested in a part; real ones take two or three."""
 _ANSWERED = ("result", "output-available", "output-error")
@@ -119,7 +120,7 @@ def joined(parts: Sequence[Part], kind: str) -> str:
     for part in parts:
         if part.kind != kind or not (part.text if whole else part.text.strip()):
             continue
-        goes_on = not whole or whole[-1].isspace() or part.text[0] in _GOES_ON
+        goes_on = not whole or whole[-1].isspace() or _GOES_ON.match(part.text)
         whole += part.text if goes_on else f"\n\n{part.text}"
     return whole
 
