@@ -68,24 +68,15 @@ _MEDIA = re.compile(
     "(input_|output_)?(image|audio|video|media|file|document|source)(_url|_file)?"
 )
 _OF_MEDIA = {
-    *("source", "data", "url", "image_url", "audio_url", "video_url", "image", "audio"),
-    *(
-        "file",
-        "file_id",
-        "fileId",
-        "file_data",
-        "filename",
-        "input_audio",
-        "sourceType",
-    ),
-    *("mediaType", "mimeType", "mime_type", "media_type", "image_file"),
+    *("source", "sourceType", "data", "url", "image_url", "audio_url", "video_url"),
+    *("image", "audio", "input_audio", "image_file", "file", "filename", "file_data"),
+    *("file_id", "fileId", "mediaType", "media_type", "mimeType", "mime_type"),
 }
 _PART_TYPE = re.compile(
-    r"(output_|input_|summary_|reasoning_)?text|refusal|(redacted_|server_|mcp_)?(thinking"
-    r"|reasoning(_content)?|tool)|dynamic-tool|tool-.+|(server_|mcp_)?tool_(use|result|reference)"
-    r"|.*_tool_result|.+[_-]call([_-](result|output))?|tool-(result|invocation|error)"
-    r"|function_(response|result)|step-.*|source-(url|document)|search_result|citation"
-    r"|executable_code|code_execution_result"
+    r"((output|input|summary|reasoning)_)?text|refusal|(redacted_)?thinking|reasoning(_content)?"
+    r"|(server_|mcp_)?tool_(use|result|reference)|.+_tool_result|(dynamic-)?tool-.+|dynamic-tool"
+    r"|.+[_-]call([_-](result|output))?|function_(response|result)|step-.*|source-(url|document)"
+    r"|search_result|citation|executable_code|code_execution_result"
 )
 
 
@@ -106,7 +97,7 @@ class Part:
 def split_content(content: Any) -> tuple[str, str]:
     """Return what was said in the content of a message, and what was only thought.
 
-    Parts are joined with an empty line between them. Tool calls, their results, and parts without
+    Parts are `joined`. Tool calls, their results, and parts without
     words are skipped; a content that is a text is returned as it is.
     """
     parts = read_parts(content)
@@ -168,7 +159,7 @@ def _is_known(part: Any) -> bool:
         return given <= _OF_A_TEXT
     if _MEDIA.fullmatch(name):
         return not given.isdisjoint(_OF_MEDIA)
-    return name != "tool" and _PART_TYPE.fullmatch(name) is not None
+    return _PART_TYPE.fullmatch(name) is not None
 
 
 def has_said(said: str, words: str) -> bool:
