@@ -1095,6 +1095,8 @@ def test_the_system_prompt_of_a_call_is_kept_beside_the_state_of_its_thread():
 
 def test_messages_without_a_user_are_no_fault_of_ours():
     items = [A, {"role": "tool", "content": "x"}]
+    thread = {"messages": items, "response": [{**A, "content": "0"}, U, A]}
+    assert convert(thread, None, "x").conversation.user_turns == ("hi",)
     for beside in {}, {"response": "hello"}:
         with pytest.raises(Rejected, match="user"):
             convert({"messages": items, **beside}, None, "x")

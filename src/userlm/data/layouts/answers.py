@@ -125,7 +125,7 @@ def _divided(
         return items, new
     users = [n for n, (side, _) in spoken if side == "user"]
     begins = spoken[0][1] if spoken else None
-    if users and begins is not None and (begins[0] == "user" or begins == asked[0]):
+    if users and begins is not None and (begins[0] == "user" or begins in asked[:1]):
         # A thread in which the last words of the user are others, as before a template.
         return items, answer[users[-1] + 1 :]
     return items, [*dropwhile(lambda each: _side(each) == "system", answer)]
