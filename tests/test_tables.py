@@ -56,6 +56,7 @@ tables = st.lists(st.lists(cells, min_size=4, max_size=4), max_size=6)
     st.sampled_from(("\n", "\r\n", "\r\r\n", "\r")),
     st.sampled_from(("", "\ufeff")),
 )
+@example([["", "", "", "\r\r\n"], ["", "", "", "\n\r"]], ",", "\r", "")
 def test_a_table_is_read_as_python_reads_it(folder, rows, delimiter, ending, mark):
     text = io.StringIO(newline="")
     # Without quotes around all, some versions of Python leave CR in a cell as it is.

@@ -462,7 +462,7 @@ def _lines(path: Path, file: Readable, size: int, longest: int) -> Iterator[_Tex
     swap = _SWAP if is_mac else None
     content = io.BufferedReader(_Unread(begun, file, swap), BUFFER)
     # Then each LF of the table was made CRLF, also within texts.
-    are_translated = begun.endswith(b"\r\r\n")
+    are_translated = not is_mac and begun.endswith(b"\r\r\n")
     number = 0
     while raw := content.readline(longest + len(b"\n")):
         number += 1
