@@ -411,6 +411,33 @@ def test_the_line_of_an_error_is_one_of_the_bot_and_of_no_library():
         reply(fails)
 
 
+def test_no_key_of_the_environment_is_in_what_a_bot_says_or_raises(monkeypatch):
+    secret = "s3cret-of-a-bot"
+    monkeypatch.setenv("BOT_API_KEY", f" {secret}\n")
+    monkeypatch.setenv("OTHER_TOKEN", "a-word-alone")
+
+    def says(text):
+        call = {"name": "find", "arguments": {"key": secret}}
+        return {"text": f"{secret}, a-word-alone", "tool_calls": [call]}
+
+    assert reply(says) == Reply(
+        "[key], a-word-alone",
+        meta={"tool_calls": [{"name": "find", "arguments": {"key": "[key]"}}]},
+    )
+
+    def raises(text):
+        raise RuntimeError(f"Illegal header value b'Bearer {secret}\\n'")
+
+    with pytest.raises(ModelError, match=r"header value b'Bearer \[key\]"):
+        reply(raises)
+    for length in range(command.LONGEST_ERROR - 20, command.LONGEST_ERROR):
+        # The end of an error is kept, which may begin in the middle of the key.
+        told = f"echo $BOT_API_KEY{'x' * length} >&2; exit 3"
+        with pytest.raises(ModelError, match="status 3") as caught:
+            run(shell(told.replace("KEYx", "KEY.x")))
+        assert secret[4:] not in str(caught.value)
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 

@@ -200,6 +200,12 @@ def test_only_a_user_who_leaves_ends_the_conversation(shown):
     assert shown.record["stop"] == "end"
 
 
+def test_a_chat_is_never_saved_through_a_link(shown, tmp_path):
+    Path("chat.jsonl").symlink_to(tmp_path / "other")
+    assert "chat.jsonl is a link, which is not followed" in shown(Lines(), "/save", "a")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_chat_can_be_saved_once_it_is_worth_it_and_says_where(shown, tmp_path):
     typed = ("/save no/such.jsonl", "/save c.txt", "/save", "a")
     printed = " ".join(shown(Lines(), *typed).split())

@@ -16,12 +16,12 @@ from raw_server import sending
 
 from userlm import loading
 from userlm.assistants import ModelAssistant
+from userlm.keys import _key_pattern, mask_key, mask_keys
 from userlm.models import endpoint, http_client
 from userlm.models.budget import PER_MESSAGE, Budget, Caps, Price
 from userlm.models.call_cache import Answer, CallCache, answer_of
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import come_back
-from userlm.text import _key_pattern, mask_key, mask_keys
 from userlm.types import TOO_LONG, Conversation, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"

@@ -15,10 +15,11 @@ from userlm.data.pii import scrub_text
 from userlm.facts import said
 from userlm.final_answer import attempted_number
 from userlm.guard import PAPER, violations
+from userlm.keys import mask_key
 from userlm.metrics.end_references import says_goodbye
 from userlm.serving.messages import find_intent
 from userlm.serving.prompts import is_prompt, quotes_conversation
-from userlm.text import INTENT_PREFIX, mask_key, numbers, words
+from userlm.text import INTENT_PREFIX, numbers, words
 from userlm.thought import open_thought, split_thought
 from userlm.types import Conversation, Reply
 

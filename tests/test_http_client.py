@@ -11,7 +11,7 @@ from raw_server import sending
 from userlm.models import http_client
 from userlm.models.endpoint import EndpointModel
 from userlm.models.http_client import header_secrets
-from userlm.types import ModelError, Sampling
+from userlm.types import InputError, ModelError, Sampling
 
 KEY = "secret-key-of-a-test"
 
@@ -19,6 +19,45 @@ KEY = "secret-key-of-a-test"
 def ask(url: str, **options: Any) -> str:
     asked = EndpointModel("m", url, KEY, pause=0.001, **options)
     return asked.chat([{"role": "user", "content": "hi"}], Sampling()).text
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serving([completion("ok")] * 2) as server, serving([]) as proxy:
+        for name in PROXIES:
+            monkeypatch.setenv(name, proxy.url)
+        assert ask(server.url) == "ok"
+        monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+        assert ask(server.url) == "ok"
+    assert not proxy.requests
+
+
+@pytest.mark.parametrize(
+    ("proxy", "how"),
+    [
+        ("socks5://127.0.0.1:1", "install the package socksio"),
+        ("htp://127.0.0.1:1", "give http://HOST:PORT"),
+        ("http://me:pass/word@127.0.0.1:1", "give http://HOST:PORT"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
+    proxy: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(
+        InputError, match=f"proxy in ALL_PROXY cannot .*{how}"
+    ) as caught:
+        EndpointModel("m", "http://model.invalid/v1", KEY)
+    assert "pass" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

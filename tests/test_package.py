@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "userlm"
 # Each may import from those above it only; a folder stands for the files in it.
 ROOMS = [
     "types",
+    "keys",
     "imports",
     "text",
     "content",

@@ -518,6 +518,20 @@ def test_a_rating_that_a_crash_cut_off_stops_no_test(tmp_path):
         assert page.call("pair")["rated"] == 0
 
 
+def test_a_link_in_the_folder_or_a_folder_that_is_no_run_is_refused_and_left_as_it_is(
+    tmp_path,
+):
+    other, folder = tmp_path / "keys", tmp_path / "saved"
+    other.write_text("a line that is no JSON\n")
+    folder.mkdir()
+    (folder / "ratings.jsonl").symlink_to(other)
+    for problem in ("is not a run folder", "is a link"):
+        with pytest.raises(InputError, match=problem):
+            saved.Saved(folder)
+        (folder / "run.json").write_text("{}")
+    assert other.read_text() == "a line that is no JSON\n"
+
+
 def test_no_id_and_no_call_leads_out_of_the_folder(page, tmp_path):
     for id in ("../../evil", "/etc/passwd", "a/b.jsonl"):
         given = page.call("save", {"conversation": {**ASKED, "id": id}})

@@ -937,3 +937,11 @@ def test_an_input_that_is_no_file_is_told_by_its_stamp(tmp_path):
     begin("etag 1")
     with pytest.raises(InputError, match=r"s3://b/x\.jsonl changed"):
         begin("etag 2")
+
+
+def test_no_option_holds_a_key_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERLM_API_KEY", "s3cret-of-a-server")
+    with pytest.raises(InputError, match="holds the key in USERLM_API_KEY") as caught:
+        Run.open(tmp_path / "r", "v", {"assistant": "cmd:bot --key s3cret-of-a-server"})
+    assert "s3cret" not in str(caught.value)
+    assert not (tmp_path / "r").exists()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from userlm.types import InputError
@@ -172,6 +173,15 @@ def check_server(address: Address) -> None:
 
 
 _LATE_HOST = re.compile(r"@[^/]*/v\d")
+
+
+def is_here(host: str) -> bool:
+    """Return whether a host is this machine. A name may begin as an address does."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def check_url(url: str, variable: str) -> None:

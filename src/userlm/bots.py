@@ -19,6 +19,7 @@ from userlm.content import split_content
 from userlm.imports import RAISED, describe_error
 from userlm.json_files import dumps
 from userlm.kept_meta import kept_meta
+from userlm.keys import without_keys
 from userlm.models.event_loops import event_loop, late
 from userlm.text import named_type
 from userlm.types import (
@@ -111,8 +112,10 @@ class Bot:
     def _error(
         self, said: str, reason: str = "error", permanent: bool = False
     ) -> ModelError:
-        said = " ".join(said.split())[:LONGEST_ERROR]
-        return ModelError(f"{self.name}: {said}", reason, permanent=permanent)
+        said = " ".join(without_keys(said).split())[:LONGEST_ERROR]
+        return ModelError(
+            f"{without_keys(self.name)}: {said}", reason, permanent=permanent
+        )
 
     def _awaited(self, answer: Awaitable[object]) -> object:
         async def wait() -> object:
@@ -409,7 +412,8 @@ def _arguments(given: list[Any], name: str) -> dict[str, Any]:
 
 
 def _checked(reply: Reply) -> Reply:
-    """Return a reply that can be written and read again; raise `ModelError` if it is none."""
+    """Return a reply that can be written and read again, without keys, which a bot may repeat;
+    raise `ModelError` if it is none."""
     if not isinstance(reply.text, str):
         raise _broken(f"the text of its answer is {named_type(reply.text)}; {GIVE}")
     if len(reply.text) > LONGEST_ANSWER:
@@ -421,4 +425,4 @@ def _checked(reply: Reply) -> Reply:
     meta = kept_meta(reply.meta)
     if reply.stop == "error":
         raise ModelError(str(meta.get("error") or "it stopped for an error"))
-    return Reply(str(reply.text), reply.stop, meta)
+    return Reply(without_keys(str(reply.text)), reply.stop, without_keys(meta))

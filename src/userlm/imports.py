@@ -16,6 +16,7 @@ from pathlib import Path
 from sysconfig import get_path
 from typing import Any
 
+from userlm.keys import without_keys
 from userlm.types import InputError
 
 RAISED = (Exception, SystemExit, CancelledError)
@@ -75,9 +76,10 @@ def find_object(name: str) -> Any:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return what an error says, after the line in the code of others from which it comes."""
+    """Return what an error says, without keys, after the line in the code of others from which it
+    comes."""
     try:
-        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        what = without_keys(f"{type(error).__name__}: {error}".removesuffix(": "))
     except Exception:  # that of an error of their own may fail too
         what = type(error).__name__
     here = str(Path(__file__).parent)

@@ -104,6 +104,11 @@ class Journal:
                 ordered.write(file.read(size))
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether the last line of a journal is whole; it is not after a crash."""
+    return _whole_lines(path)[0] == path.stat().st_size
+
+
 def _whole_lines(path: Path) -> tuple[int, bool]:
     """The number of bytes up to the end of the last whole line, and whether a newline ends it: an
     editor may have left it out."""

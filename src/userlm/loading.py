@@ -10,7 +10,6 @@ from contextlib import chdir
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from userlm.address import (
     LocalSettings,
     check_server,
     check_url,
+    is_here,
     parse,
 )
 from userlm.assistants import (
@@ -702,7 +702,7 @@ def _key_variable(url: str) -> str:
     own = f"{SERVER_KEY}_{re.sub('[^A-Z0-9]+', '_', host.upper())}"
     is_own = own in os.environ  # perhaps empty, for a server without a key
     variable = own if is_own else SERVER_KEY
-    if key_in(variable) is None or (_is_here(host) and not is_own):
+    if key_in(variable) is None or (is_here(host) and not is_own):
         return variable
     first = _key_hosts.setdefault(variable, host)
     if host != first:
@@ -713,15 +713,6 @@ def _key_variable(url: str) -> str:
             f"the key in {variable} would go to {first} and to {host}; {advice}"
         )
     return variable
-
-
-def _is_here(host: str) -> bool:
-    """Return whether a host is this machine. A name may begin as an address does."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_loopback or address.is_unspecified
 
 
 def openai_base_url() -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm import prompts
+from userlm.keys import environment_keys
 from userlm.types import InputError
 
 FORMAT = 2
@@ -29,6 +30,12 @@ def request(
             raise InputError(
                 "a URL with a password is refused, since options are written to run.json"
             )
+        for key, variable in environment_keys().items():
+            if key in str(value):
+                raise InputError(
+                    f"an option holds the key in {variable}, and options are written to run.json; "
+                    f"let the program read {variable} itself"
+                )
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path} does not exist")

@@ -75,13 +75,7 @@ class Run:
         paths = [Path(path) for path in inputs]
         asked = request(verb, options, paths, stamps or {})
         manifest_path = folder / "run.json"
-        is_file = folder.exists() and not folder.is_dir()
-        is_run = manifest_path.is_file() or _is_being_set_aside(folder)
-        if is_file or (_contents(folder) and not is_run):
-            raise InputError(
-                f"{folder} exists and is not a run folder; choose another --out"
-            )
-        _check_links(folder)
+        check_may_be_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Lock the folder before anything in it is read or changed. A run that wrote only its
         # options, for example because of a wrong address, can start over.
@@ -212,6 +206,18 @@ class FinishedRun:
     def path(self, name: str) -> Path:
         """The path of a file of this run."""
         return self.folder / name
+
+
+def check_may_be_run(folder: Path) -> None:
+    """Raise `InputError` if a folder is there that is no run folder, or holds a link: a run would
+    change what it points to."""
+    is_file = folder.exists() and not folder.is_dir()
+    is_run = (folder / "run.json").is_file() or _is_being_set_aside(folder)
+    if is_file or (_contents(folder) and not is_run):
+        raise InputError(
+            f"{folder} exists and is not a run folder; choose another --out"
+        )
+    _check_links(folder)
 
 
 def changed(path: Path) -> InputError:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
 
 INTENT_PREFIX = "You are a user chatting with an assistant language model to "
 """The fixed opening words of every intent, as in the paper (slides, sample 1 to 4)."""
@@ -20,16 +18,6 @@ END_TOKEN = "<|endconversation|>"
 END_SAYS = "[end]"
 """What harnesses get as the last turn of a user who ends the conversation without a word. Some drop
 an empty turn and ask again, others fail: docs/serving.md has what each does."""
-
-KEY_MASK = "[key]"
-"""What stands where a server repeated a key."""
-SHORTEST_SECRET = 8
-"""Characters. A shorter key is made up for a server that needs none, such as `ollama`."""
-SHORTEST_PART = 12
-"""Characters at the beginning of a key that are masked like all of it."""
-LONGEST_PATTERN = 32
-"""Characters by which a key is known in another form, and what follows without a space is masked
-with them: the pattern of a whole token would take seconds to compile."""
 
 _OPENING = re.compile(
     r"\s*" + r"\s+".join(INTENT_PREFIX.split()) + r"\b\s*", re.IGNORECASE
@@ -188,57 +176,3 @@ def stable_hash(*parts: object) -> int:
     joined = "\x1f".join(str(part) for part in parts)
     digest = hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big")
-
-
-def mask_key(text: str, key: str | None) -> str:
-    """Return the text without the key, which a server may repeat: as it is, in another case, in
-    base64 or hexadecimal, with escapes of URLs, JSON or HTML. Of a short key only as it is."""
-    if not key:
-        return text
-    if len(key) < SHORTEST_SECRET:
-        return text.replace(key, KEY_MASK)
-    text = _key_pattern(key).sub(KEY_MASK, text.replace(key, KEY_MASK))
-    if key[:SHORTEST_PART] in text:  # a server may quote a part
-        for length in range(len(key) - 1, SHORTEST_PART - 1, -1):
-            text = text.replace(key[:length], KEY_MASK)
-    return text
-
-
-def mask_keys(text: str, keys: Iterable[str | None]) -> str:
-    """Return the text without any of the keys, of which one may begin like another."""
-    for key in sorted(filter(None, keys), key=len, reverse=True):
-        text = mask_key(text, key)
-    return text
-
-
-@cache
-def _key_pattern(key: str) -> re.Pattern[str]:
-    known = key[:LONGEST_PATTERN]
-    data = known.encode()
-    forms = {known, data.hex()}
-    # Base64 makes four characters of three bytes. If one or two bytes stand before the key, 2 or 3
-    # characters depend on them, and the last one depends on what follows.
-    for bytes_before, dependent in enumerate((0, 2, 3)):
-        padded = bytes(bytes_before) + data
-        for encode in (b64encode, urlsafe_b64encode):
-            coded = encode(padded).decode().rstrip("=")
-            last = len(coded) if len(padded) % 3 == 0 else -1
-            forms.add(coded[dependent:last])
-    first = {re.escape(form[0]) for form in forms}
-    patterns = ("".join(map(_escaped, form)) for form in sorted(forms))
-    # The characters that a match may begin with come first: the search is faster.
-    begin = rf"(?=[\\%&{''.join(sorted(first))}])"
-    rest = r"[\w.~+/=\\%&#;-]*" if len(key) > LONGEST_PATTERN else ""
-    return re.compile(rf"{begin}(?:{'|'.join(patterns)}){rest}", re.IGNORECASE)
-
-
-def _escaped(character: str) -> str:
-    """Return a pattern for a character, as it is or escaped, in any case."""
-    escapes = []
-    for code in sorted({ord(character.lower()), ord(character.upper())}):
-        escapes += [
-            rf"\\{{1,8}}(?:u\{{?0{{0,4}}{code:x}\}}?|x{code:02x})",
-            rf"%(?:25){{0,4}}{code:02x}",
-            rf"&(?:amp;){{0,4}}\#(?:0{{0,4}}{code}|x0{{0,4}}{code:x});",
-        ]
-    return rf"(?:{re.escape(character)}|\\{{1,8}}{re.escape(character)}|{'|'.join(escapes)})"

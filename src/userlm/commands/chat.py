@@ -143,6 +143,8 @@ def _check_file(path: Path) -> None:
         raise InputError(
             f"{path}: conversations are saved as lines of a file; give one that ends in .jsonl"
         )
+    if path.is_symlink():  # in a folder of somebody else it may lead anywhere
+        raise InputError(f"{path} is a link, which is not followed; give another file")
     path.open("a").close()
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import unquote
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.parse import unquote, urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from userlm.address import check_url, place
-from userlm.text import mask_key
+from userlm.address import check_url, is_here, place
+from userlm.keys import mask_key
 from userlm.types import InputError, ModelError
 
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
@@ -98,7 +98,10 @@ def _post(url: str, body: bytes) -> tuple[str, bytes]:
     """Return the content type of the answer, and its beginning."""
     kind = {"Content-Type": _PROTOBUF}
     request = Request(url, body, {**headers(), **kind}, method="POST")
-    with build_opener(_NoRedirects).open(request, timeout=_SECONDS) as answer:
+    # A proxy would get what is meant to stay on this machine.
+    is_direct = is_here(urlsplit(url).hostname or "")
+    handlers = [_NoRedirects, ProxyHandler({})] if is_direct else [_NoRedirects]
+    with build_opener(*handlers).open(request, timeout=_SECONDS) as answer:
         content_type = answer.headers.get("Content-Type", "").partition(";")[0]
         return content_type.strip().lower(), answer.read(_ANSWER_BYTES)
 

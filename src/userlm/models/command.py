@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import cache
 
 from userlm.json_files import dump
+from userlm.keys import without_keys
 from userlm.models.event_loops import event_loop, late
 from userlm.types import InputError, Message, ModelError
 
@@ -132,7 +133,9 @@ class Command:
         if len(said) > MAX_OUTPUT:
             raise ModelError(f"wrote more than {MAX_OUTPUT:,} bytes")
         if status:
-            told = " ".join(errors.decode(errors="replace").split())[-LONGEST_ERROR:]
+            # Without keys before it is cut: a half of one is not known any more.
+            told = without_keys(" ".join(errors.decode(errors="replace").split()))
+            told = told[-LONGEST_ERROR:]
             why = f": {told}" if told else ""
             raise ModelError(f"ended with status {status}{why}")
         return said.decode(errors="replace").strip()

@@ -28,6 +28,7 @@ from openai.types.chat import ChatCompletion
 
 from userlm.address import place
 from userlm.content import THOUGHT_FIELDS, split_content
+from userlm.keys import SHORTEST_SECRET, mask_keys
 from userlm.models.budget import TRIES, check_wanted, count_request, pause
 from userlm.models.event_loops import event_loop
 from userlm.models.faults import (
@@ -45,7 +46,7 @@ from userlm.models.http_client import (
     http_client,
     key_headers,
 )
-from userlm.text import SHORTEST_SECRET, has_words, mask_keys
+from userlm.text import has_words
 from userlm.thought import reseeded, spoken
 from userlm.types import (
     Completion,
@@ -149,8 +150,9 @@ class EndpointModel:
         self._unsupported: frozenset[str] = frozenset()
         self._says_usage = True
         self._loop = event_loop("requests")
+        self._base_url = base_url or OPENAI_URL
         self._client = openai.AsyncOpenAI(
-            base_url=base_url or OPENAI_URL,
+            base_url=self._base_url,
             api_key=api_key or "none",
             max_retries=0,  # the client's own retries are neither seen nor counted
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
@@ -318,7 +320,7 @@ class EndpointModel:
         return client
 
     def _http_client(self) -> Any:
-        return http_client(self._headers)
+        return http_client(self._headers, self._base_url)
 
     async def _chat(
         self,

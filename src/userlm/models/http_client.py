@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from ssl import create_default_context
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 import openai
 
-from userlm.text import SHORTEST_SECRET
+from userlm.address import is_here
+from userlm.keys import SHORTEST_SECRET
+from userlm.types import InputError
 
 MAX_ANSWER_BYTES = 2**24
 """The reading of an answer stops here. The largest ones are log-probabilities of long prompts."""
@@ -59,22 +63,58 @@ HEADERS = frozenset(
 """The headers that any server gets, beside the key."""
 
 
-def http_client(own: Mapping[str, str] | None) -> Any:
-    """Return a client that follows no redirects and reads no more than these limits.
+def http_client(own: Mapping[str, str] | None, url: str) -> Any:
+    """Return a client that follows no redirects and reads no more than these limits. It asks
+    through the proxy that the environment names, but never for this machine: the proxy would get
+    what is meant to stay here.
 
     Args:
+        url: where it sends requests.
         own: the only headers that are sent beside `HEADERS`, such as that of the key; `None` for
             OpenAI, which also gets those that `openai` adds: of the key, of OPENAI_CUSTOM_HEADERS,
             OPENAI_ORG_ID and OPENAI_PROJECT_ID.
+
+    Raises:
+        InputError: if the proxy cannot be used.
     """
     before_sending: list[Any] = []
     if own is not None:
         before_sending.append(partial(_replace_headers, own))
-    return openai.DefaultAsyncHttpxClient(
-        follow_redirects=False,
-        headers={"Accept-Encoding": "identity"},
-        event_hooks={"request": before_sending, "response": [_read]},
-    )
+    try:
+        return openai.DefaultAsyncHttpxClient(
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"request": before_sending, "response": [_read]},
+            **_direct(url),
+        )
+    except Exception as error:  # the error of a wrong URL has no other base class
+        if not (proxies := getproxies()):
+            raise
+        raise _unusable(proxies) from error
+
+
+def _direct(url: str) -> dict[str, Any]:
+    """Return the settings of a client that asks this machine, else none."""
+    parts = urlsplit(url)
+    if not is_here(parts.hostname or ""):
+        return {}
+    # Without the proxies of the environment, but with its certificates.
+    own = {"verify": create_default_context()} if parts.scheme == "https" else {}
+    return {"trust_env": False, **own}
+
+
+def _unusable(proxies: Mapping[str, str]) -> InputError:
+    """Return the error of a proxy that cannot be used, without its URL, which may have a
+    password."""
+    names = [
+        each
+        for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        if each[:-6].lower() in proxies
+    ]
+    how = "give http://HOST:PORT"
+    if any(each.lower().startswith("socks") for each in proxies.values()):
+        how = "install the package socksio for SOCKS, or unset it"
+    return InputError(f"the proxy in {' or '.join(names)} cannot be used; {how}")
 
 
 def key_headers(key: str | None, header: str = AUTHORIZATION) -> dict[str, str]:

@@ -34,11 +34,11 @@ import openai
 
 from userlm.address import check_url
 from userlm.json_files import at_path, dump, dumps
+from userlm.keys import SHORTEST_SECRET
 from userlm.models.budget import TRIES
 from userlm.models.endpoint import EndpointModel
 from userlm.models.faults import Fault, status_fault
 from userlm.models.http_client import header_secrets
-from userlm.text import SHORTEST_SECRET
 from userlm.types import InputError, Message
 
 FIELDS = {

@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn import Config, Server
 
+from userlm.keys import mask_key
 from userlm.models.budget import while_wanted
 from userlm.serving.access import check_caller
 from userlm.serving.answers import chunks, completion, sample
@@ -40,7 +41,6 @@ from userlm.serving.schema import (
     parse_request,
     unknown_model,
 )
-from userlm.text import mask_key
 from userlm.types import InputError, ModelError, Speaker, encodable
 
 Done = TypeVar("Done")

@@ -10,12 +10,12 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from userlm.journal import Journal
+from userlm.journal import Journal, is_whole
 from userlm.json_files import dump
 from userlm.lines import parse_line
 from userlm.metrics.ratings import Rating, read_ratings
 from userlm.rows import read_conversations, to_record, write_conversations
-from userlm.runs import Run
+from userlm.runs import Run, check_may_be_run
 from userlm.types import Conversation, InputError
 
 CONVERSATIONS = "conversations.jsonl"
@@ -23,14 +23,19 @@ RATINGS = "ratings.jsonl"
 
 
 class Saved:
-    """A run folder that is made when the first thing is saved. All its files have fixed names."""
+    """A run folder that is made when the first thing is saved. All its files have fixed names.
+
+    Raises:
+        InputError: if nothing can be saved in the folder; see `check_may_be_run`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
         self._run: Run | None = None
-        if (ratings := folder / RATINGS).is_file():
-            Journal(ratings).close()  # half a last line, as after a crash, is removed
+        check_may_be_run(folder)
+        if (ratings := folder / RATINGS).is_file() and not is_whole(ratings):
+            Journal(self._opened().path(RATINGS)).close()  # removes half a last line
 
     def conversations(self) -> list[Conversation]:
         """Return what was saved, the oldest first."""
