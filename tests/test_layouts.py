@@ -731,10 +731,6 @@ OF_CHAT = [
 OF_ANTHROPIC = [
     {"type": "message_start", "message": {"role": "assistant", "content": []}},
     {"type": "ping"},
-    {
-        "type": "content_block_delta",
-        "delta": {"type": "thinking_delta", "thinking": "h"},
-    },
     {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hel"}},
     {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "lo"}},
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
@@ -743,15 +739,58 @@ OF_ANTHROPIC = [
 OF_RESPONSES = [
     {"type": "response.created", "response": {"status": "in_progress"}},
     {"type": "response.output_text.delta", "delta": "hel"},
-    {"type": "response.function_call_arguments.delta", "delta": "{}"},
     {"type": "response.output_text.delta", "delta": "lo"},
     {"type": "response.completed", "response": {"status": "completed"}},
 ]
 
 
 def events(chunks):
-    lines = [f"event: x\ndata: {json.dumps(one)}\n" for one in chunks]
+    lines = [
+        f"event: x\ndata: {json.dumps(one, ensure_ascii=False)}\n" for one in chunks
+    ]
     return "\n".join([*lines, "data: [DONE]\n"])
+
+
+def of_gemini(text, **more):
+    parts = [{"text": text}]
+    return {"candidates": [{"content": {"role": "model", "parts": parts}, **more}]}
+
+
+OF_AZURE = [{"choices": [], "object": "", "prompt_filter_results": []}, *OF_CHAT]
+OF_GEMINI = [of_gemini("hel"), of_gemini("lo", finishReason="STOP")]
+OF_MISTRAL = [
+    chunk({"content": [{"type": "text", "text": "hel"}]}),
+    chunk({"content": "lo"}, "stop"),
+]
+OF_COMPLETIONS = [
+    {"object": "text_completion", "choices": [{"text": text, "finish_reason": reason}]}
+    for text, reason in (("hel", None), ("lo", "stop"))
+]
+OF_SAMPLES = [
+    {**one, "choices": [*one["choices"], *other["choices"]]}
+    for one, other in zip(
+        OF_CHAT[:4],
+        [
+            {"choices": [{"index": 1, "delta": {"content": "x"}}]},
+            {"choices": []},
+            {"choices": [{"index": 1, "delta": {"content": "y"}}]},
+            {"choices": []},
+        ],
+        strict=True,
+    )
+]
+OF_LANGCHAIN = [
+    {"type": "AIMessageChunk", "content": "hel", "response_metadata": {}},
+    {
+        "type": "AIMessageChunk",
+        "content": "lo",
+        "response_metadata": {"finish_reason": "stop"},
+    },
+]
+STREAMS = (
+    *(OF_CHAT, OF_ANTHROPIC, OF_RESPONSES, OF_AZURE, OF_GEMINI, OF_MISTRAL),
+    *(OF_COMPLETIONS, OF_SAMPLES, OF_LANGCHAIN),
+)
 
 
 @pytest.mark.parametrize(
@@ -804,7 +843,7 @@ def events(chunks):
         {"response": [{"type": "AIMessageChunk", "content": "hello"}]},
         *(
             {"response": wrap(chunks)}
-            for chunks in (OF_CHAT, OF_ANTHROPIC, OF_RESPONSES)
+            for chunks in STREAMS
             for wrap in (list, json.dumps, events)
         ),
     ],
@@ -903,6 +942,123 @@ def test_an_answer_in_chunks_or_of_langchain_that_was_cut_is_no_end(answer):
         {"messages": [U], "response": answer}, None, "x"
     ).conversation
     assert len(conversation.turns) == 2 and not conversation.ended
+
+
+def answered(**beside):
+    return convert({"messages": [U], **beside}, None, "x").conversation
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
+def test_only_line_ends_of_events_end_a_chunk(mark):
+    said = f"hel{mark}lo"
+    for text in (
+        events([chunk({"content": said}, "stop")]).replace("\n", end)
+        for end in ("\n", "\r\n", "\r")
+    ):
+        assert answered(response=text).turns[1].text == said
+
+
+@pytest.mark.parametrize("chunks", STREAMS[:-1])
+def test_a_stream_that_broke_off_is_no_end(chunks):
+    begun = next(n for n, one in enumerate(chunks, 1) if '"hel"' in json.dumps(one))
+    lines = events(chunks[:begun]).removesuffix("data: [DONE]\n")
+    half = "data: " + json.dumps(chunks[begun])[:-9]
+    for answer in (chunks[:begun], lines, f"{lines}{half}"):
+        conversation = answered(response=answer)
+        assert conversation.turns[1].text == "hel" and not conversation.ended
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "error", "error": {"type": "overloaded_error"}},
+        {"error": {"message": "Overloaded", "code": 529}},
+    ],
+)
+def test_a_stream_with_an_error_is_no_end(error):
+    chunks = [chunk({"content": "hel"}), error]
+    for answer in (chunks, events(chunks)):
+        conversation = answered(response=answer)
+        assert conversation.turns[1].text == "hel" and not conversation.ended
+
+
+def test_calls_and_thoughts_in_chunks_are_kept_aside():
+    call = {"index": 0, "function": {"name": "look", "arguments": ""}}
+    more = {"index": 0, "function": {"arguments": '{"at": 1}'}}
+    of_chat = [
+        chunk({"reasoning_content": "I "}),
+        chunk({"reasoning_content": "look"}),
+        chunk({"content": "Wait."}),
+        chunk({"tool_calls": [call]}),
+        chunk({"tool_calls": [more]}, "tool_calls"),
+    ]
+    block, delta = "content_block_start", "content_block_delta"
+    of_anthropic = [
+        {"type": delta, "index": 0, "delta": {"thinking": "I look"}},
+        {"type": delta, "index": 1, "delta": {"text": "Wait."}},
+        {
+            "type": block,
+            "index": 2,
+            "content_block": {"type": "tool_use", "name": "look"},
+        },
+        {"type": delta, "index": 2, "delta": {"partial_json": '{"at":'}},
+        {"type": delta, "index": 2, "delta": {"partial_json": " 1}"}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+    ]
+    for chunks in (of_chat, of_anthropic):
+        conversation = answered(response=chunks)
+        assert conversation.turns[1].text == "Wait." and not conversation.ended
+        assert conversation.meta["thought"] == "I look"
+        called = json.loads(conversation.meta["tool"])
+        assert (called["name"], called["arguments"]) == ("look", '{"at": 1}')
+
+
+def test_events_that_are_not_known_are_counted_and_no_turn():
+    found = convert({"messages": [U], "response": events([{"a": 1}])}, None, "x")
+    assert len(found.conversation.turns) == 1
+    assert found.notes["answers not read"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["data: here\ndata: there", 'data: {"type": "ping"}\n\nA ping.']
+)
+def test_a_text_that_begins_as_events_do_is_one(text):
+    assert answered(response=text).turns[1].text == text
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        {"status": 429, "text": "Too many requests"},
+        {"statusCode": "503", "text": "Unavailable"},
+        {"status": "error", "content": "Rate limit reached"},
+        {"error": "rate_limit", "text": "Rate limit reached"},
+        [{"text": "yes", "score": 0.6}, {"text": "no", "score": 0.4}],
+        json.dumps([{"type": "video", "url": "u"}]),
+    ],
+)
+def test_what_a_failed_call_says_and_what_may_be_several_answers_is_no_turn(failed):
+    found = convert({"messages": [U], "response": failed}, None, "x")
+    assert len(found.conversation.turns) == 1
+    assert found.notes["answers not read"] == 1
+
+
+def test_the_data_of_a_message_with_words_of_its_own_is_not_its_text():
+    data = {"content": "an attachment"}
+    row = {"messages": [{"role": "user", "text": "hi", "data": data}, A]}
+    assert convert(row, None, "x").conversation.turns[0].text == "hi"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"providerOptions": {"a": {}}}, {"extras": {"b": 1}}, {"isReasoning": False}],
+)
+def test_a_text_with_options_is_a_part(more):
+    parts = [{"type": "text", "text": "hello", **more}]
+    for given in (parts, json.dumps(parts)):
+        assert answered(response=given).turns[1].text == "hello"
+    form = json.dumps([{"type": "text", "id": "name", **more}])
+    assert answered(response=form).turns[1].text == form
 
 
 @pytest.mark.parametrize(

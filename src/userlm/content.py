@@ -61,9 +61,10 @@ UNTYPED = {
 }
 """The fields of parts without a `type`: of Gemini and Bedrock."""
 _OF_A_TEXT = {
-    *("type", "text", "id", "index", "state", "annotations", "citations"),
-    *("cache_control", "logprobs", "providerMetadata"),
+    *("type", "text", "content", "id", "index", "state", "annotations", "citations"),
+    *("logprobs", "signature", "thought_signature", "thoughtSignature"),
 }
+"""The fields of a text; its options, such as where a cache begins, are objects or flags."""
 _MEDIA = re.compile(
     "(input_|output_)?(image|audio|video|media|file|document|source)(_url|_file)?"
 )
@@ -156,7 +157,9 @@ def _is_known(part: Any) -> bool:
         return bool(given) and given <= UNTYPED
     name = str(part["type"])
     if name == "text":
-        return given <= _OF_A_TEXT
+        others = (part[each] for each in given - _OF_A_TEXT)
+        has_text = not given.isdisjoint(("text", "content"))
+        return has_text and all(isinstance(each, Mapping | bool) for each in others)
     if _MEDIA.fullmatch(name):
         return not given.isdisjoint(_OF_MEDIA)
     return _PART_TYPE.fullmatch(name) is not None

@@ -31,6 +31,8 @@ _STOP_REASONS = (
     "done_reason",
     "status",
 )
+_STATUSES = ("status", "statusCode", "status_code")
+_FAILED = {"error", "failed", "failure"}
 _TOLD = ("response_metadata", "generation_info")
 """Fields of LangChain in which the reason stands."""
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
@@ -64,24 +66,24 @@ def with_answer(
     sides = [side for side, _ in request.said if side not in ("system", "thought")]
     if sides[-1:] not in (["user"], ["tool"]):
         return request, "", False
+    is_unread = False
     for field in _FIELDS:
         given = unstreamed(row.get(field))
         content = parse_json(given)
+        may_be_answer = bool(content) and not isinstance(content, str | int | float)
         if field == "choices":
             content = {field: content}
         elif isinstance(given, str) and not _is_returned(content, request):
             content = given  # perhaps JSON that was asked for
         before, answer = _divided(_messages_in(content), items, request)
+        is_unread |= may_be_answer
         if not answer:
             continue
         with suppress(Rejected):
             found = read_messages(enumerate([*before, *answer]), name)
             if len(found.said) > len(request.said) and not found.cut:
                 return found, field, is_cut(content) or any(map(is_cut, answer))
-    objects = (
-        each for each in map(row.get, _FIELDS) if isinstance(each, Mapping | list)
-    )
-    return request, None if any(objects) else "", False
+    return request, None if is_unread else "", False
 
 
 def is_cut(answer: Any) -> bool:
@@ -181,8 +183,9 @@ def _messages_in(answer: Any) -> list[Any]:
         if any(map(_side, answer)):
             return answer
         # One message of parts, of which some may have no words.
-        are_parts = any(part.kind != "other" for part in read_parts(answer))
-        return [{"role": "assistant", "content": answer}] if are_parts else []
+        is_read = any(part.kind != "other" for part in read_parts(answer))
+        is_one = is_read and are_parts(answer)
+        return [{"role": "assistant", "content": answer}] if is_one else []
     if not isinstance(answer, Mapping):
         return []
     for first in (_choices(answer) or ())[:1]:
@@ -195,12 +198,19 @@ def _messages_in(answer: Any) -> list[Any]:
             return found
     if _side(answer):
         return [answer]
-    if read_part(answer).kind not in ("speech", "other"):
+    if read_part(answer).kind not in ("speech", "other") or _has_failed(answer):
         return []
     texts = (answer.get(name) for name in _TEXTS)
     return _messages_in(
         next((each for each in texts if isinstance(each, str | list)), None)
     )
+
+
+def _has_failed(answer: Row) -> bool:
+    """Return whether an object is what a call returned that failed: its text is no answer."""
+    codes = [str(answer.get(name)).lower() for name in _STATUSES]
+    is_refused = any(code.isdecimal() and int(code) >= 400 for code in codes)
+    return bool(answer.get("error")) or is_refused or not _FAILED.isdisjoint(codes)
 
 
 def _is_returned(content: Any, request: Messages) -> bool:

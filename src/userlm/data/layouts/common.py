@@ -289,7 +289,9 @@ def _with_role(message: Row) -> Row:
     """Return a message; that in the `data` of LangChain's dicts; and one that is a part by itself
     (a thought, or an item of OpenAI's responses such as a tool call) as a message of the
     assistant."""
-    if isinstance(data := message.get("data"), Mapping) and "content" in data:
+    data = message.get("data")
+    own = first_field(message, _CONTENT_FIELDS) or "data"
+    if own == "data" and isinstance(data, Mapping) and "content" in data:
         return {**data, **{name: message[name] for name in message if name != "data"}}
     if message.get("role") in _THOUGHT_ROLES:
         return {"role": "assistant", "content": [{**message, "thought": True}]}

@@ -171,7 +171,9 @@ class Map:
         except Rejected as rejected:
             raise self.explained(rejected, messages) from None
         request = [self._with_side(message) for _, message in numbered]
-        read, beside, was_cut = with_answer(read, request, self.messages, row)
+        # A field with a name here has its meaning, and is no answer.
+        others = {name: row[name] for name in row if name not in self._fields()}
+        read, beside, was_cut = with_answer(read, request, self.messages, others)
         person = self.person_in(row)
         found = self.assembled([row], person, read, not was_cut, beside or "")
         return found.with_notes(
@@ -243,8 +245,7 @@ class Map:
         first row says about it, and the labels of all. `beside` is a field that is among the
         messages."""
         row = rows[0]
-        paths = [beside, *(getattr(self, each) for each in FIELDS)]
-        used = {*paths, *(path.split(".")[0] for path in paths)}
+        used = {beside, *self._fields()}
         intent = value_at(row, self.intent)
         return assemble(
             messages,
@@ -255,6 +256,11 @@ class Map:
             whole=whole,
             lost_fields=count_others(row, used),
         )
+
+    def _fields(self) -> set[str]:
+        """Return the fields of a row that are named."""
+        paths = [getattr(self, each) for each in FIELDS]
+        return {*paths, *(path.split(".")[0] for path in paths)}
 
     def side_in(self, row: Row) -> Side | None:
         """Return the side of a row that is a message; `None` if its role is not known."""

@@ -2,67 +2,201 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from userlm.content import THOUGHT_FIELDS, read_parts
 from userlm.data.layouts.fields import Row, parse_json
 
-_EVENT = re.compile(r"\s*(data|event):")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""The line ends of server-sent events. JSON may hold others, which Python knows, too."""
+_FIELD = re.compile("(data|event|id|retry)?:")
+_DONE = "[DONE]"
 _EVENTS = re.compile(r"(message|content_block)_(start|delta|stop)|ping|response\..+")
 """The types of chunks of Anthropic, and of OpenAI's Responses."""
+_LAST = ("message_stop", "response.completed")
+_OF_TEXT = ("response.output_text.delta", "response.refusal.delta")
+_OF_THOUGHT = ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
+_OF_ARGUMENTS = "response.function_call_arguments.delta"
+BROKEN_OFF = "incomplete"
+"""Why a stream ended that does not say so."""
+
+
+class _Piece(NamedTuple):
+    """A piece of an answer: of its words, a thought or a call of a tool, with the part to which it
+    belongs, and the name of the tool where it begins."""
+
+    kind: str
+    text: str
+    part: Any = None
+    tool: str = ""
 
 
 def unstreamed(answer: Any) -> Any:
     """Return the answer that chunks make together, as one that came whole; anything else as it is.
 
-    Read are chunks of OpenAI (chat and Responses) and Anthropic, in a list, or as the server-sent
-    events that a proxy saw. Of calls of tools in chunks nothing is kept.
+    Read are chunks of OpenAI (chat, completions and Responses), Anthropic, Gemini, Mistral and
+    LangChain, in a list, or as the server-sent events that a proxy saw. Of several samples only the
+    first is read. A stream that does not say that it ended was broken off; one with events of
+    another kind is returned as an object that is no answer, so that it is counted.
     """
-    chunks = parse_json(answer)
-    if isinstance(answer, str) and _EVENT.match(answer):
-        fields = (line.partition(":") for line in answer.splitlines())
-        data = (
-            parse_json(value.strip()) for name, _, value in fields if name == "data"
-        )
-        chunks = [
-            each for each in data if isinstance(each, Mapping)
-        ]  # the last is [DONE]
-    if not isinstance(chunks, list) or not chunks or not all(map(_is_chunk, chunks)):
+    events = _events(answer) if isinstance(answer, str) else None
+    chunks = parse_json(answer) if events is None else events
+    if not isinstance(chunks, list) or not chunks:
         return answer
-    text = "".join(map(_words, chunks))
+    is_done = chunks[-1] == _DONE
+    # Of a log that was cut the last event is only half there.
+    is_cut = not is_done and events is not None and isinstance(chunks[-1], str)
+    chunks = chunks[:-1] if is_done or is_cut else chunks
+    if len(chunks) == 1 and _is_of_langchain(chunks[0]):
+        return chunks[0]  # LangChain puts chunks together itself
+    if not all(map(_is_chunk, chunks)):
+        return answer if events is None else {"events": events}
     reasons = [reason for chunk in chunks for reason in _reasons(chunk)]
-    message = {"role": "assistant", "content": text}
+    is_done = is_done or any(chunk.get("type") in _LAST for chunk in chunks)
+    if is_cut or not (reasons or is_done):
+        reasons.append(BROKEN_OFF)
+    pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
+    message = {"role": "assistant", "content": _parts(pieces)}
     return {"choices": [{"message": message, "finish_reason": (reasons or [None])[-1]}]}
+
+
+def _events(text: str) -> list[Any] | None:
+    """Return the data of server-sent events, as far as it is JSON; `None` if the text is none."""
+    lines = [line for line in _LINE_END.split(text) if line.strip()]
+    if not lines or not all(map(_FIELD.match, lines)):
+        return None
+    fields = (line.partition(":") for line in lines)
+    data = [value.strip() for name, _, value in fields if name == "data"]
+    found = [parse_json(value) for value in data if value]
+    return found if found and isinstance(found[0], Mapping) else None
 
 
 def _is_chunk(item: Any) -> bool:
     if not isinstance(item, Mapping):
         return False
-    is_event = _EVENTS.fullmatch(str(item.get("type"))) is not None
-    return is_event or item.get("object") == "chat.completion.chunk"
+    kind, choices = item.get("type"), item.get("choices")
+    if isinstance(choices, list):
+        # The first chunk of Azure and the last one of others have none.
+        return all(isinstance(each, Mapping) and _is_of_chunk(each) for each in choices)
+    return (
+        isinstance(item.get("candidates"), list)
+        or _EVENTS.fullmatch(str(kind)) is not None
+        or _is_of_langchain(item)
+        or bool(item.get("error"))
+    )
 
 
-def _words(chunk: Row) -> str:
-    """Return the words of the answer in a chunk."""
-    delta = _first(chunk).get("delta", chunk.get("delta"))
-    if isinstance(delta, Mapping):
-        delta = delta.get("content") or delta.get("text")
-    elif chunk.get("type") != "response.output_text.delta":
-        return ""
-    return delta if isinstance(delta, str) else ""
+def _is_of_langchain(item: Any) -> bool:
+    return isinstance(item, Mapping) and str(item.get("type")) == "AIMessageChunk"
+
+
+def _is_of_chunk(choice: Row) -> bool:
+    return "delta" in choice or ("text" in choice and "message" not in choice)
+
+
+def _pieces(chunk: Row) -> Iterator[_Piece]:
+    """Return the pieces of the answer in a chunk."""
+    kind, delta = str(chunk.get("type")), chunk.get("delta")
+    choice, candidate = _first(chunk, "choices"), _first(chunk, "candidates")
+    block = chunk.get("content_block", chunk.get("item"))
+    at = chunk.get("index", chunk.get("output_index"))
+    if choice:
+        yield from _of_message(choice.get("delta", choice))
+    elif candidate:
+        content = candidate.get("content")
+        yield from _of_content(content if isinstance(content, Mapping) else None)
+    elif _is_of_langchain(chunk):
+        yield from _of_message(chunk)
+    elif kind in _OF_TEXT:
+        yield _Piece("speech", str(delta or ""), at)
+    elif kind in _OF_THOUGHT:
+        yield _Piece("thought", str(delta or ""), at)
+    elif kind == _OF_ARGUMENTS:
+        yield _Piece("call", str(delta or ""), at)
+    elif isinstance(block, Mapping) and block.get("name"):
+        yield _Piece("call", "", at, str(block["name"]))
+    elif isinstance(block, Mapping) and kind.startswith("content_block"):
+        yield from (_Piece(p.kind, p.text, at) for p in read_parts([block]))
+    elif isinstance(delta, Mapping):
+        for name, of in (("text", "speech"), ("thinking", "thought")):
+            yield _Piece(of, str(delta.get(name) or ""), at)
+        yield _Piece("call", str(delta.get("partial_json") or ""), at)
+
+
+def _of_message(delta: Any) -> Iterator[_Piece]:
+    """Return the pieces in the `delta` of OpenAI, or in a message of LangChain."""
+    if not isinstance(delta, Mapping):
+        return
+    thoughts = (delta.get(name) for name in THOUGHT_FIELDS)
+    thought = next((each for each in thoughts if isinstance(each, str) and each), "")
+    yield _Piece("thought", thought)
+    yield from _of_content(delta.get("content", delta.get("text")))
+    yield _Piece("speech", str(delta.get("refusal") or ""))
+    calls = delta.get("tool_calls") or delta.get("tool_call_chunks") or []
+    for call in calls if isinstance(calls, list) else []:
+        if isinstance(call, Mapping):
+            said = call.get("function")
+            said = said if isinstance(said, Mapping) else call
+            arguments = said.get("arguments", said.get("args"))
+            given = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            name = str(said.get("name") or "")
+            yield _Piece("call", given if arguments else "", call.get("index"), name)
+
+
+def _of_content(content: Any) -> Iterator[_Piece]:
+    for part in read_parts(content):
+        yield _Piece(part.kind, part.text)
+
+
+def _parts(pieces: Sequence[_Piece]) -> list[dict[str, Any]]:
+    """Return the parts that pieces make together. What is said after a call is another part."""
+    parts: list[dict[str, Any]] = []
+    begun: dict[tuple[str, Any], dict[str, Any]] = {}
+    for kind, text, part, tool in pieces:
+        if not (text or tool) or kind == "other":
+            continue
+        if tool:
+            begun.clear()
+        if (kind, part) not in begun:
+            parts.append({**_KINDS[kind], **({"name": tool} if tool else {})})
+            begun[kind, part] = parts[-1]
+        field = "arguments" if kind == "call" else "text"
+        begun[kind, part][field] = begun[kind, part].get(field, "") + text
+    return parts
+
+
+_KINDS: Mapping[str, Mapping[str, Any]] = {
+    "speech": {"type": "text"},
+    "thought": {"type": "thinking"},
+    "call": {"type": "tool_call"},
+    "result": {"type": "tool_result"},
+}
 
 
 def _reasons(chunk: Row) -> Sequence[Any]:
     """Return why the answer ended, if a chunk says so."""
     delta, whole = chunk.get("delta"), chunk.get("response")
-    found = [_first(chunk).get("finish_reason")]
+    candidate, told = _first(chunk, "candidates"), chunk.get("response_metadata")
+    found = [
+        _first(chunk, "choices").get("finish_reason"),
+        candidate.get("finishReason", candidate.get("finish_reason")),
+        "error" if chunk.get("error") else None,
+    ]
     found += [delta.get("stop_reason")] if isinstance(delta, Mapping) else []
-    found += [whole.get("status")] if isinstance(whole, Mapping) else []
+    if isinstance(told, Mapping):
+        found += [told.get("finish_reason"), told.get("stop_reason")]
+    if isinstance(whole, Mapping) and whole.get("status") != "in_progress":
+        found.append(whole.get("status"))
     return [reason for reason in found if reason]
 
 
-def _first(chunk: Row) -> Row:
-    choices = chunk.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else {}
-    return first if isinstance(first, Mapping) else {}
+def _first(chunk: Row, name: str) -> Row:
+    """Return what a chunk has of the first sample."""
+    samples = chunk.get(name)
+    for sample in samples if isinstance(samples, list) else ():
+        if isinstance(sample, Mapping) and not sample.get("index"):
+            return sample
+    return {}
