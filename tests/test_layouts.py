@@ -2085,3 +2085,58 @@ def test_an_answer_that_is_json_but_no_object_stays_a_text(answer):
     }
     conversation = convert(row, "arena", "a").conversation
     assert [turn.text for turn in conversation.turns] == ["2 + 2?", answer]
+
+
+def told(*messages, **more):
+    found = convert({"messages": list(messages), **more}, None, "x")
+    return [turn.text for turn in found.conversation.turns], found.notes
+
+
+def test_messages_with_the_newest_first_are_turned_round():
+    for first, later in ((100, 101), ("2025-01-01T00:00:00Z", "2025-01-01T00:00:01Z")):
+        asked, answer = {**U, "created_at": first}, {**A, "created_at": later}
+        assert told(answer, asked) == (["hi", "hello"], {"newest first": 1})
+        assert told(asked, answer) == (["hi", "hello"], {})
+        # The clocks of two machines differ.
+        asked, answer = {**U, "created_at": later}, {**A, "created_at": first}
+        assert told(asked, answer) == (["hi", "hello"], {})
+    three = [{**each, "timestamp": n} for n, each in ((3, U), (2, A), (1, U))]
+    assert told(*three)[1] == {"newest first": 1}
+    unknown = [{**A, "created_at": "2025-01-01T00:00:01Z"}, {**U, "created_at": 5}]
+    assert told(*unknown)[0] == ["hello", "hi"]
+
+
+def replying(id, parent, role, text):
+    return {"messageId": id, "parentMessageId": parent, "role": role, "content": text}
+
+
+def test_of_messages_with_branches_the_last_one_is_the_conversation():
+    root = "00000000-0000-0000-0000-000000000000"
+    rows = [
+        replying("1", root, "user", "hi"),
+        replying("2", "1", "assistant", "hello"),
+        replying("3", root, "user", "hi, Bob"),
+        replying("4", "3", "assistant", "hello, Bob"),
+        replying("5", "4", "user", "bye"),
+    ]
+    texts = ["hi, Bob", "hello, Bob", "bye"]
+    assert told(*rows) == (texts, {"messages of other branches": 2})
+    assert told(*rows[2:]) == (texts, {})
+    assert told(*reversed(rows[2:])) == (texts, {})
+    # Elsewhere a reply is a quote, and what is none goes on.
+    quotes = [{**row, "parentMessageId": None} for row in rows]
+    quotes[3]["parentMessageId"] = "3"
+    assert told(*quotes) == (["hi", "hello", *texts], {})
+    circle = [
+        rows[0],
+        replying("2", "4", "assistant", "a"),
+        replying("4", "2", "user", "b"),
+    ]
+    circle.append(replying("5", "4", "assistant", "c"))
+    assert told(*circle)[0] == ["hi", "a", "b", "c"]
+
+
+def test_replies_within_messages_are_set_aside_and_names_of_them_are_not():
+    with pytest.raises(Rejected, match="have replies in their field 'children'"):
+        told({**U, "children": [A]})
+    assert told({**U, "children": ["2"]}, A) == (["hi", "hello"], {})

@@ -309,6 +309,20 @@ def test_a_flaw_in_parquet_of_our_own_is_named(flaw, said, tmp_path):
     ]
 
 
+def test_a_parquet_file_whose_rows_share_a_text_does_not_fill_the_disk(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rows_module, "_MOST", 1 << 20)
+    shared = pl.Series(["x" * 10_000] * 1_000, dtype=pl.Categorical)
+    path = tmp_path / "c.parquet"
+    pl.DataFrame({"id": range(1_000), "shared": shared}).write_parquet(path)
+    assert path.stat().st_size < 9_000
+    with pytest.raises(InputError, match="unpacks to more than 1,000 times its size"):
+        list(read_rows(path))
+    pl.DataFrame({"id": range(50), "shared": shared[:50]}).write_parquet(path)
+    assert len(list(read_rows(path))) == 50
+
+
 def test_a_parquet_file_of_another_shape_is_read_as_rows(tmp_path):
     import polars as pl
 

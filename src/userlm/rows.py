@@ -386,7 +386,14 @@ def _read_parquet(
         parts = (frame.slice(*part).collect() for part in _parts(path))
         batches = chain.from_iterable(part.iter_slices(500) for part in parts)
         rows = chain.from_iterable(_sized_rows(batch, longest) for batch in batches)
+        most = max(_MOST, _MOST_PER_BYTE * path.stat().st_size)
         for number, (row, size) in enumerate(rows, 1):
+            most -= size
+            if most < 0:
+                raise InputError(
+                    f"{path} unpacks to more than {_MOST_PER_BYTE:,} times its size, up to row "
+                    f"{number:,}; its rows would fill the disk: leave out columns that repeat"
+                )
             if size > longest:
                 yield long_line(number, b"", size, longest)
             else:
@@ -402,6 +409,10 @@ def _read_parquet(
         )
 
 
+_MOST = 1 << 30
+"""Bytes to which the smallest file may unpack."""
+_MOST_PER_BYTE = 1_000
+"""As gzip at most; but a text that rows share is written once in parquet, whatever its length."""
 _PART = 512 << 20
 """Bytes of parquet that are unpacked at once; more only if a row has more, or if its neighbours are
 much shorter."""

@@ -121,8 +121,8 @@ def _divided(
         for _ in takewhile(_is_of_tool, reversed(items)):
             new = new[1:] if new and _is_of_tool(new[0]) else new
         if start + count > len(asked):
-            system = [each for each in items if _side(each) == "system"]
-            has_system = any(_side(each) == "system" for each in answer)
+            system = [each for each in items if side_in(each) == "system"]
+            has_system = any(side_in(each) == "system" for each in answer)
             return [*([] if has_system else system), *answer[: end + 1]], new
         return items, new
     users = [n for n, (side, _) in spoken if side == "user"]
@@ -130,7 +130,7 @@ def _divided(
     if users and begins is not None and (begins[0] == "user" or begins in asked[:1]):
         # A thread in which the last words of the user are others, as before a template.
         return items, answer[users[-1] + 1 :]
-    return items, [*dropwhile(lambda each: _side(each) == "system", answer)]
+    return items, [*dropwhile(lambda each: side_in(each) == "system", answer)]
 
 
 def _last_run(returned: Sequence[Turn], asked: Sequence[Turn]) -> tuple[int, int]:
@@ -180,7 +180,7 @@ def _messages_in(answer: Any) -> list[Any]:
             return found  # one prompt, sample or part
         if not all(isinstance(each, Mapping) for each in answer):
             return []
-        if any(map(_side, answer)):
+        if any(map(side_in, answer)):
             return answer
         # One message of parts, of which some may have no words.
         is_read = any(part.kind != "other" for part in read_parts(answer))
@@ -189,14 +189,14 @@ def _messages_in(answer: Any) -> list[Any]:
     if not isinstance(answer, Mapping):
         return []
     for first in (_choices(answer) or ())[:1]:
-        if _side(first):
+        if side_in(first):
             return [first]
         text = first.get("text") if "finish_reason" in first else None
         return _messages_in(first.get("message") or first.get("content") or text)
     for inner in map(answer.get, _INNER):
         if isinstance(inner, Mapping | list) and (found := _messages_in(inner)):
             return found
-    if _side(answer):
+    if side_in(answer):
         return [answer]
     if read_part(answer).kind not in ("speech", "other") or _has_failed(answer):
         return []
@@ -221,7 +221,7 @@ def _is_returned(content: Any, request: Messages) -> bool:
         users = [each for each in said if each[0] == "user"]
         # A dialogue with others may have been asked for.
         is_ours = not users or not {*users}.isdisjoint(_turns(request))
-        has_others = any(not _side(each) for each in content if _has_role(each))
+        has_others = any(not side_in(each) for each in content if _has_role(each))
         return (
             is_ours
             and not has_others
@@ -236,7 +236,7 @@ def _is_returned(content: Any, request: Messages) -> bool:
         or content.get("object") == "response"
         or (isinstance(error, Mapping) and "message" in error)
         or "promptFeedback" in content
-        or (_are_messages([content]) and _side(content) == "assistant")
+        or (_are_messages([content]) and side_in(content) == "assistant")
         or any(
             _is_returned(each, request)
             for each in inner
@@ -254,7 +254,7 @@ def _are_texts(items: Any) -> bool:
 
 def _are_messages(items: Sequence[Any]) -> bool:
     """Return whether some of these say whose they are, and have the content of a message, too."""
-    return any(_side(each) and not _CONTENTS.isdisjoint(each) for each in items)
+    return any(side_in(each) and not _CONTENTS.isdisjoint(each) for each in items)
 
 
 def _has_role(item: Any) -> bool:
@@ -283,7 +283,8 @@ def _is_choice(item: Any) -> bool:
     return is_content or _are_messages([item]) or is_message
 
 
-def _side(message: Any) -> Side | None:
+def side_in(message: Any) -> Side | None:
+    """Return whose message it is; `None` if it does not say so."""
     if not isinstance(message, Mapping):
         return None
     named = (message.get(field) for field in ("role", "from", "type"))

@@ -56,6 +56,8 @@ NOTES = (
     "rows in several files",
     "rows of several people",
     "times not read",
+    "newest first",
+    "messages of other branches",
     "merged spans",
     "spans left out",
     "spans without messages",
@@ -69,7 +71,9 @@ NOTES = (
 messages; `answers not read` are objects there that may be the last answer; `paths` are those
 through a tree that add no user turn; `rows in several files` counts conversations of rows that are
 messages, `rows of several people` those in which several users speak, perhaps since ids are used
-twice, and `times not read` those whose rows are not in the order of their times. `ids of several
+twice, `times not read` those whose rows are not in the order of their times, and `newest first`
+those whose messages were turned round. `messages of other branches` are those before which
+somebody went back, to ask or to answer again. `ids of several
 people` counts the ids of spans under which several are known: turns of some may stand in
 conversations of others. `messages that may be typed` counts those of spans in which a person may
 have typed the JSON of several messages. `merged lines` have no conversation of their own: later

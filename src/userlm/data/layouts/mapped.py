@@ -37,6 +37,7 @@ from userlm.data.layouts.fields import (
     parse_json,
     plain_number,
 )
+from userlm.data.layouts.order import oldest_first, one_branch
 from userlm.data.layouts.times import read_time
 from userlm.json_files import at_path
 from userlm.types import InputError
@@ -163,8 +164,12 @@ class Map:
         )  # in tables it is JSON in a text
         messages = list_of({self.messages: given}, self.messages)
         is_ordered = True
+        turned: Mapping[str, int] = {}
         if self.time:
             messages, is_ordered = self._byread_time(messages)
+        else:
+            messages, turned = oldest_first(messages, self.side_in)
+        messages, branches = one_branch(messages, self.messages)
         numbered = [(i, self._whole_message(each)) for i, each in enumerate(messages)]
         try:
             read = read_messages(numbered, self.messages, self.roles)
@@ -178,6 +183,8 @@ class Map:
         found = self.assembled([row], person, read, not was_cut, beside or "")
         return found.with_notes(
             {
+                **turned,
+                **branches,
                 "times not read": int(not is_ordered),
                 "answers not read": int(beside is None),
             }

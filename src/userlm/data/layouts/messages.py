@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from datetime import date
 from typing import Any
 
-from userlm.data.layouts.answers import is_cut, with_answer
+from userlm.data.layouts.answers import is_cut, side_in, with_answer
 from userlm.data.layouts.common import (
     Imported,
     Layout,
@@ -24,6 +24,7 @@ from userlm.data.layouts.fields import (
     parse_json,
     plain_number,
 )
+from userlm.data.layouts.order import oldest_first, one_branch
 
 _NAMES = ("messages", "contents", "conversation")
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
@@ -42,6 +43,8 @@ def convert(row: Row) -> Imported:
         {name: parse_json(row[name])}, name
     )  # in tables it is JSON in a text
     _check_is_one(items, name)
+    items, turned = oldest_first(items, side_in)
+    items, branches = one_branch(items, name)
     messages = read_messages(enumerate(items), name)
     messages, beside, was_cut = with_answer(messages, items, name, row)
     meta, lost_fields = _extras(row, {name, beside or name})
@@ -65,7 +68,7 @@ def convert(row: Row) -> Imported:
         meta=meta,
         whole=whole,
         lost_fields=lost_fields,
-    ).with_notes({"answers not read": int(beside is None)})
+    ).with_notes({**turned, **branches, "answers not read": int(beside is None)})
 
 
 def _check_is_one(items: Sequence[Any], name: str) -> None:

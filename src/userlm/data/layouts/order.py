@@ -1,0 +1,103 @@
+"""The messages of a row in the order in which they were said, on one branch of the talk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from userlm.data.layouts.common import Side, first_field
+from userlm.data.layouts.fields import Rejected, Row
+from userlm.data.layouts.times import read_time
+
+_TIMES = ("created_at", "createdAt", "create_time", "timestamp", "time")
+_IDS = ("id", "messageId", "message_id", "uuid")
+_PARENTS = (
+    *("parentMessageId", "parent_message_id", "parent_message_uuid"),
+    *("parentId", "parent_id", "parent"),
+)
+_REPLIES = ("children", "replies")
+_WORDS = ("text", "content", "parts", "value", "message")
+NEWEST_FIRST = "newest first"
+OTHER_BRANCHES = "messages of other branches"
+Ordered = tuple[list[Any], Mapping[str, int]]
+"""The messages, and the notes on them."""
+
+
+def oldest_first(items: list[Any], side_of: Callable[[Row], Side | None]) -> Ordered:
+    """Return messages in the order of their times, if these only fall, as APIs list them: then the
+    newest are first. The clocks of two messages may differ."""
+    rows = [item for item in items if isinstance(item, Mapping)]
+    times = _times(rows)
+    is_falling = len(rows) == len(items) and len({*times}) > 1
+    is_falling = is_falling and all(first >= then for first, then in pairwise(times))
+    if not is_falling:
+        return items, {}
+    is_answer_first = (side_of(rows[0]), side_of(rows[-1])) == ("assistant", "user")
+    if len({*times}) < 3 and not is_answer_first:
+        return items, {}
+    return items[::-1], {NEWEST_FIRST: 1}
+
+
+def one_branch(items: list[Any], name: str) -> Ordered:
+    """Return the messages of the branch that ends last, if they say to which message
+    each of them replies: one that was edited or answered again begins another branch.
+
+    Raises:
+        Rejected: if replies stand in the messages of the list `name` themselves.
+    """
+    rows = [item for item in items if isinstance(item, Mapping)]
+    for field in _REPLIES:
+        if any(_are_messages(row.get(field)) for row in rows):
+            raise Rejected(
+                "unknown layout",
+                f"the messages in {name!r} have replies in their field {field!r}; export one "
+                "branch as a flat list, or write a row for each branch",
+            )
+    replied = _replied(rows) if len(rows) == len(items) else {}
+    answered = {*replied.values()}
+    at = next((id for id in reversed(replied) if id not in answered), None)
+    if at is None:
+        return items, {}
+    branch: list[Any] = []
+    message_of = dict(zip(replied, items, strict=False))
+    while at in message_of:
+        branch.append(message_of.pop(at))
+        at = replied[at]
+    if at in replied:  # some reply to each other in a circle
+        return items, {}
+    return branch[::-1], {OTHER_BRANCHES: len(message_of)}
+
+
+def _times(rows: Sequence[Row]) -> Sequence[Any]:
+    """Return when the messages were written; nothing if one does not say so."""
+    for name in _TIMES:
+        try:
+            times: list[Any] = [read_time(row[name]) for row in rows]
+            max(times, default=0)  # some cannot be compared
+            return times
+        except (KeyError, ValueError, TypeError, OverflowError):
+            continue
+    return ()
+
+
+def _are_messages(value: Any) -> bool:
+    """Return whether these are messages with words; some exports only name the replies."""
+    items = value if isinstance(value, list) else []
+    return any(
+        isinstance(each, Mapping) and first_field(each, _WORDS) for each in items
+    )
+
+
+def _replied(rows: Sequence[Row]) -> dict[Any, Any]:
+    """Return the id of each message with that of the one to which it replies; nothing if some do
+    not say so. Only the first replies to none: elsewhere a reply may be a quote."""
+    ids = next((name for name in _IDS if all(row.get(name) for row in rows)), "")
+    parents = next((name for name in _PARENTS if all(name in row for row in rows)), "")
+    if not (rows and ids and parents):
+        return {}
+    found = {str(row[ids]): str(row[parents] or "") for row in rows}
+    begins = {parent for parent in found.values() if parent not in found}
+    several = sum(parent in begins for parent in found.values()) > 1
+    is_tree = len(found) == len(rows) and len(begins) == 1
+    return found if is_tree and not (several and "" in begins) else {}
