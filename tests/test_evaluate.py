@@ -357,6 +357,56 @@ def test_the_judge_is_not_asked_again_what_it_has_answered(here: Path) -> None:
         assert len(server.bodies) == 2 * before
 
 
+def test_a_judge_that_is_given_later_only_grades(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"id": str(i), "goal": f"x{i}", "check": {"rubric": f"Kind{i}."}}
+        for i in range(2)
+    ]
+    write_lines(here / "t.jsonl", rows)
+    (here / "says.txt").write_text("hello\n")
+    options = grid("counts", user=["script:says.txt"])
+    evaluate(options)
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "2 of 2 tasks have a rubric, which needs a --judge; without one" in said
+    asked = (here / "asked.txt").read_text()
+
+    def judging(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
+        if "Kind1" in str(body) and body["max_tokens"] == 300:
+            return completion("", reasoning="Hm", tokens_out=300, finish="length")
+        return completion(json.dumps({"reason": "so", "label": "RIGHT"}))
+
+    with serving(judging) as server:
+        judged = Grading(judge=f"{server.url}#judge")
+        [cell, _] = evaluate(replace(options, grading=judged))["cells"]
+        scored = {one["name"]: one for one in cell["measures"]}["assistant score"]
+        assert (scored["n"], scored["missing"]) == (1, 1)
+        before = len(server.bodies)
+        evaluate(replace(options, grading=judged))
+        assert len(server.bodies) == before
+        longer = replace(judged, judge_tokens=4000)
+        [cell, _] = evaluate(replace(options, grading=longer))["cells"]
+        scored = {one["name"]: one for one in cell["measures"]}["assistant score"]
+        assert (scored["n"], scored["missing"]) == (2, 0)
+        again = server.bodies[before:]
+        assert again and all("Kind1" in str(body) for body in again)
+        with pytest.raises(
+            InputError, match="judge_tokens=4000 there, judge_tokens=300"
+        ):
+            evaluate(replace(options, grading=judged))
+    assert (here / "asked.txt").read_text() == asked
+
+
+def test_a_gate_that_nothing_can_pass_is_refused_before_the_first_call(
+    here: Path,
+) -> None:
+    for gate in ("score=0.5", "coverage=0.5:low"):
+        with pytest.raises(InputError, match="4 tasks have no interval"):
+            evaluate(grid("asks", fail_under=[gate], limit=4))
+    assert not (here / "runs/evaluate/cells").exists()
+
+
 @pytest.mark.slow
 def test_two_assistants_get_the_same_first_turns_of_a_sampled_user(here: Path) -> None:
     """The seed of a turn does not depend on who answers."""
@@ -631,6 +681,10 @@ def test_a_gate_fails_where_conversations_have_no_grade(here: Path) -> None:
     write_lines(here / "t.jsonl", rows)
     options = grid("asks", user=["script:says.txt"], fail_under=["score=0.5"])
     (here / "says.txt").write_text("hello\n")
+    with pytest.raises(InputError, match="1 of 10 tasks have a rubric, which needs a"):
+        evaluate(options)
+    assert not (here / "runs/evaluate/cells").exists()
+    evaluate(grid("asks", user=["script:says.txt"]))
     with pytest.raises(ModelError, match=r"1 of 10 .* have no grade .*needs a judge"):
         evaluate(options)
     evaluate(

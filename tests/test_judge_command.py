@@ -157,6 +157,22 @@ def test_what_a_judge_may_answer_besides_a_label_is_no_verdict_and_is_counted(tm
     assert results["failed"] == 0
 
 
+def test_with_more_tokens_only_what_was_cut_off_is_asked_again(logs):
+    def answer(body, n):
+        is_short = number(body) < 3 and body["max_tokens"] < 2000
+        return completion("ADHERES\nsince", tokens_out=300) if is_short else third(body)
+
+    with serving(answer) as server:
+        assert judge(logs, server)["counts"]["out"] == 9
+        results = judge(logs, server, max_tokens=2000)
+        assert results["counts"] == {"in": 12, "out": 12}
+        assert sorted(map(number, server.bodies[12:])) == [0, 1, 2]
+        assert judge(logs, server, max_tokens=2000) == results
+        with pytest.raises(InputError, match="max_tokens=2000 there, max_tokens=300"):
+            judge(logs, server)
+    assert len(server.bodies) == 15
+
+
 def test_a_server_that_refuses_response_format_is_asked_without_it(logs):
     def reply(body, n):
         return error(400, "no") if "response_format" in body else third(body)

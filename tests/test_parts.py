@@ -492,6 +492,25 @@ def test_merging_runs_no_check_and_no_answer_that_only_the_parts_name(
     assert merge(replace(merged, run_bots=True))["stops"]["error"] == 7
 
 
+def test_where_nothing_failed_a_check_is_not_needed_to_merge_again(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("another_code_of_parts.py").write_text("def check(text, conversation): ...\n")
+    Path("lines.txt").write_text("write f\n")
+    check = {"py": "another_code_of_parts:check"}
+    tasks = ({"id": f"t{i}", "intent": "f", "check": check} for i in range(8))
+    write_lines(Path("tasks.jsonl"), tasks)
+    user = User("script:lines.txt")
+    options = Simulate(user, "script:lines.txt", tasks="tasks.jsonl", max_turns=1)
+    for part in ("1/2", "2/2"):
+        run(options, Path(part[0]), part=part)
+    sys.modules.pop("another_code_of_parts", None)
+    found = merge(Merge([Path("1"), Path("2")], Path("merged")))
+    assert merge(Merge([Path("1"), Path("2")], Path("merged"))) == found
+    assert "another_code_of_parts" not in sys.modules
+
+
 def test_a_complete_run_of_something_else_is_not_taken_for_the_merged_one(tmp_path):
     options = Respond(User(SCRIPTED), logs(tmp_path))
     run(replace(options, limit=2), tmp_path / "merged")

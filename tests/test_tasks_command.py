@@ -523,8 +523,12 @@ def test_a_judge_that_only_thinks_is_not_asked_again_and_may_get_more_tokens(
                 score(options)
             assert len(server.bodies) == 4
         more = replace(grading, judge_tokens=2000)
-        score(replace(options, grading=more, out=here / "again"))
-    assert measured(here / "again")["assistant score"]["missing"] == 0
+        score(replace(options, grading=more))
+        # Those that it answered are not paid for again.
+        again = server.bodies[4:]
+        assert len(again) == {2: 2, 1: 3}[share]
+        assert all(body["max_tokens"] == 2000 for body in again)
+    assert measured(here / "scored")["assistant score"]["missing"] == 0
 
 
 def test_a_judge_is_not_asked_about_responses_which_have_no_outcome(here: Path) -> None:

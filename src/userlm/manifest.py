@@ -63,6 +63,27 @@ def check_same(
             )
 
 
+_LONGER = {"score": "judge_tokens", "tasks": "judge_tokens", "evaluate": "judge_tokens"}
+_LONGER |= {"judge": "max_tokens", "intents": "max_tokens"}
+
+
+def extended(found: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the request of a run with what may be added to it later, since all that was paid for
+    stays: longer answers of a judge or a writer, of which only those that were cut off are asked
+    for again, and a judge for conversations that nobody graded."""
+    verb, was, now = asked["verb"], found.get("options"), asked["options"]
+    if found.get("verb") != verb or not isinstance(was, dict):
+        return found
+    name = _LONGER.get(verb, "")
+    limits = was.get(name), now.get(name)
+    added = {}
+    if all(type(limit) is int for limit in limits) and limits[0] < limits[1]:
+        added[name] = limits[1]
+    if verb == "evaluate" and was.get("judge") is None and now.get("judge"):
+        added["judge"] = now["judge"]
+    return {**found, "options": {**was, **added}} if added else found
+
+
 def other_inputs(was: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return the names of inputs with other contents than there are now; empty if there are none,
     whatever the names."""

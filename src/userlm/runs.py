@@ -22,7 +22,14 @@ from typing import IO, Any
 
 from userlm.json_files import dump, naming, read_json, write_json
 from userlm.lines import BUFFER
-from userlm.manifest import FORMAT, check_same, environment, file_hash, request
+from userlm.manifest import (
+    FORMAT,
+    check_same,
+    environment,
+    extended,
+    file_hash,
+    request,
+)
 from userlm.rows import SPLITS
 from userlm.text import stable_hash
 from userlm.types import InputError, Measure
@@ -57,7 +64,7 @@ class Run:
         reads: Iterable[str | Path] = (),
         notes: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Start a run, or resume the same one.
+        """Start a run, or resume the same one, perhaps `extended`.
 
         Args:
             inputs: files; their contents are hashed.
@@ -91,8 +98,12 @@ class Run:
         if manifest_path.is_file() and _contents(folder) != [manifest_path]:
             manifest = read_json(manifest_path)
             _check_format(folder, manifest)
-            check_same(folder, manifest, asked)
-            return cls(folder, manifest, lock)
+            known = extended(manifest, asked)
+            check_same(folder, known, asked)
+            if known != manifest:
+                (folder / "results.json").unlink(missing_ok=True)
+                write_json(manifest_path, known)
+            return cls(folder, known, lock)
         manifest = {**asked, **environment(), **(notes or {})}
         write_json(manifest_path, manifest)
         return cls(folder, manifest, lock)
@@ -296,6 +307,14 @@ def take_over(folder: Path, path: Path) -> None:
     record = read_json(folder / "run.json")
     record["inputs"][str(path)] = file_hash(path)
     write_json(folder / "run.json", record)
+
+
+def discard(folder: Path) -> None:
+    """Delete the run in a folder. run.json goes last, so that a kill leaves a run."""
+    for path in _contents(folder):
+        if path.name != "run.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "run.json").unlink()
 
 
 def rename_input(folder: Path, path: Path) -> None:
@@ -543,7 +562,7 @@ def _is_same_attempt(folder: Path, asked: Mapping[str, Any]) -> bool:
     if not (manifest_path.is_file() and (folder / REPLACED / "run.json").is_file()):
         return False
     try:
-        check_same(folder, read_json(manifest_path), asked)
+        check_same(folder, extended(read_json(manifest_path), asked), asked)
     except InputError:
         return False
     return True

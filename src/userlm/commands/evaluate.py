@@ -64,12 +64,20 @@ from userlm.metrics.extrinsic import ADDS
 from userlm.metrics.gate import GATED, Gate
 from userlm.models.budget import Amount, spent
 from userlm.rows import read_conversations, read_rows, write_conversations
-from userlm.runs import CELLS, Run, is_stale, rename_input, take_over
+from userlm.runs import CELLS, Run, discard, is_stale, rename_input, take_over
 from userlm.show.formats import plural
 from userlm.show.terminal import console
+from userlm.stats import MIN_CLUSTERS
 from userlm.tasks import read_tasks
 from userlm.text import has_words
-from userlm.types import Conversation, InputError, ModelError, Task, Turn
+from userlm.types import (
+    Conversation,
+    InputError,
+    ModelError,
+    RubricCheck,
+    Task,
+    Turn,
+)
 
 SCORE = "score"
 """The folder of the score in that of a cell."""
@@ -220,6 +228,7 @@ def evaluate(options: Evaluate) -> Results:
     results = finished(run, options, partial(_is_unfinished, options, tasks))
     if results is None:
         _check_before_paying(options, cells)
+        _check_grades(options, gates, tasks)
         run.unfinish()
         results = _run_all(run, options, tasks, cells)
     for cell in results["cells"]:
@@ -361,6 +370,31 @@ def _check_before_paying(options: Evaluate, cells: Sequence[Cell]) -> None:
     check_caps(caps, is_called)
 
 
+def _check_grades(
+    options: Evaluate, gates: Sequence[Gate], tasks: Sequence[Task]
+) -> None:
+    """Raise `InputError` if a gate cannot be passed, whatever the conversations are, and print how
+    many tasks will have no grade."""
+    is_by_score = any(gate.name == "score" for gate in gates)
+    if any(gate.end == "low" for gate in gates) and len(tasks) < MIN_CLUSTERS:
+        raise InputError(
+            f"--fail-under: {plural(len(tasks), 'task')} have no interval, whose lower end must be "
+            f"that; give {MIN_CLUSTERS} or more, or say score=0.7:value"
+        )
+    ungraded = sum(isinstance(task.check, RubricCheck) for task in tasks)
+    if options.grading.judge or not ungraded:
+        return
+    why = f"{ungraded:,} of {plural(len(tasks), 'task')} have a rubric, which needs a --judge"
+    if is_by_score and ungraded > options.failures.max_failed * len(tasks):
+        raise InputError(f"{why}, and --fail-under needs their grades")
+    console.print(
+        f"{why}; without one they have no grade. The same command with a --judge grades them",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _load(options: Evaluate, parts: address.Address) -> None:
     system = read_system(options.system).text
     local = options.models.settings
@@ -446,6 +480,10 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
         # `--force` would also forget what the judge has answered.
         take_over(place, talks)
     is_judged = options.grading.judge is not None
+    if is_judged and (place / "run.json").is_file():
+        scored = read_json(place / "run.json")["options"]
+        if scored.get("judge") is None:
+            discard(place)  # nothing was paid for, and a judge is another input
     score(
         Score(
             [cell.folder],

@@ -113,6 +113,14 @@ class Grading:
     )
 
 
+def check_functions(tasks: Iterable[Task]) -> None:
+    """Import the functions that check tasks, to fail before a run and not in it; raise `InputError`
+    if one cannot be imported or called."""
+    for task in tasks:
+        if isinstance(task.check, FunctionCheck):
+            find_check(task.check.name)
+
+
 def tasks_inputs(
     place: str | None, tasks: Iterable[Task], are_graded: bool = True
 ) -> tuple[list[Path], dict[str, str]]:
@@ -125,12 +133,13 @@ def tasks_inputs(
     Raises:
         InputError: if a function that checks cannot be imported or called.
     """
+    tasks = list(tasks)
+    if are_graded:
+        check_functions(tasks)
     found = find_tasks(place) if place else []
     paths = [file.path for file in found if file.path]
     for task in tasks:
         if isinstance(task.check, FunctionCheck):
-            if are_graded:
-                find_check(task.check.name)  # to fail before a run, and not in it
             paths += inputs.files(f"py:{task.check.name}")
     stamps = {file.name: file.stamp for file in found if not file.path}
     return list(dict.fromkeys(paths)), stamps

@@ -29,6 +29,7 @@ from userlm.commands.costs import (
 )
 from userlm.commands.grading import (
     TASKS_HELP,
+    check_functions,
     checks_calls,
     find_sandbox,
     show_uncalled,
@@ -159,7 +160,7 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     }
     path = _starts_file(options.intents, options.tasks)
     tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
-    task_files, stamps = tasks_inputs(options.tasks, tasks, not parts)
+    task_files, stamps = tasks_inputs(options.tasks, tasks, are_graded=False)
     system = read_system(options.system)
     files = [*task_files, *options.user.files, *inputs.files(assistant), *system.files]
     if options.intents:
@@ -174,6 +175,8 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     if done := finished(run, options, has_errors):
         return checked(options, done)
 
+    if not parts:
+        check_functions(tasks)
     starts = partial(_starts, options, path, tasks)
     if _completes_intents(options, path):
         _show_completed_intents(path, options.limit)

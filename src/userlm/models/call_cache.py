@@ -6,10 +6,11 @@ call is settled in the budget, so a killed run resumes without repeating an answ
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,18 @@ class Answer:
         reason: `cut off` (the text reached `max_tokens`), `only a thought`, `cap` or `stopped` (the
             call was not made), `refused`, or the reason of another `ModelError`.
         error: the model's error, if the call may succeed when it is made again.
+        max_tokens: how many tokens were allowed; `None` if that is not known.
     """
 
     text: str | None
     reason: str = ""
     error: str = ""
+    max_tokens: int | None = field(default=None, compare=False)
+
+    def may_be_longer(self, sampling: Sampling) -> bool:
+        """Whether it was too short, and with this sampling may be longer."""
+        is_short = self.reason in ("cut off", "only a thought", "empty answer")
+        return is_short and (self.max_tokens or math.inf) < sampling.max_tokens
 
 
 class CallCache:
@@ -79,7 +87,8 @@ class CallCache:
         self, id: str, number: int, messages: Sequence[Message], sampling: Sampling
     ) -> Answer:
         """The answer to call `number` about a conversation, from the journal or from the model. A
-        thread that asks the same meanwhile waits for it, and asks only if there was none.
+        thread that asks the same meanwhile waits for it, and asks only if there was none. One that
+        was cut off is asked for again if it may be longer now.
 
         Raises:
             ModelError: if several consecutive calls failed with the same error, so all others would
@@ -88,7 +97,9 @@ class CallCache:
 
         def ask() -> Answer:
             known = self._answers.get((id, number))
-            return known or self._asked(id, number, messages, sampling)
+            if known and not known.may_be_longer(sampling):
+                return known
+            return self._asked(id, number, messages, sampling)
 
         answer, is_own = self._asking.result((id, number), ask)
         if answer.error and not is_own:
@@ -102,10 +113,14 @@ class CallCache:
             try:
                 reply = self._chat.chat(messages, sampling)
             except ModelError as error:
-                self._record(id, number, failure_of(error), error.faults)
+                record(failure_of(error), error.faults)
                 raise
-            self._record(id, number, answer_of(reply, sampling), reply.faults)
+            record(answer_of(reply, sampling), reply.faults)
             return reply
+
+        def record(answer: Answer, faults: Sequence[str]) -> None:
+            known = replace(answer, max_tokens=sampling.max_tokens)
+            self._record(id, number, known, faults)
 
         try:
             reply = self.side.call(max_tokens_in(messages), sampling.max_tokens, send)
@@ -176,6 +191,7 @@ def _parse(row: Mapping[str, Any]) -> tuple[str, int, Answer, list[str]]:
         take(row, "text", str, default=None),
         take(row, "reason", str),
         take(row, "error", str),
+        take(row, "max_tokens", int, default=None),
     )
     faults = [str(fault) for fault in take(row, "faults", list)]
     return take(row, "id", str), take(row, "try", int), answer, faults
