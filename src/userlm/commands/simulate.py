@@ -160,7 +160,10 @@ def simulate(options: Simulate, parts: Sequence[FinishedRun] = ()) -> Results:
     }
     path = _starts_file(options.intents, options.tasks)
     tasks = read_tasks(options.tasks)[: options.limit] if options.tasks else []
-    task_files, stamps = tasks_inputs(options.tasks, tasks, are_graded=False)
+    # A run that is complete, and the parts of one, may need no function that checks.
+    is_complete = (options.out / "results.json").is_file()
+    is_needed = not (parts or is_complete)
+    task_files, stamps = tasks_inputs(options.tasks, tasks, is_needed)
     system = read_system(options.system)
     files = [*task_files, *options.user.files, *inputs.files(assistant), *system.files]
     if options.intents:
