@@ -1043,6 +1043,24 @@ def test_what_a_failed_call_says_and_what_may_be_several_answers_is_no_turn(fail
     assert found.notes["answers not read"] == 1
 
 
+def test_an_answer_whose_beginning_was_given_is_one_with_its_rest():
+    begun = {"role": "assistant", "content": "The answer is ("}
+    text = {"type": "text", "text": "42)"}
+    answer = {"type": "message", "role": "assistant", "content": [text]}
+    for given, ended in (("end_turn", True), ("max_tokens", False)):
+        row = {"messages": [U, begun], "response": {**answer, "stop_reason": given}}
+        for response in (row["response"], json.dumps(row["response"])):
+            conversation = convert(
+                {**row, "response": response}, None, "x"
+            ).conversation
+            assert conversation.turns[1].text == "The answer is (42)"
+            assert conversation.ended is ended
+    whole = {"role": "assistant", "content": "The answer is (42)"}
+    row = {"messages": [U, whole], "response": {**answer, "stop_reason": "end_turn"}}
+    row["response"]["content"] = [{"type": "text", "text": "The answer is (42)"}]
+    assert told(U, whole, response=row["response"])[0][1:] == ["The answer is (42)"]
+
+
 def test_the_data_of_a_message_with_words_of_its_own_is_not_its_text():
     data = {"content": "an attachment"}
     row = {"messages": [{"role": "user", "text": "hi", "data": data}, A]}

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import dropwhile, takewhile
 from typing import Any
 
-from userlm.content import UNTYPED, are_parts, read_part, read_parts
+from userlm.content import UNTYPED, are_parts, has_said, read_part, read_parts
 from userlm.data.layouts.common import (
     ROLES,
     Messages,
@@ -64,6 +65,8 @@ def with_answer(
         request: the messages `items` in the list `name`, as they were read.
     """
     sides = [side for side, _ in request.said if side not in ("system", "thought")]
+    if sides[-1:] == ["assistant"]:
+        return _with_rest(request, row)
     if sides[-1:] not in (["user"], ["tool"]):
         return request, "", False
     is_unread = False
@@ -84,6 +87,23 @@ def with_answer(
             if len(found.said) > len(request.said) and not found.cut:
                 return found, field, is_cut(content) or any(map(is_cut, answer))
     return request, None if is_unread else "", False
+
+
+def _with_rest(request: Messages, row: Row) -> tuple[Messages, str, bool]:
+    """Return the messages of a call that ends with the beginning of an answer, with the rest, which
+    Anthropic's API returns; see `with_answer`. Elsewhere the answer stands in both."""
+    for field in _FIELDS:
+        answer = parse_json(row.get(field))
+        if not (isinstance(answer, Mapping) and answer.get("type") == "message"):
+            continue
+        (side, begun), rest = request.said[-1], _said(answer)
+        if not ("stop_reason" in answer and rest and side == rest[0][0] == "assistant"):
+            continue
+        first, *more = read_messages([(0, answer)], field).said
+        if not has_said(begun, first[1]):
+            said = [*request.said[:-1], (side, begun + first[1]), *more]
+            return replace(request, said=said), field, is_cut(answer)
+    return request, "", False
 
 
 def is_cut(answer: Any) -> bool:
