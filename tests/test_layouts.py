@@ -1020,6 +1020,22 @@ def test_events_that_are_not_known_are_counted_and_no_turn():
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        [{"question": "Capital?", "choices": [{"text": "Rome"}, {"text": "Oslo"}]}],
+        [{"question": "Capital?", "choices": []}],
+        [
+            {"post": "CEO", "candidates": ["Ann", "Bob"]},
+            {"post": "CTO", "candidates": []},
+        ],
+        [{"error": "typo", "fix": "type"}],
+    ],
+)
+def test_json_that_was_asked_for_is_no_stream(asked):
+    assert answered(response=json.dumps(asked)).turns[1].text == json.dumps(asked)
+
+
+@pytest.mark.parametrize(
     "text", ["data: here\ndata: there", 'data: {"type": "ping"}\n\nA ping.']
 )
 def test_a_text_that_begins_as_events_do_is_one(text):
@@ -2145,6 +2161,9 @@ def test_of_messages_with_branches_the_last_one_is_the_conversation():
     quotes = [{**row, "parentMessageId": None} for row in rows]
     quotes[3]["parentMessageId"] = "3"
     assert told(*quotes) == (["hi", "hello", *texts], {})
+    thread = [replying("1", root, "user", "hi"), replying("2", "1", "assistant", "a")]
+    thread += [replying("3", "1", "user", "b"), replying("4", "1", "assistant", "c")]
+    assert told(*thread) == (["hi", "a", "b", "c"], {})
     circle = [
         rows[0],
         replying("2", "4", "assistant", "a"),

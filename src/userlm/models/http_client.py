@@ -87,10 +87,10 @@ def http_client(own: Mapping[str, str] | None, url: str) -> Any:
             event_hooks={"request": before_sending, "response": [_read]},
             **_direct(url),
         )
+    except OSError:  # of certificates
+        raise
     except Exception as error:  # the error of a wrong URL has no other base class
-        if not (proxies := getproxies()):
-            raise
-        raise _unusable(proxies) from error
+        raise _unusable(getproxies()) from error
 
 
 def _direct(url: str) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class Map:
             messages, is_ordered = self._byread_time(messages)
         else:
             messages, turned = oldest_first(messages, self.side_in)
-        messages, branches = one_branch(messages, self.messages)
+        messages, branches = one_branch(messages, self.messages, self.side_in)
         numbered = [(i, self._whole_message(each)) for i, each in enumerate(messages)]
         try:
             read = read_messages(numbered, self.messages, self.roles)

@@ -44,7 +44,7 @@ def convert(row: Row) -> Imported:
     )  # in tables it is JSON in a text
     _check_is_one(items, name)
     items, turned = oldest_first(items, side_in)
-    items, branches = one_branch(items, name)
+    items, branches = one_branch(items, name, side_in)
     messages = read_messages(enumerate(items), name)
     messages, beside, was_cut = with_answer(messages, items, name, row)
     meta, lost_fields = _extras(row, {name, beside or name})

@@ -39,9 +39,12 @@ def oldest_first(items: list[Any], side_of: Callable[[Row], Side | None]) -> Ord
     return items[::-1], {NEWEST_FIRST: 1}
 
 
-def one_branch(items: list[Any], name: str) -> Ordered:
-    """Return the messages of the branch that ends last, if they say to which message
-    each of them replies: one that was edited or answered again begins another branch.
+def one_branch(
+    items: list[Any], name: str, side_of: Callable[[Row], Side | None]
+) -> Ordered:
+    """Return the messages of the branch that ends last, if they say to which message each of them
+    replies: one that was edited or answered again begins another branch. Where both sides reply to
+    the same message, it is a thread, and goes on.
 
     Raises:
         Rejected: if replies stand in the messages of the list `name` themselves.
@@ -55,6 +58,9 @@ def one_branch(items: list[Any], name: str) -> Ordered:
                 "branch as a flat list, or write a row for each branch",
             )
     replied = _replied(rows) if len(rows) == len(items) else {}
+    sides = {*zip(replied.values(), map(side_of, rows), strict=False)}
+    if len(sides) > len({*replied.values()}):
+        return items, {}
     answered = {*replied.values()}
     at = next((id for id in reversed(replied) if id not in answered), None)
     if at is None:

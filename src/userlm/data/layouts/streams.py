@@ -19,6 +19,7 @@ _EVENTS = re.compile(r"(message|content_block)_(start|delta|stop)|ping|response\
 _LAST = ("message_stop", "response.completed")
 _OF_TEXT = ("response.output_text.delta", "response.refusal.delta")
 _OF_THOUGHT = ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
+_REASON = "finish_reason"
 _OF_ARGUMENTS = "response.function_call_arguments.delta"
 BROKEN_OFF = "incomplete"
 """Why a stream ended that does not say so."""
@@ -52,7 +53,8 @@ def unstreamed(answer: Any) -> Any:
     chunks = chunks[:-1] if is_done or is_cut else chunks
     if len(chunks) == 1 and _is_of_langchain(chunks[0]):
         return chunks[0]  # LangChain puts chunks together itself
-    if not all(map(_is_chunk, chunks)):
+    are_known = all(_is_chunk(each) or _is_error(each) for each in chunks)
+    if not (are_known and any(map(_is_chunk, chunks))):
         return answer if events is None else {"events": events}
     reasons = [reason for chunk in chunks for reason in _reasons(chunk)]
     is_done = is_done or any(chunk.get("type") in _LAST for chunk in chunks)
@@ -75,26 +77,37 @@ def _events(text: str) -> list[Any] | None:
 
 
 def _is_chunk(item: Any) -> bool:
+    """Return whether this is a chunk for sure, and no JSON that was asked for, as the choices of a
+    quiz."""
     if not isinstance(item, Mapping):
         return False
-    kind, choices = item.get("type"), item.get("choices")
-    if isinstance(choices, list):
-        # The first chunk of Azure and the last one of others have none.
-        return all(isinstance(each, Mapping) and _is_of_chunk(each) for each in choices)
-    return (
-        isinstance(item.get("candidates"), list)
-        or _EVENTS.fullmatch(str(kind)) is not None
-        or _is_of_langchain(item)
-        or bool(item.get("error"))
+    choices, candidates = item.get("choices"), item.get("candidates")
+    if isinstance(choices, list) and choices:
+        return all(
+            _has(each, "delta") or _has(each, "text", _REASON) for each in choices
+        )
+    if isinstance(candidates, list) and candidates:
+        return all(
+            _has(each, "content") or _has(each, "finishReason") for each in candidates
+        )
+    # The first chunk of Azure and the last one of others have no choices.
+    is_bare = not choices and (
+        _has(item, "choices", "object") or "usageMetadata" in item
     )
+    is_event = _EVENTS.fullmatch(str(item.get("type"))) is not None
+    return is_bare or is_event or _is_of_langchain(item)
+
+
+def _has(item: Any, *names: str) -> bool:
+    return isinstance(item, Mapping) and all(name in item for name in names)
+
+
+def _is_error(item: Any) -> bool:
+    return isinstance(item, Mapping) and bool(item.get("error"))
 
 
 def _is_of_langchain(item: Any) -> bool:
     return isinstance(item, Mapping) and str(item.get("type")) == "AIMessageChunk"
-
-
-def _is_of_chunk(choice: Row) -> bool:
-    return "delta" in choice or ("text" in choice and "message" not in choice)
 
 
 def _pieces(chunk: Row) -> Iterator[_Piece]:
@@ -181,7 +194,7 @@ def _reasons(chunk: Row) -> Sequence[Any]:
     delta, whole = chunk.get("delta"), chunk.get("response")
     candidate, told = _first(chunk, "candidates"), chunk.get("response_metadata")
     found = [
-        _first(chunk, "choices").get("finish_reason"),
+        _first(chunk, "choices").get(_REASON),
         candidate.get("finishReason", candidate.get("finish_reason")),
         "error" if chunk.get("error") else None,
     ]
