@@ -74,8 +74,8 @@ def test_a_paste_without_its_last_line_break_waits_for_enter(typist, soon):
 
 
 def test_a_long_line_is_whole(soon):
-    soon(b"x" * 20_000 + b"\r")
-    assert read_text("> ") == "x" * 20_000
+    soon(b"x" * 6_000 + b"\r")  # a terminal that reads lines keeps 4,095 bytes
+    assert read_text("> ") == "x" * 6_000
 
 
 def test_a_pipe_is_read_line_by_line(monkeypatch, capsys):
