@@ -2127,15 +2127,21 @@ def told(*messages, **more):
 
 
 def test_messages_with_the_newest_first_are_turned_round():
-    for first, later in ((100, 101), ("2025-01-01T00:00:00Z", "2025-01-01T00:00:01Z")):
+    for first, later in (
+        (1.7e9, 1.7e9 + 1),
+        ("2025-01-01T00:00:00Z", "2025-01-01T00:00:01Z"),
+    ):
         asked, answer = {**U, "created_at": first}, {**A, "created_at": later}
         assert told(answer, asked) == (["hi", "hello"], {"newest first": 1})
         assert told(asked, answer) == (["hi", "hello"], {})
         # The clocks of two machines differ.
         asked, answer = {**U, "created_at": later}, {**A, "created_at": first}
         assert told(asked, answer) == (["hi", "hello"], {})
-    three = [{**each, "timestamp": n} for n, each in ((3, U), (2, A), (1, U))]
+    three = [{**each, "timestamp": n} for n, each in ((3e9, U), (2e9, A), (1e9, U))]
     assert told(*three)[1] == {"newest first": 1}
+    # The seconds that each took.
+    took = [{**each, "time": n} for n, each in ((9.5, U), (3, A), (1, U), (0.1, A))]
+    assert told(*took)[1] == {}
     unknown = [{**A, "created_at": "2025-01-01T00:00:01Z"}, {**U, "created_at": 5}]
     assert told(*unknown)[0] == ["hello", "hi"]
 
@@ -2164,6 +2170,11 @@ def test_of_messages_with_branches_the_last_one_is_the_conversation():
     thread = [replying("1", root, "user", "hi"), replying("2", "1", "assistant", "a")]
     thread += [replying("3", "1", "user", "b"), replying("4", "1", "assistant", "c")]
     assert told(*thread) == (["hi", "a", "b", "c"], {})
+    # The parent of all is their conversation.
+    of_one = [{**row, "parentMessageId": "c1"} for row in thread]
+    assert told(*of_one) == (["hi", "a", "b", "c"], {})
+    alone = [replying("1", root, "user", "hi"), replying("2", "1", "user", "a")]
+    assert told(*alone, replying("3", "1", "user", "b"))[0] == ["hi\n\na\n\nb"]
     circle = [
         rows[0],
         replying("2", "4", "assistant", "a"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from userlm.data.layouts.common import Side, first_field
 from userlm.data.layouts.fields import Rejected, Row
-from userlm.data.layouts.times import read_time
+from userlm.data.layouts.times import LEAST_EPOCH, read_time
 
 _TIMES = ("created_at", "createdAt", "create_time", "timestamp", "time")
 _IDS = ("id", "messageId", "message_id", "uuid")
@@ -66,22 +67,26 @@ def one_branch(
     if at is None:
         return items, {}
     branch: list[Any] = []
-    message_of = dict(zip(replied, items, strict=False))
+    message_of = dict(zip(replied, rows, strict=False))
     while at in message_of:
         branch.append(message_of.pop(at))
         at = replied[at]
-    if at in replied:  # some reply to each other in a circle
+    is_circle = at in replied
+    # A person who goes back writes in place of what they wrote, and not after it.
+    if is_circle or (message_of and ("user", "user") in pairwise(map(side_of, branch))):
         return items, {}
     return branch[::-1], {OTHER_BRANCHES: len(message_of)}
 
 
 def _times(rows: Sequence[Row]) -> Sequence[Any]:
-    """Return when the messages were written; nothing if one does not say so."""
+    """Return when the messages were written; nothing if one does not surely say so."""
     for name in _TIMES:
         try:
             times: list[Any] = [read_time(row[name]) for row in rows]
-            max(times, default=0)  # some cannot be compared
-            return times
+            smallest = min(times, default=0)  # some cannot be compared
+            # A smaller number may be the seconds that an answer took.
+            if isinstance(smallest, datetime) or smallest >= LEAST_EPOCH:
+                return times
         except (KeyError, ValueError, TypeError, OverflowError):
             continue
     return ()

@@ -11,7 +11,7 @@ from userlm.data.layouts.fields import plain_number
 
 _TIME_IN_SECONDS = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE]\+?\d+)?")
 _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
-_LEAST_EPOCH = 1e8
+LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
 
@@ -31,7 +31,7 @@ def read_time(value: Any) -> datetime | float:
         if not _TIME_IN_SECONDS.fullmatch(value):
             return datetime.fromisoformat(value.replace(" UTC", "Z"))
         is_day = len(value) == 8 and value.isdigit() and not _YEAR_FIRST.match(value)
-        is_part = not float(value).is_integer() and float(value) < _LEAST_EPOCH
+        is_part = not float(value).is_integer() and float(value) < LEAST_EPOCH
         if is_day or is_part:
             raise ValueError
         value = int(value) if value.isdigit() else float(value)
@@ -51,4 +51,4 @@ def comparable_time(value: Any) -> Any:
         whole = time.replace(microsecond=0)
         return whole.astimezone(UTC) if whole.tzinfo else whole
     # A smaller number may be one of days.
-    return int(time) if abs(time) >= _LEAST_EPOCH else plain_number(time)
+    return int(time) if abs(time) >= LEAST_EPOCH else plain_number(time)
