@@ -11,6 +11,7 @@ import pytest
 from userlm.data.layouts import SOURCES, Gathered, convert, find, guess
 from userlm.data.layouts.common import NOTES
 from userlm.data.layouts.fields import REASONS, Rejected
+from userlm.data.layouts.times import read_time
 from userlm.lines import Line
 from userlm.rows import from_record, read_rows, to_record
 from userlm.types import Conversation, InputError, Turn
@@ -2188,3 +2189,20 @@ def test_replies_within_messages_are_set_aside_and_names_of_them_are_not():
     with pytest.raises(Rejected, match="have replies in their field 'children'"):
         told({**U, "children": [A]})
     assert told({**U, "children": ["2"]}, A) == (["hi", "hello"], {})
+
+
+@pytest.mark.parametrize("name", ["user", "user_id", "end_user"])
+@pytest.mark.parametrize("beside", [{}, {"toxic": False}, {"openai_moderation": []}])
+def test_a_conversation_of_ones_own_has_its_person(name, beside):
+    row = {"conversation": [U, A], "conversation_id": "c", name: "ann", **beside}
+    assert convert(row, None, "x").conversation.user == "ann"
+    del row[name]
+    assert convert(row, None, "x").conversation.user is None
+
+
+@pytest.mark.parametrize("time", ["1.71456E+12", "1.7e+09", "2E12"])
+def test_a_time_of_which_digits_are_lost_is_none(time):
+    with pytest.raises(ValueError):
+        read_time(time)
+    assert read_time("1.7171717171717172e+18") == 1.7171717171717172e18
+    assert read_time("1714560000000") == 1714560000000

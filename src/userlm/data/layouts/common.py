@@ -28,6 +28,7 @@ from userlm.content import (
 from userlm.data.layouts.fields import (
     Rejected,
     Row,
+    id_of,
     need,
     parse_json,
     plain_number,
@@ -153,8 +154,13 @@ class Layout:
         )
 
 
-PERSON_FIELDS = frozenset(("user", "user_id"))
-"""Where logs of one's own name the person."""
+PERSON_FIELDS = ("user_id", "end_user", "user")
+"""Where logs of one's own name the person. In LiteLLM `user` is the owner of the key."""
+
+
+def person_of(row: Row) -> str | None:
+    """Return the person in `PERSON_FIELDS`."""
+    return next(filter(None, (id_of(row, name) for name in PERSON_FIELDS)), None)
 
 
 # --- messages -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from userlm.data.layouts.common import (
     Imported,
     Layout,
     assemble,
+    person_of,
     read_messages,
 )
 from userlm.data.layouts.fields import (
@@ -35,11 +36,12 @@ def convert(row: Row) -> Imported:
     return assemble(
         messages,
         id=id_of(row, "conversation_id"),
+        user=person_of(row),  # in logs of one's own of this form
         meta=meta,
-        lost_fields=count_others(row, _FIELDS | _FLAGS),
+        lost_fields=count_others(row, {*_FIELDS, *_FLAGS, *PERSON_FIELDS}),
     )
 
 
 _NAMED = {"conversation", "conversation_id"}
 LAYOUT = Layout("lmsys", [_NAMED | {"openai_moderation"}], convert)
-WITHOUT_MODERATION = Layout("lmsys", [_NAMED], convert, lacks=PERSON_FIELDS)
+WITHOUT_MODERATION = Layout("lmsys", [_NAMED], convert, lacks=frozenset(PERSON_FIELDS))

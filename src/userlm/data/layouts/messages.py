@@ -9,10 +9,12 @@ from typing import Any
 
 from userlm.data.layouts.answers import is_cut, side_in, with_answer
 from userlm.data.layouts.common import (
+    PERSON_FIELDS,
     Imported,
     Layout,
     assemble,
     is_whole,
+    person_of,
     read_messages,
 )
 from userlm.data.layouts.fields import (
@@ -28,8 +30,7 @@ from userlm.data.layouts.order import oldest_first, one_branch
 
 _NAMES = ("messages", "contents", "conversation")
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
-_PEOPLE = ("user_id", "end_user", "user")
-_OWN_FIELDS = ("id", *_PEOPLE, "intent")
+_OWN_FIELDS = ("id", *PERSON_FIELDS, "intent")
 
 
 def convert(row: Row) -> Imported:
@@ -62,8 +63,7 @@ def convert(row: Row) -> Imported:
     return assemble(
         messages,
         id=id_of(row, "id") or (id_of(row, _IDS[0]) if name == _NAMES[-1] else ""),
-        # In LiteLLM `user` is the owner of the key.
-        user=next(filter(None, (id_of(row, name) for name in _PEOPLE)), None),
+        user=person_of(row),
         intent=intent or None,
         meta=meta,
         whole=whole,

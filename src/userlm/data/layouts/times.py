@@ -10,7 +10,11 @@ from typing import Any
 from userlm.data.layouts.fields import plain_number
 
 _TIME_IN_SECONDS = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE]\+?\d+)?")
+_ROUNDED = re.compile(r"\d\.?(\d*)[eE]\+?(\d+)")
+"""A number as Excel shows and saves it, of which digits are lost."""
 _YEAR_FIRST = re.compile(r"(?:19|20|21)\d\d[01]\d[0-3]\d")
+_MOST_DIGITS = 10
+"""Digits behind the point that say a time to the second."""
 LEAST_EPOCH = 1e8
 """Seconds since 1970, in March 1973. A text with a smaller number that is not whole may be a day of
 a month, or a time of day."""
@@ -30,6 +34,9 @@ def read_time(value: Any) -> datetime | float:
         value = value.strip()
         if not _TIME_IN_SECONDS.fullmatch(value):
             return datetime.fromisoformat(value.replace(" UTC", "Z"))
+        rounded = _ROUNDED.fullmatch(value)
+        if rounded and len(rounded[1]) < min(int(rounded[2]), _MOST_DIGITS):
+            raise ValueError
         is_day = len(value) == 8 and value.isdigit() and not _YEAR_FIRST.match(value)
         is_part = not float(value).is_integer() and float(value) < LEAST_EPOCH
         if is_day or is_part:

@@ -74,5 +74,5 @@ FIRST_RELEASE = Layout(
     "wildchat",
     [{"conversation", "conversation_id", "toxic"}],
     convert,
-    lacks=PERSON_FIELDS,
+    lacks=frozenset(PERSON_FIELDS),
 )
