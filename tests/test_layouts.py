@@ -2191,13 +2191,15 @@ def test_replies_within_messages_are_set_aside_and_names_of_them_are_not():
     assert told({**U, "children": ["2"]}, A) == (["hi", "hello"], {})
 
 
-@pytest.mark.parametrize("name", ["user", "user_id", "end_user"])
+@pytest.mark.parametrize("name", ["user", "user_id", "userId", "end_user"])
 @pytest.mark.parametrize("beside", [{}, {"toxic": False}, {"openai_moderation": []}])
 def test_a_conversation_of_ones_own_has_its_person(name, beside):
     row = {"conversation": [U, A], "conversation_id": "c", name: "ann", **beside}
     assert convert(row, None, "x").conversation.user == "ann"
     del row[name]
     assert convert(row, None, "x").conversation.user is None
+    of_sharegpt = {"conversations": [U, A], name: "ann"}
+    assert convert(of_sharegpt, None, "x").conversation.user == "ann"
 
 
 @pytest.mark.parametrize("time", ["1.71456E+12", "1.7e+09", "2E12"])

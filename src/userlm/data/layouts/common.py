@@ -154,7 +154,7 @@ class Layout:
         )
 
 
-PERSON_FIELDS = ("user_id", "end_user", "user")
+PERSON_FIELDS = ("user_id", "userId", "end_user", "user")
 """Where logs of one's own name the person. In LiteLLM `user` is the owner of the key."""
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from userlm.data.layouts.common import (
+    PERSON_FIELDS,
     Imported,
     Layout,
     assemble,
     is_whole,
+    person_of,
     read_messages,
 )
 from userlm.data.layouts.fields import Row, count_others, id_of, list_of, scalars
 
-_FIELDS = {"id", "user_id", "user", "language", "model"}
+_FIELDS = {"id", *PERSON_FIELDS, "language", "model"}
 _MARKS = {"fragment", "truncated", "complete", "tree"}  # as in `is_whole`
 
 
@@ -27,7 +29,7 @@ def convert(row: Row) -> Imported:
     return assemble(
         messages,
         id=id_of(row, "id"),
-        user=id_of(row, "user_id") or id_of(row, "user") or None,
+        user=person_of(row),
         meta=meta,
         whole=is_whole(row),
         lost_fields=count_others(row, known),
