@@ -207,8 +207,9 @@ def test_a_chat_is_never_saved_through_a_link(shown, tmp_path):
 
 
 def test_a_chat_can_be_saved_once_it_is_worth_it_and_says_where(shown, tmp_path):
-    typed = ("/save no/such.jsonl", "/save c.txt", "/save", "a")
+    typed = ("/save no/such.jsonl", "/save c.txt", "/save ~nobody.jsonl", "/save", "a")
     printed = " ".join(shown(Lines(), *typed).split())
+    assert "~nobody.jsonl: there is no such place; write the full path" in printed
     assert "no/such.jsonl: No such file or directory" in printed
     assert "c.txt: conversations are saved as lines of a file; give one that" in printed
     assert "will be saved in chat.jsonl when you leave" in printed

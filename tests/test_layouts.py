@@ -283,11 +283,12 @@ def test_a_log_does_not_say_what_a_user_model_is_told_but_an_export_of_ours_does
     raw = convert({"messages": [U, A], "condition": told}, None, "x")
     assert (raw.conversation.system, raw.conversation.meta) == (None, {})
     assert raw.notes == {"fields left out": 1}
-    exported = convert(
-        {"messages": [U, A], "meta": json.dumps({"condition": told}), "ended": True},
-        None,
-        "x",
-    )
+    row = {"messages": [U, A], "meta": json.dumps({"condition": told, "a": 1})}
+    raw = convert(row, None, "x")
+    assert (raw.conversation.system, raw.conversation.meta) == (None, {"a": 1})
+    assert raw.notes == {"fields left out": 1}
+    columns = {"id": "x", "user": None, "intent": None, "ended": True}
+    exported = convert({**row, **columns}, None, "x")
     assert (exported.conversation.system, exported.notes) == (told, {})
 
 
@@ -788,7 +789,12 @@ OF_LANGCHAIN = [
         "response_metadata": {"finish_reason": "stop"},
     },
 ]
+OF_OLLAMA = [
+    {"model": "m", "message": {"role": "assistant", "content": text}, "done": False}
+    for text in ("hel", "lo")
+] + [{"model": "m", "message": {"content": ""}, "done": True, "done_reason": "stop"}]
 STREAMS = (
+    OF_OLLAMA,
     *(OF_CHAT, OF_ANTHROPIC, OF_RESPONSES, OF_AZURE, OF_GEMINI, OF_MISTRAL),
     *(OF_COMPLETIONS, OF_SAMPLES, OF_LANGCHAIN),
 )
@@ -1014,10 +1020,18 @@ def test_calls_and_thoughts_in_chunks_are_kept_aside():
         assert (called["name"], called["arguments"]) == ("look", '{"at": 1}')
 
 
-def test_events_that_are_not_known_are_counted_and_no_turn():
-    found = convert({"messages": [U], "response": events([{"a": 1}])}, None, "x")
-    assert len(found.conversation.turns) == 1
-    assert found.notes["answers not read"] == 1
+def test_a_stream_of_lines_is_read_or_counted_and_no_turn():
+    lines = [json.dumps(one) for one in OF_OLLAMA]
+    assert answered(response="\n".join(lines)).turns[1].text == "hello"
+    cut = answered(response="\n".join(lines[:2]))
+    assert cut.turns[1].text == "hello" and not cut.ended
+    of_vercel = '0:"hel"\n0:"lo"\nd:{"finishReason":"stop"}\n'
+    for unknown in (of_vercel, events([{"a": 1}])):
+        found = convert({"messages": [U], "response": unknown}, None, "x")
+        assert len(found.conversation.turns) == 1
+        assert found.notes["answers not read"] == 1
+    rows = '{"a": 1}\n{"a": 2}'  # which were asked for
+    assert answered(response=rows).turns[1].text == rows
 
 
 @pytest.mark.parametrize(
@@ -1076,6 +1090,25 @@ def test_an_answer_whose_beginning_was_given_is_one_with_its_rest():
     row = {"messages": [U, whole], "response": {**answer, "stop_reason": "end_turn"}}
     row["response"]["content"] = [{"type": "text", "text": "The answer is (42)"}]
     assert told(U, whole, response=row["response"])[0][1:] == ["The answer is (42)"]
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"content": "", "data": "data:image/png;base64,iVBORw0KGgo="},
+        {"content": "", "type": "image", "data": "iVBORw0KGgo="},
+        {"content": None, "type": "file", "value": "/tmp/x.png"},
+    ],
+)
+def test_a_picture_beside_the_content_is_no_word(picture):
+    found = convert({"messages": [U, A, {"role": "user", **picture}, A]}, None, "x")
+    assert len(found.conversation.turns) == 2
+    assert found.notes["parts left out"] == 1
+
+
+@pytest.mark.parametrize("missing", ["NULL", "NaN", "<NA>"])
+def test_what_a_table_has_for_no_answer_is_none(missing):
+    assert len(answered(response=missing).turns) == 1
 
 
 def test_the_data_of_a_message_with_words_of_its_own_is_not_its_text():
@@ -1346,7 +1379,8 @@ def test_a_conversation_of_ones_own_has_the_id_of_its_field():
     found = convert(row, None, "x").conversation
     assert (found.id, found.user) == ("c1", "u1")
     del row["user_id"]
-    assert convert(row, None, "x").conversation.meta["source"] == "lmsys"
+    found = convert(row, None, "x").conversation
+    assert found.id == "c1" and "source" not in found.meta
 
 
 @pytest.mark.parametrize(
@@ -2156,18 +2190,25 @@ def test_of_messages_with_branches_the_last_one_is_the_conversation():
     rows = [
         replying("1", root, "user", "hi"),
         replying("2", "1", "assistant", "hello"),
-        replying("3", root, "user", "hi, Bob"),
-        replying("4", "3", "assistant", "hello, Bob"),
-        replying("5", "4", "user", "bye"),
+        replying("3", "1", "assistant", "hello, Bob"),
+        replying("4", "3", "user", "help"),
+        replying("5", "3", "user", "help me"),
+        replying("6", "5", "assistant", "yes"),
     ]
-    texts = ["hi, Bob", "hello, Bob", "bye"]
+    texts = ["hi", "hello, Bob", "help me", "yes"]
     assert told(*rows) == (texts, {"messages of other branches": 2})
-    assert told(*rows[2:]) == (texts, {})
-    assert told(*reversed(rows[2:])) == (texts, {})
-    # Elsewhere a reply is a quote, and what is none goes on.
-    quotes = [{**row, "parentMessageId": None} for row in rows]
-    quotes[3]["parentMessageId"] = "3"
-    assert told(*quotes) == (["hi", "hello", *texts], {})
+    straight = [rows[0], rows[2], *rows[4:]]
+    assert told(*straight) == (texts, {})
+    assert told(*reversed(straight)) == (texts, {})
+    # Elsewhere a reply is a quote, and what is none goes on; so is where the parent of each question
+    # is the conversation.
+    for parent in (None, root):
+        quotes = [
+            replying(str(n), str(n - 1) if n in answered else parent, role, str(n))
+            for n, role in enumerate(("user", "assistant", "user", "assistant"), 1)
+            for answered in [(2, 4) if parent else (4,)]
+        ]
+        assert told(*quotes) == (["1", "2", "3", "4"], {})
     thread = [replying("1", root, "user", "hi"), replying("2", "1", "assistant", "a")]
     thread += [replying("3", "1", "user", "b"), replying("4", "1", "assistant", "c")]
     assert told(*thread) == (["hi", "a", "b", "c"], {})

@@ -570,6 +570,21 @@ def test_the_secret_of_aws_goes_by_its_name():
     assert scrub_text("access_key_hash = " + "a1B+" * 10)[1] == {}
 
 
+def test_what_follows_pass_and_tokens_of_twelve_characters_go():
+    assert scrub_text("user: bob\npass: hunter2")[0] == "user: bob\npass: <KEY>"
+    assert scrub_text('"pass":"hunter2"')[0] == '"pass":"<KEY>"'
+    assert scrub_text("token=abc123def456")[0] == "token=<KEY>"
+    for text in ("pass: 1234, fail: 2", "passed: a1b2", "bypass: a1b2", "token: gpt2"):
+        assert scrub_text(text) == (text, {})
+
+
+def test_addresses_that_are_keys_go():
+    hook = f"discord.com/api/webhooks/{'12345678' * 2}/{RUN * 4}"
+    assert scrub_text(f"https://{hook}")[1] == {"key": 1}
+    signed = f"https://x.blob.core.windows.net/c?sv=2020&sig={RUN * 3}%2Bab%3D"
+    assert scrub_text(signed)[1] == {"key": 1}
+
+
 def test_what_stands_around_a_key_stays():
     for before in ("BEARER ", "Bearer  "):
         assert scrub_text(before + RUN * 2)[0] == before + "<KEY>"

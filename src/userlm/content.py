@@ -160,9 +160,14 @@ def _is_known(part: Any) -> bool:
         others = (part[each] for each in given - _OF_A_TEXT)
         has_text = not given.isdisjoint(("text", "content"))
         return has_text and all(isinstance(each, Mapping | bool) for each in others)
-    if _MEDIA.fullmatch(name):
+    if is_media_type(name):
         return not given.isdisjoint(_OF_MEDIA)
     return _PART_TYPE.fullmatch(name) is not None
+
+
+def is_media_type(name: Any) -> bool:
+    """Return whether a type is one of pictures, sounds or files."""
+    return isinstance(name, str) and _MEDIA.fullmatch(name) is not None
 
 
 def has_said(said: str, words: str) -> bool:

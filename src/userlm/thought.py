@@ -82,6 +82,9 @@ _CODE = (
     r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n[^\n]*\n"
     r"|(?<!`)(?P<ticks>`{1,2})[^`\s]+(?P=ticks)"
 )
+# A sentence about a tag goes on behind it, or it is quoted.
+_ABOUT_IT = re.compile(r"[.,](?=\s|\Z)")
+_QUOTES = ('""', "''", "“”", "‘’", "()")
 _FENCE_END = re.compile(r"^[ \t]*(```|~~~)[ \t]*$", re.MULTILINE)
 _IN_THOUGHT = re.compile(f"(?P<closes>{_CLOSING})", re.IGNORECASE)
 _IN_SPEECH = re.compile(
@@ -263,6 +266,9 @@ def _tags(text: str) -> Iterator[re.Match[str]]:
                 continue
             found = inner
             at = found.end()
+        is_unopened = found.lastgroup == "closes" and pattern is _IN_SPEECH
+        if is_unopened and _is_spoken_about(text, found):
+            continue
         if found.lastgroup == "opens" and may_close:
             may_close = _IN_THOUGHT.search(text, at) is not None
         if found.lastgroup == "opens" and not may_close:
@@ -275,6 +281,14 @@ def _tags(text: str) -> Iterator[re.Match[str]]:
             spoken_from = at
             pattern = _IN_THOUGHT if found.lastgroup == "opens" else _IN_SPEECH
             yield found
+
+
+def _is_spoken_about(text: str, tag: re.Match[str]) -> bool:
+    """Return whether a sentence names a tag that closes what nothing opened."""
+    before, after = text[: tag.start()][-1:], text[tag.end() : tag.end() + 1]
+    is_in_line = before not in ("", "\n")
+    goes_on = _ABOUT_IT.match(text, tag.end()) is not None
+    return is_in_line and (goes_on or before + after in _QUOTES)
 
 
 def _fence_ends(text: str) -> dict[str, list[int]]:

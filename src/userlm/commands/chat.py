@@ -332,7 +332,7 @@ class _You:
             case "/intent":
                 self._change_intent(rest.strip())
             case "/save":
-                self._save_in(Path(rest.strip() or SAVE_FILE).expanduser())
+                self._save_in(rest.strip() or SAVE_FILE)
             case "/info":
                 self._inform()
             case _:
@@ -370,14 +370,18 @@ class _You:
         self.talk = self._begin(intent)
         self._greet()
 
-    def _save_in(self, path: Path) -> None:
+    def _save_in(self, name: str) -> None:
         try:
+            path = Path(name).expanduser()
             _check_file(path)
         except InputError as error:
             _note(str(error))
             return
         except OSError as error:
-            _note(f"{path}: {error.strerror}")
+            _note(f"{name}: {error.strerror}")
+            return
+        except (RuntimeError, ValueError):  # no home folder; a null byte
+            _note(f"{name}: there is no such place; write the full path")
             return
         self.file = path
         _note(f"will be saved in {path} when you leave the conversation")

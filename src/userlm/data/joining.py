@@ -345,7 +345,8 @@ def _may_be_a_call(conversation: Conversation) -> bool:
 
 
 def _is_of_strangers(conversation: Conversation) -> bool:
-    return any(name in _source(conversation) for name in _STRANGERS)
+    source = _source(conversation)
+    return source in _STRANGERS or "wildchat" in source or "lmsys" in source
 
 
 def _is_open(conversation: Conversation) -> bool:

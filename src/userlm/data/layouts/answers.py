@@ -43,8 +43,8 @@ _CONTENTS = {
     *("content", "parts", "tool_calls", "function_call", "refusal", "data", "value"),
     *("reasoning_content", "arguments", "output"),
 }
-_NOTHING = ("null", "{}")
-"""What a logger writes where there was no answer."""
+_NOTHING = ("null", "{}", "NULL", "NaN", "nan", "<NA>", r"\N")
+"""What a logger or a table writes where there was no answer."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
 _INNER = ("message", "output", "messages", "generations")

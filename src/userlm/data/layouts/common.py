@@ -8,6 +8,7 @@ is kept.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from userlm.content import (
     Part,
     has_said,
     is_answered,
+    is_media_type,
     joined,
     read_part,
     read_parts,
@@ -190,6 +192,9 @@ BESIDE_FIELDS = (*_CALL_FIELDS, *THOUGHT_FIELDS, "refusal")
 """What a message may hold beside its content."""
 _THOUGHT_ROLES = ("thinking", "reasoning")
 _SPEECH_FIELDS = (*_CONTENT_FIELDS, "refusal", "audio")
+_OF_MEDIA = ("data", "value")
+"""Where a picture or a sound stands, or its place."""
+_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,]")
 _NOT_PLAIN = {*_CALL_FIELDS, *THOUGHT_FIELDS, *_SPEECH_FIELDS} - {"content"}
 _CONTENTS = (str, list, dict, type(None))
 
@@ -343,12 +348,15 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
     if not isinstance(content, _CONTENTS):
         raise wrong_type(f"{where}.{field}", "a text or a list", content)
     parts = read_parts(content)
+    if _is_media(message, field):
+        parts = [Part("other", "")]
     for name in _SPEECH_FIELDS:
         words = joined(read_parts(message.get(name)), "speech")
         said = joined(parts, "speech")
         if name == field or has_said(said, words):
             continue
         is_shown = name == "refusal" or not has_words(said)
+        is_shown = is_shown and not _is_media(message, name)
         parts.append(Part("speech", words) if is_shown else Part("other", ""))
     for name in _CALL_FIELDS:
         if calls := parse_json(message.get(name)):
@@ -359,6 +367,13 @@ def _parts(message: Row, field: str, where: str) -> list[Part]:
             else:
                 parts.append(Part("call", text))
     return parts
+
+
+def _is_media(message: Row, name: str) -> bool:
+    """Return whether a field holds a picture, a sound or a file, or its place."""
+    value = message.get(name)
+    is_url = isinstance(value, str) and _DATA_URL.match(value) is not None
+    return name in _OF_MEDIA and (is_url or is_media_type(message.get("type")))
 
 
 def _aside(parts: Sequence[Part], kind: str) -> list[tuple[Side, str]]:

@@ -44,4 +44,8 @@ def convert(row: Row) -> Imported:
 
 _NAMED = {"conversation", "conversation_id"}
 LAYOUT = Layout("lmsys", [_NAMED | {"openai_moderation"}], convert)
-WITHOUT_MODERATION = Layout("lmsys", [_NAMED], convert, lacks=frozenset(PERSON_FIELDS))
+# A log of one's own may have the two names, too.
+_ABOUT = ({"redacted"}, {"model", "turn"}, {"model", "language"})
+WITHOUT_MODERATION = Layout(
+    "lmsys", [_NAMED | each for each in _ABOUT], convert, lacks=frozenset(PERSON_FIELDS)
+)

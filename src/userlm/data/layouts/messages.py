@@ -30,6 +30,8 @@ from userlm.data.layouts.order import oldest_first, one_branch
 
 _NAMES = ("messages", "contents", "conversation")
 _IDS = ("conversation_id", "thread_id", "session_id", "chat_id")
+_IS_OURS = {"id", "user", "intent", "messages", "ended", "meta"}
+"""The columns of an export of ours."""
 _OWN_FIELDS = ("id", *PERSON_FIELDS, "intent")
 
 
@@ -55,6 +57,9 @@ def convert(row: Row) -> Imported:
         del meta["ended"]
     if isinstance(exported := parse_json(meta.get("meta")), dict):
         del meta["meta"]
+        if not _IS_OURS.issubset(row):
+            lost_fields += "condition" in exported
+            exported.pop("condition", None)
         meta = {**exported, **meta}
     intent = row.get("intent")
     if intent is not None and not isinstance(intent, str):

@@ -102,13 +102,12 @@ def _are_messages(value: Any) -> bool:
 
 def _replied(rows: Sequence[Row]) -> dict[Any, Any]:
     """Return the id of each message with that of the one to which it replies; nothing if some do
-    not say so. Only the first replies to none: elsewhere a reply may be a quote."""
+    not say so. Only the first replies to none: elsewhere a reply may be a quote, or the parent of a
+    question the conversation."""
     ids = next((name for name in _IDS if all(row.get(name) for row in rows)), "")
     parents = next((name for name in _PARENTS if all(name in row for row in rows)), "")
     if not (rows and ids and parents):
         return {}
     found = {str(row[ids]): str(row[parents] or "") for row in rows}
-    begins = {parent for parent in found.values() if parent not in found}
-    several = sum(parent in begins for parent in found.values()) > 1
-    is_tree = len(found) == len(rows) and len(begins) == 1
-    return found if is_tree and not (several and "" in begins) else {}
+    is_tree = sum(parent not in found for parent in found.values()) == 1
+    return found if is_tree and len(found) == len(rows) else {}

@@ -13,6 +13,8 @@ from userlm.data.layouts.fields import Row, parse_json
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """The line ends of server-sent events. JSON may hold others, which Python knows, too."""
 _FIELD = re.compile("(data|event|id|retry)?:")
+_LINE = re.compile(r'\{"|[0-9a-f]:["{[]')
+"""How lines begin of streams that are no events."""
 _DONE = "[DONE]"
 _EVENTS = re.compile(r"(message|content_block)_(start|delta|stop)|ping|response\..+")
 """The types of chunks of Anthropic, and of OpenAI's Responses."""
@@ -38,10 +40,10 @@ class _Piece(NamedTuple):
 def unstreamed(answer: Any) -> Any:
     """Return the answer that chunks make together, as one that came whole; anything else as it is.
 
-    Read are chunks of OpenAI (chat, completions and Responses), Anthropic, Gemini, Mistral and
-    LangChain, in a list, or as the server-sent events that a proxy saw. Of several samples only the
-    first is read. A stream that does not say that it ended was broken off; one with events of
-    another kind is returned as an object that is no answer, so that it is counted.
+    Read are chunks of OpenAI (chat, completions and Responses), Anthropic, Gemini, Mistral, Ollama
+    and LangChain, in a list, or as the lines or server-sent events that a proxy saw. Of several
+    samples only the first is read. A stream that does not say that it ended was broken off; one
+    with events of another kind is returned as an object that is no answer, so that it is counted.
     """
     events = _events(answer) if isinstance(answer, str) else None
     chunks = parse_json(answer) if events is None else events
@@ -66,8 +68,13 @@ def unstreamed(answer: Any) -> Any:
 
 
 def _events(text: str) -> list[Any] | None:
-    """Return the data of server-sent events, as far as it is JSON; `None` if the text is none."""
+    """Return the data of server-sent events, or the lines of Ollama's and Vercel's streams, as far
+    as it is JSON; `None` if the text is none of these."""
     lines = [line for line in _LINE_END.split(text) if line.strip()]
+    if len(lines) > 1 and all(map(_LINE.match, lines)):
+        found = [parse_json(line) for line in lines]
+        are_known = _is_of_ollama(found[0]) or isinstance(found[0], str)
+        return found if are_known else None
     if not lines or not all(map(_FIELD.match, lines)):
         return None
     fields = (line.partition(":") for line in lines)
@@ -82,6 +89,8 @@ def _is_chunk(item: Any) -> bool:
     if not isinstance(item, Mapping):
         return False
     choices, candidates = item.get("choices"), item.get("candidates")
+    if _is_of_ollama(item):
+        return True
     if isinstance(choices, list) and choices:
         return all(
             _has(each, "delta") or _has(each, "text", _REASON) for each in choices
@@ -102,6 +111,12 @@ def _has(item: Any, *names: str) -> bool:
     return isinstance(item, Mapping) and all(name in item for name in names)
 
 
+def _is_of_ollama(item: Any) -> bool:
+    return _has(item, "model", "done") and (
+        _has(item, "message") or _has(item, "response")
+    )
+
+
 def _is_error(item: Any) -> bool:
     return isinstance(item, Mapping) and bool(item.get("error"))
 
@@ -116,7 +131,9 @@ def _pieces(chunk: Row) -> Iterator[_Piece]:
     choice, candidate = _first(chunk, "choices"), _first(chunk, "candidates")
     block = chunk.get("content_block", chunk.get("item"))
     at = chunk.get("index", chunk.get("output_index"))
-    if choice:
+    if _is_of_ollama(chunk):
+        yield from _of_message(chunk.get("message", {"content": chunk.get("response")}))
+    elif choice:
         yield from _of_message(choice.get("delta", choice))
     elif candidate:
         content = candidate.get("content")
@@ -195,6 +212,7 @@ def _reasons(chunk: Row) -> Sequence[Any]:
     candidate, told = _first(chunk, "candidates"), chunk.get("response_metadata")
     found = [
         _first(chunk, "choices").get(_REASON),
+        chunk.get("done_reason") or ("stop" if chunk.get("done") is True else None),
         candidate.get("finishReason", candidate.get("finish_reason")),
         "error" if chunk.get("error") else None,
     ]
