@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -198,6 +199,21 @@ def test_only_a_user_who_leaves_ends_the_conversation(shown):
     assert "stop" not in shown.record
     assert "you ended the conversation" in shown(Lines(), "a", "/quit", role="user")
     assert shown.record["stop"] == "end"
+
+
+def test_a_chat_that_cannot_be_saved_is_shown_as_its_line(talk, capfd):
+    save = Path("gone/c.jsonl")
+    save.parent.mkdir()
+
+    class Removing:
+        def reply(self, conversation):
+            shutil.rmtree(save.parent)
+            return Reply("hello")
+
+    with pytest.raises(FileNotFoundError):
+        talk(Removing(), "hi", save=save, role="user")
+    printed = "".join(capfd.readouterr())
+    assert '"text":"hi"' in printed and '"text":"hello"' in printed
 
 
 def test_a_chat_is_never_saved_through_a_link(shown, tmp_path):

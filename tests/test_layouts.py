@@ -1020,6 +1020,15 @@ def test_calls_and_thoughts_in_chunks_are_kept_aside():
         assert (called["name"], called["arguments"]) == ("look", '{"at": 1}')
 
 
+def test_several_answers_are_no_chunks_of_one():
+    two = [of_gemini(text, finishReason="STOP") for text in ("hello", "good day")]
+    found = convert({"messages": [U], "response": two}, None, "x")
+    assert len(found.conversation.turns) == 1
+    assert found.notes["answers not read"] == 1
+    odd = [{**OF_ANTHROPIC[2], "index": [{}]}, *OF_ANTHROPIC[3:]]
+    assert answered(response=odd).turns[1].text == "hel\n\nlo"
+
+
 def test_a_stream_of_lines_is_read_or_counted_and_no_turn():
     lines = [json.dumps(one) for one in OF_OLLAMA]
     assert answered(response="\n".join(lines)).turns[1].text == "hello"
@@ -1119,14 +1128,15 @@ def test_the_data_of_a_message_with_words_of_its_own_is_not_its_text():
 
 @pytest.mark.parametrize(
     "more",
-    [{"providerOptions": {"a": {}}}, {"extras": {"b": 1}}, {"isReasoning": False}],
+    [{"providerOptions": {"a": {}}}, {"extras": {"b": 1}}, {"cache_control": {}}],
 )
 def test_a_text_with_options_is_a_part(more):
     parts = [{"type": "text", "text": "hello", **more}]
     for given in (parts, json.dumps(parts)):
         assert answered(response=given).turns[1].text == "hello"
-    form = json.dumps([{"type": "text", "id": "name", **more}])
-    assert answered(response=form).turns[1].text == form
+    for other in ({"id": "name", **more}, {"text": "Name", "required": True}):
+        form = json.dumps([{"type": "text", **other}])
+        assert answered(response=form).turns[1].text == form
 
 
 @pytest.mark.parametrize(
@@ -2230,6 +2240,8 @@ def test_replies_within_messages_are_set_aside_and_names_of_them_are_not():
     with pytest.raises(Rejected, match="have replies in their field 'children'"):
         told({**U, "children": [A]})
     assert told({**U, "children": ["2"]}, A) == (["hi", "hello"], {})
+    assert told({**U, "children": [{"text": "hi"}]}, A) == (["hi", "hello"], {})
+    assert told(U, {**A, "replies": [{"text": "Yes"}]}) == (["hi", "hello"], {})
 
 
 @pytest.mark.parametrize("name", ["user", "user_id", "userId", "end_user"])

@@ -578,6 +578,22 @@ def test_what_follows_pass_and_tokens_of_twelve_characters_go():
         assert scrub_text(text) == (text, {})
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        *("Password for root: ", "password (admin): ", "мой пароль: ", "minha senha: "),
+        *("moje hasło: ", "wachtwoord: ", "パスワード: "),
+    ],
+)
+def test_a_password_goes_whoever_it_is_for_and_in_other_languages(before):
+    assert scrub_text(f"{before}Kotek123!")[0] in (f"{before}<KEY>", f"{before}<KEY>!")
+
+
+def test_addresses_under_endings_of_other_scripts_go():
+    for address in ("иван@почта.рф", "anna@xn--e1afmkfd.xn--p1ai", "jo@x.ελ"):
+        assert scrub_text(f"to {address} now")[0] == "to <EMAIL> now"
+
+
 def test_addresses_that_are_keys_go():
     hook = f"discord.com/api/webhooks/{'12345678' * 2}/{RUN * 4}"
     assert scrub_text(f"https://{hook}")[1] == {"key": 1}

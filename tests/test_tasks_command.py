@@ -28,6 +28,7 @@ from userlm.commands.grading import Grading
 from userlm.commands.options import Output
 from userlm.commands.tasks import Tasks, tasks
 from userlm.json_files import read_json, write_lines
+from userlm.models import call_cache
 from userlm.rows import read_conversations, read_rows
 from userlm.tasks import read_tasks
 from userlm.types import RIGHT, InputError, ModelError, TestsCheck, Verdict
@@ -529,6 +530,23 @@ def test_a_judge_that_only_thinks_is_not_asked_again_and_may_get_more_tokens(
         assert len(again) == {2: 2, 1: 3}[share]
         assert all(body["max_tokens"] == 2000 for body in again)
     assert measured(here / "scored")["assistant score"]["missing"] == 0
+
+
+def test_a_judge_of_whom_nothing_can_be_used_is_not_asked_for_ever(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_cache, "UNUSABLE", 3)
+    rows = [row(f"t{i}", check={"rubric": f"It is kind {i}."}) for i in range(9)]
+    write_lines(here / "t.jsonl", rows)
+    with serving(lambda body, n: completion("It is fine, I think.")) as server:
+        grading = Grading(judge=f"{server.url}/v1#judge")
+        out = here / "scored"
+        options = Score(
+            [run(here)], tasks="t.jsonl", out=out, grading=grading, workers=1
+        )
+        score(options)
+        assert len(server.bodies) == 3
+    assert "none of the first 3 answers" in (out / "grades.jsonl").read_text()
 
 
 def test_a_judge_is_not_asked_about_responses_which_have_no_outcome(here: Path) -> None:

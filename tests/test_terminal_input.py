@@ -1,5 +1,6 @@
 """What is typed or pasted in a terminal."""
 
+import io
 import os
 import pty
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from userlm import terminal_input
 from userlm.terminal_input import discard, read_text
-from userlm.types import Conversation
+from userlm.types import Conversation, ModelError
 from userlm.users import typed
 
 Typist = Callable[[bytes], None]
@@ -76,6 +77,19 @@ def test_a_paste_without_its_last_line_break_waits_for_enter(typist, soon):
 def test_a_long_line_is_whole(soon):
     soon(b"x" * 6_000 + b"\r")  # a terminal that reads lines keeps 4,095 bytes
     assert read_text("> ") == "x" * 6_000
+
+
+def test_where_standard_input_has_ended_nobody_ends_a_conversation(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(ModelError, match="standard input has ended"):
+        typed(Conversation("c"))
+    assert typed(Conversation("c").say("hi").say("hello")) is None
+
+
+def test_what_was_typed_before_the_other_side_spoke_is_discarded(typist, soon):
+    typist(b"typed too early\r")
+    soon(b"now\r")
+    assert read_text("> ", is_late=True) == "now"
 
 
 def test_a_pipe_is_read_line_by_line(monkeypatch, capsys):

@@ -61,10 +61,12 @@ UNTYPED = {
 }
 """The fields of parts without a `type`: of Gemini and Bedrock."""
 _OF_A_TEXT = {
-    *("type", "text", "content", "id", "index", "state", "annotations", "citations"),
+    *("type", "text", "id", "index", "state", "annotations", "citations"),
     *("logprobs", "signature", "thought_signature", "thoughtSignature"),
+    *("cache_control", "cacheControl", "providerMetadata", "providerOptions", "extras"),
+    *("provider_options", "provider_metadata", "isReasoning", "prompt_cache"),
 }
-"""The fields of a text; its options, such as where a cache begins, are objects or flags."""
+"""The fields of a text, and its options."""
 _MEDIA = re.compile(
     "(input_|output_)?(image|audio|video|media|file|document|source)(_url|_file)?"
 )
@@ -157,9 +159,7 @@ def _is_known(part: Any) -> bool:
         return bool(given) and given <= UNTYPED
     name = str(part["type"])
     if name == "text":
-        others = (part[each] for each in given - _OF_A_TEXT)
-        has_text = not given.isdisjoint(("text", "content"))
-        return has_text and all(isinstance(each, Mapping | bool) for each in others)
+        return "text" in given <= _OF_A_TEXT
     if is_media_type(name):
         return not given.isdisjoint(_OF_MEDIA)
     return _PART_TYPE.fullmatch(name) is not None

@@ -363,16 +363,22 @@ class Judge:
         return _verdict(self.chat, self.prompt, request, self.sampling(seed))
 
 
+def _count_nothing(request: Sequence[Message], is_usable: bool) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class GradingJudge:
     """A chat model that answers the prompts `FOR_GRADING`, at temperature 0.
 
     Attributes:
         max_tokens: of an answer; reasoning models need more.
+        count_use: called with each request, and whether its answer has a label.
     """
 
     chat: Chat
     max_tokens: int = MAX_TOKENS
+    count_use: Callable[[Sequence[Message], bool], None] = _count_nothing
 
     def ask(self, name: str, shown: Mapping[str, str]) -> Verdict:
         """Return the verdict; it has no label if the model could not answer.
@@ -385,10 +391,13 @@ class GradingJudge:
         titled = [(TITLES[part], shown[part]) for part in prompt.sees]
         seed = stable_hash(name, *titled) % 2**63
         sampling = _sampling(prompt, self.max_tokens, seed)
+        request = prompt.about(titled)
         try:
-            return _verdict(self.chat, prompt, prompt.about(titled), sampling)[0]
+            verdict, _ = _verdict(self.chat, prompt, request, sampling)
         except ModelError as error:
             return Verdict(None, f"{UNANSWERED}{error}")
+        self.count_use(request, verdict.label is not None)
+        return verdict
 
 
 def _sampling(prompt: JudgePrompt, max_tokens: int, seed: int) -> Sampling:

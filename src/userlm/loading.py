@@ -642,7 +642,12 @@ def model_folder(name: str) -> Path:
     """Return the folder of this name, the `model/` in a training run, or that of a model with a
     name of ours, which may have to be fetched; that too where a folder of this name has no model.
     """
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{name}: there is no such home folder; write the full path"
+        ) from None
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
     is_ours = name in assets.NAMES and not _has_model(folder)

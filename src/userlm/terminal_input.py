@@ -17,12 +17,20 @@ _earlier: list[str] = []
 """What was typed in this process, for the arrow keys."""
 
 
-def read_text(prompt: str) -> str:
+def is_terminal() -> bool:
+    """Return whether standard input is a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def read_text(prompt: str, is_late: bool = False) -> str:
     """Return what is typed after a prompt, or all lines of a paste: they are one text, in which an
     empty line is no wish to leave. The prompt is on standard error.
 
     What comes while nobody is asked is discarded, and said to be. Else half of a paste would be a
     turn, and its next line a command.
+
+    Args:
+        is_late: whether there was something to wait for before; later ones are always so.
 
     Raises:
         EOFError: at Ctrl-D, at the end of what is piped in, or where nothing can be.
@@ -41,7 +49,7 @@ def read_text(prompt: str) -> str:
 
     atexit.unregister(discard)  # once is enough
     atexit.register(discard)
-    if _earlier and discard():
+    if (_earlier or is_late) and discard():
         note = "what you typed or pasted meanwhile is discarded"
         print(note, file=sys.stderr)
     history = InMemoryHistory(_earlier)

@@ -13,7 +13,7 @@ from userlm import flip, prompts
 from userlm.data.intents import is_goal
 from userlm.flip import Template
 from userlm.guard import Guard, first_accepted
-from userlm.terminal_input import read_text
+from userlm.terminal_input import is_terminal, read_text
 from userlm.text import (
     END_TOKEN,
     INTENT_PREFIX,
@@ -347,15 +347,22 @@ class Human:
 
 
 def typed(conversation: Conversation) -> str | None:
-    """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation."""
+    """Ask for the next turn in the terminal; an empty line or Ctrl-D ends the conversation.
+
+    Raises:
+        ModelError: if standard input had ended before: nobody is there to begin.
+    """
     if not conversation.turns and conversation.system:
         print(f"\n{conversation.system}", file=sys.stderr)
     if conversation.turns:
         last = conversation.turns[-1]
         print(f"\n{last.role}: {last.text}", file=sys.stderr)
     try:
-        text = read_text(f"{conversation.next_role}> ").strip()
+        is_late = bool(conversation.turns)
+        text = read_text(f"{conversation.next_role}> ", is_late).strip()
     except EOFError:
+        if not conversation.turns and not is_terminal():
+            raise ModelError("nobody can type here: standard input has ended") from None
         return None
     return text if has_words(text) else None
 

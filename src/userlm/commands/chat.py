@@ -208,16 +208,22 @@ class _You:
         self._leave()
 
     def keep(self) -> None:
-        """Save the conversation if it is to be saved, and say so."""
+        """Save the conversation if it is to be saved, and say so. If that fails, it is shown as the
+        line that it would be: nothing else has it."""
         if not self.talk.turns:
             return
         turns = plural(len(self.talk.turns), "turn")
         if self.file is None:
             _note(f"not saved ({turns}); --save FILE or /save does that")
             return
-        line = _line_break(self.file) + dumps(_record(self.talk)) + "\n"
-        with naming(self.file), self.file.open("ab", buffering=0) as file:
-            append(file, line.encode())
+        record = dumps(_record(self.talk))
+        try:
+            line = _line_break(self.file) + record + "\n"
+            with naming(self.file), self.file.open("ab", buffering=0) as file:
+                append(file, line.encode())
+        except OSError:
+            console.print(record, markup=False, highlight=False, soft_wrap=True)
+            raise
         _note(f"saved in {self.file} ({turns})")
 
     # --- conversations ----------------------------------------------------------------------------
@@ -301,7 +307,8 @@ class _You:
         if self.talk.stop and is_typed:
             _note("/again, /intent TEXT, or an empty line to leave")
         try:
-            line = read_text(f"{self.role} (you)> ").strip()
+            is_late = bool(self.talk.turns)
+            line = read_text(f"{self.role} (you)> ", is_late).strip()
         except (EOFError, KeyboardInterrupt):
             console.print()
             return True

@@ -485,7 +485,8 @@ def open_judge(
         cache = CallCache(run.path(CALLS), chat, side)
         at_end.callback(cache.close)
         show_estimate(budget, {"judge": expected})
-        yield GradingJudge(CachedChat(cache), max_tokens), budget
+        asked = CachedChat(cache)
+        yield GradingJudge(asked, max_tokens, asked.count_use), budget
 
 
 PROMPT_TOKENS = 400

@@ -73,7 +73,7 @@ _NO_ENDING = r"""
     (?![A-Za-z0-9])
 """
 _ENDING = rf"""
-    (?i: com | org | net | edu | gov | mil
+    (?i: xn--[a-z0-9-]{{2,59}} | [Ͱ-ԯ]{{2,24}} (?![Ͱ-ԯ]) | com | org | net | edu | gov | mil
     | (?: info | biz | online | shop | store | site | app | dev | cloud | tech ) (?!\()
     | (?: [a-z]{{2}} (?<!\.(?-i:mT))
           (?! (?<=\.to|\.mm|\.mv|\.eq|\.ge|\.gt|\.le|\.lt|\.ne) \( )  # methods
@@ -103,14 +103,16 @@ def _holds_code(match: re.Match[str]) -> bool:
 
 # Between the name of a secret and its value: a colon or an equals sign, or words.
 _IS = r"""
-    ["'`*]{0,3} (?: \s{0,3} (?: [:：] | :?=>? ) (?!=) \s{0,3}
+    ["'`*]{0,3} (?: (?:[ ]for[ ][\w'.@-]{1,40})? (?:[ ]\([^()\n]{1,40}\))?
+    \s{0,3} (?: [:：] | :?=>? ) (?!=) \s{0,3}
     | (?: [ ](?:for|to|of) (?:[ ][\w'.-]{1,20}){1,4}? )? [ ](?:is|was|ist|lautet|es|est)[ :]{1,3} )
     ["'`]{0,2}
 """
 _NAMED_PASSWORD = rf"""
     (?: (?i: passw(?:or)?d | passwort | kennwort | passcode | passphrase | pwd | mot[ ]de[ ]passe
         | (?<![a-z])(?:pw|pass) (?=["']?[ ]?[:=]) )
-      | [Cc]ontraseña | 密码 ) [0-9]?
+      | [Cc]ontraseña | 密码 | [Пп]ароль | [Ss]enha | [Hh]as[łl]o | [Ww]achtwoord
+      | パスワード ) [0-9]?
     (?: {_IS} | (?<=--password)[ ] | [ ]-[ ] )
     (?P<value> (?<=["']) [^\s"'`\\]{{4,128}} (?=["'])
       | (?: [^\s"'`<>,;&\\] | \\(?![nrtu\\"']) | &(?![\w-]{{1,30}}=) ){{3,127}}
@@ -118,7 +120,16 @@ _NAMED_PASSWORD = rf"""
 """
 _PASSWORD_CUES = (
     *("pass", "kennwort", "pwd", "pw", "mot de passe"),
-    *("contraseña", "密码"),
+    *(
+        "contraseña",
+        "密码",
+        "пароль",
+        "senha",
+        "haslo",
+        "hasło",
+        "wachtwoord",
+        "パスワード",
+    ),
 )
 _NAMED_TOKEN = rf"""
     (?i: (?:api|access|account|auth|private|secret)[ _-]?key | secret

@@ -140,7 +140,8 @@ class CallCache:
         if is_hopeless:
             self.side.budget.stop(
                 f"none of the first {UNUSABLE} answers of {self.side.address} could be used, so "
-                "no more were asked for; allow longer ones (--max-tokens), or take another model"
+                "no more were asked for; allow longer ones (--max-tokens or --judge-tokens), or "
+                "take another model"
             )
 
     def close(self) -> None:
@@ -227,8 +228,7 @@ class CachedChat:
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Return the answer, from the cache or from the model."""
-        id = f"{stable_hash(dumps(messages)):016x}"
-        answer = self.cache.ask(id, 0, messages, sampling)
+        answer = self.cache.ask(_id_of(messages), 0, messages, sampling)
         if answer.text is None:
             reason = answer.reason
             raise ModelError(answer.error or reason, reason)
@@ -236,3 +236,11 @@ class CachedChat:
         is_cut_off = answer.reason == "cut off"
         tokens_out = sampling.max_tokens if is_cut_off else None
         return Completion(answer.text, tokens_out=tokens_out)
+
+    def count_use(self, messages: Sequence[Message], is_usable: bool) -> None:
+        """Count whether the answer could be used; see `CallCache.count_use`."""
+        self.cache.count_use(_id_of(messages), is_usable)
+
+
+def _id_of(messages: Sequence[Message]) -> str:
+    return f"{stable_hash(dumps(messages)):016x}"

@@ -18,6 +18,7 @@ _PARENTS = (
     *("parentId", "parent_id", "parent"),
 )
 _REPLIES = ("children", "replies")
+_SENDERS = ("role", "from", "sender", "speaker", "author")
 _WORDS = ("text", "content", "parts", "value", "message")
 NEWEST_FIRST = "newest first"
 OTHER_BRANCHES = "messages of other branches"
@@ -93,11 +94,11 @@ def _times(rows: Sequence[Row]) -> Sequence[Any]:
 
 
 def _are_messages(value: Any) -> bool:
-    """Return whether these are messages with words; some exports only name the replies."""
+    """Return whether these are messages with words, and whose they are; elsewhere they are names of
+    replies, buttons, or the parts of a text."""
     items = value if isinstance(value, list) else []
-    return any(
-        isinstance(each, Mapping) and first_field(each, _WORDS) for each in items
-    )
+    rows = (item for item in items if isinstance(item, Mapping))
+    return any(first_field(row, _WORDS) and first_field(row, _SENDERS) for row in rows)
 
 
 def _replied(rows: Sequence[Row]) -> dict[Any, Any]:

@@ -19,6 +19,7 @@ _DONE = "[DONE]"
 _EVENTS = re.compile(r"(message|content_block)_(start|delta|stop)|ping|response\..+")
 """The types of chunks of Anthropic, and of OpenAI's Responses."""
 _LAST = ("message_stop", "response.completed")
+_GOING_ON = ("in_progress", "queued")
 _OF_TEXT = ("response.output_text.delta", "response.refusal.delta")
 _OF_THOUGHT = ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
 _REASON = "finish_reason"
@@ -63,6 +64,14 @@ def unstreamed(answer: Any) -> Any:
     if is_cut or not (reasons or is_done):
         reasons.append(BROKEN_OFF)
     pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
+    ends = [n for n, chunk in enumerate(chunks) if any(_reasons(chunk))]
+    is_more_than_one = any(
+        piece.kind == "speech" and piece.text
+        for chunk in chunks[min(ends, default=0) + 1 :]
+        for piece in _pieces(chunk)
+    )
+    if ends and is_more_than_one:  # answers, and no chunks of one
+        return {"events": chunks}
     message = {"role": "assistant", "content": _parts(pieces)}
     return {"choices": [{"message": message, "finish_reason": (reasons or [None])[-1]}]}
 
@@ -190,6 +199,7 @@ def _parts(pieces: Sequence[_Piece]) -> list[dict[str, Any]]:
             continue
         if tool:
             begun.clear()
+        part = str(part)
         if (kind, part) not in begun:
             parts.append({**_KINDS[kind], **({"name": tool} if tool else {})})
             begun[kind, part] = parts[-1]
@@ -219,7 +229,7 @@ def _reasons(chunk: Row) -> Sequence[Any]:
     found += [delta.get("stop_reason")] if isinstance(delta, Mapping) else []
     if isinstance(told, Mapping):
         found += [told.get("finish_reason"), told.get("stop_reason")]
-    if isinstance(whole, Mapping) and whole.get("status") != "in_progress":
+    if isinstance(whole, Mapping) and whole.get("status") not in _GOING_ON:
         found.append(whole.get("status"))
     return [reason for reason in found if reason]
 
