@@ -415,6 +415,8 @@ def test_no_key_of_the_environment_is_in_what_a_bot_says_or_raises(monkeypatch):
     secret = "s3cret-of-a-bot"
     monkeypatch.setenv("BOT_API_KEY", f" {secret}\n")
     monkeypatch.setenv("OTHER_TOKEN", "a-word-alone")
+    monkeypatch.setenv("WORD_KEY", "a-word-alone-2024")
+    monkeypatch.setenv("LATIN_PASSWORD", "p\udce4ssw0rd12345")
 
     def says(text):
         call = {"name": "find", "arguments": {"key": secret}}

@@ -379,6 +379,11 @@ def test_a_judge_that_is_given_later_only_grades(
 
     with serving(judging) as server:
         judged = Grading(judge=f"{server.url}#judge")
+        # A mistake costs nothing, and another judge may follow one that was wrong.
+        with pytest.raises(InputError, match="give --judge-price"):
+            evaluate(replace(options, grading=judged, limits=Limits(budget=1.0)))
+        assert (here / "runs/evaluate/results.json").is_file()
+        evaluate(replace(options, grading=Grading(judge="script:says.txt")))
         [cell, _] = evaluate(replace(options, grading=judged))["cells"]
         scored = {one["name"]: one for one in cell["measures"]}["assistant score"]
         assert (scored["n"], scored["missing"]) == (1, 1)

@@ -34,6 +34,7 @@ def environment_keys() -> dict[str, str]:
         key: name
         for name, value in os.environ.items()
         if _KEY_VARIABLE.search(name) and _KEY.fullmatch(key := value.strip())
+        if key.isascii()  # as all that an HTTP header may hold
     }
 
 
@@ -43,7 +44,9 @@ def without_keys(value: T) -> T:
 
     def masked(part: Any) -> Any:
         if isinstance(part, str):
-            return mask_keys(part, keys)
+            for key in sorted(keys, key=len, reverse=True):
+                part = _mask_whole(part, key)
+            return part
         if isinstance(part, list):
             return [*map(masked, part)]
         if isinstance(part, dict):
@@ -60,11 +63,17 @@ def mask_key(text: str, key: str | None) -> str:
         return text
     if len(key) < SHORTEST_SECRET:
         return text.replace(key, KEY_MASK)
-    text = _key_pattern(key).sub(KEY_MASK, text.replace(key, KEY_MASK))
+    text = _mask_whole(text, key)
     if key[:SHORTEST_PART] in text:  # a server may quote a part
         for length in range(len(key) - 1, SHORTEST_PART - 1, -1):
             text = text.replace(key[:length], KEY_MASK)
     return text
+
+
+def _mask_whole(text: str, key: str) -> str:
+    """Return the text without the key in any form, which may go on with words that it begins with:
+    a variable may hold `administrator1`."""
+    return _key_pattern(key).sub(KEY_MASK, text.replace(key, KEY_MASK))
 
 
 def mask_keys(text: str, keys: Iterable[str | None]) -> str:

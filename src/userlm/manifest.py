@@ -70,7 +70,7 @@ _LONGER |= {"judge": "max_tokens", "intents": "max_tokens"}
 def extended(found: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the request of a run with what may be added to it later, since all that was paid for
     stays: longer answers of a judge or a writer, of which only those that were cut off are asked
-    for again, and a judge for conversations that nobody graded."""
+    for again, and a judge, or another one, for the conversations of `evaluate`."""
     verb, was, now = asked["verb"], found.get("options"), asked["options"]
     if found.get("verb") != verb or not isinstance(was, dict):
         return found
@@ -79,7 +79,7 @@ def extended(found: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str,
     added = {}
     if all(type(limit) is int for limit in limits) and limits[0] < limits[1]:
         added[name] = limits[1]
-    if verb == "evaluate" and was.get("judge") is None and now.get("judge"):
+    if verb == "evaluate" and now.get("judge") != was.get("judge") and now.get("judge"):
         added["judge"] = now["judge"]
     return {**found, "options": {**was, **added}} if added else found
 

@@ -46,11 +46,17 @@ class Run:
     """A run folder that is open for writing. No other process can open it meanwhile."""
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any], lock: IO[bytes] | None
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        lock: IO[bytes] | None,
+        is_extended: bool = False,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self._lock = lock
+        # Its files know nothing of that until `unfinish` or `finish`: a mistake costs nothing.
+        self._is_extended = is_extended
 
     @classmethod
     def open(
@@ -100,10 +106,7 @@ class Run:
             _check_format(folder, manifest)
             known = extended(manifest, asked)
             check_same(folder, known, asked)
-            if known != manifest:
-                (folder / "results.json").unlink(missing_ok=True)
-                write_json(manifest_path, known)
-            return cls(folder, known, lock)
+            return cls(folder, known, lock, is_extended=known != manifest)
         manifest = {**asked, **environment(), **(notes or {})}
         write_json(manifest_path, manifest)
         return cls(folder, manifest, lock)
@@ -159,7 +162,7 @@ class Run:
     def results(self) -> dict[str, Any] | None:
         """The results of the finished run; `None` while it is not complete."""
         path = self.path("results.json")
-        return read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() and not self._is_extended else None
 
     def finish(
         self, results: Mapping[str, Any], has_failures: bool = False
@@ -169,6 +172,8 @@ class Run:
 
         The results of a part have the hashes of its rows, which are merged, perhaps elsewhere.
         """
+        if self._is_extended:
+            self.unfinish()
         written = dict(results)
         if self.manifest["options"].get("part"):
             written[HASHES] = rows_of(self.folder)
@@ -189,6 +194,9 @@ class Run:
     def unfinish(self) -> None:
         """Delete the results of an earlier attempt, before this one changes the run."""
         self.path("results.json").unlink(missing_ok=True)
+        if self._is_extended:
+            write_json(self.path("run.json"), self.manifest)
+            self._is_extended = False
 
     def delete_replaced(self) -> None:
         """Delete the run that this one, now complete, replaces."""

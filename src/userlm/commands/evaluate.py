@@ -484,6 +484,9 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
         scored = read_json(place / "run.json")["options"]
         if scored.get("judge") is None:
             discard(place)  # nothing was paid for, and a judge is another input
+        elif scored["judge"] != options.grading.judge:
+            earlier = len([*cell.folder.glob(f"{SCORE}-*")])
+            place.rename(cell.folder / f"{SCORE}-{earlier + 1}")  # it was paid for
     score(
         Score(
             [cell.folder],

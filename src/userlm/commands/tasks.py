@@ -256,6 +256,7 @@ def _mark_all(options: Tasks) -> Results:
         run, options, options.judge, options.judge_tokens, price, expected
     )
     with opened as (judge, budget):
+        run.unfinish()
         answers = in_parallel(partial(_marked, judge), found, options.workers)
         for _, (task, verdicts) in track(answers, "marking", len(found)):
             marked.append(task)
