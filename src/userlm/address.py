@@ -180,7 +180,8 @@ def is_here(host: str) -> bool:
     try:
         address = ip_address(host)
     except ValueError:
-        return host.lower() == "localhost"
+        return host.lower().removesuffix(".") == "localhost"
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
 

@@ -558,6 +558,31 @@ def test_a_saved_turn_keeps_the_name_of_who_said_it(page, tmp_path):
         expect(page.locator("#turns .label")).to_contain_text("another model")
 
 
+def test_turns_are_saved_with_the_intent_that_they_were_made_with(page, tmp_path):
+    with playing({"user": Script(["a one", "a two"])}, tmp_path) as server:
+        opened(page, server)
+        page.evaluate(
+            "document.getElementById('intent').value = 'You want to see Rome.'"
+        )
+        press(page, "next")
+        wait(page, 1)
+        page.evaluate(
+            "document.getElementById('intent').value = 'You want to bake bread.'"
+        )
+        page.evaluate("document.getElementById('profile').value = 'You are a baker.'")
+        for _ in range(2):
+            press(page, "save")
+            expect(page.locator("#status")).to_contain_text("Saved in")
+            [talk] = read_conversations(tmp_path / "conversations.jsonl")
+            assert (talk.intent, talk.system) == ("You want to see Rome.", None)
+            opened(page, server)
+            press(page, "load")
+            wait(page, 1)
+            page.evaluate(
+                "document.getElementById('intent').value = 'You want to bake bread.'"
+            )
+
+
 def test_a_turn_that_takes_long_is_stopped_and_nothing_is_lost(page, tmp_path):
     gate = threading.Event()
 

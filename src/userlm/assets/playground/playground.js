@@ -32,11 +32,18 @@ const seat = () => document.querySelector("[name=seat]:checked").value;
 const isMine = () => nextRole() === seat();
 const isModels = (item) => item && !item.replies.you;
 
-function record(before = items) {
+// What a user's turns were made with stays theirs, whatever the fields say when they are saved.
+function goal(before, isSaved) {
+  const now = { intent: find("intent").value.trim(), profile: find("profile").value.trim() };
+  return (isSaved && before.findLast((each) => each.told)?.told) || now;
+}
+
+function record(before = items, isSaved = false) {
   const turns = [];
+  const { intent, profile } = goal(before, isSaved);
   const meta = { users: SIDES.filter((side) => server.names[side]).map((side) => server.names[side]) };
   if (server.names.assistant) meta.assistant = server.names.assistant;
-  if (find("profile").value.trim()) meta.condition = find("profile").value.trim();
+  if (profile) meta.condition = profile;
   const ending = before.length ? chosen(before.at(-1)).stop : null;
   for (const item of before) {
     const reply = chosen(item);
@@ -48,7 +55,7 @@ function record(before = items) {
     else meta.end_meta = own;
   }
   const made = { id, turns, meta };
-  if (find("intent").value.trim()) made.intent = find("intent").value.trim();
+  if (intent) made.intent = intent;
   if (ending) made.stop = ending;
   if (ending === "end" && turns.at(-1)?.role !== "user") made.ended = true;
   return made;
@@ -65,6 +72,7 @@ function read(saved) {
     if (ends || !items.length) items.push(item(nextRole(), "", saved.stop, ends ?? {}));
     else chosen(last()).stop = saved.stop;
   }
+  for (const each of items) if (each.role === "user" && each.chosen !== "you") each.told = goal(items, false);
 }
 
 function item(role, text, ending, { by, others: given, ...meta }) {
@@ -96,6 +104,7 @@ async function takeTurn() {
   const role = nextRole();
   const sides = role === "assistant" ? ["assistant"] : SIDES.filter((side) => server.names[side]);
   const before = items;
+  const told = role === "user" ? goal(before, false) : null;
   // A turn that one of two users took, and that may have been paid for, stays if the other failed.
   const failed = {};
   const found = await Promise.all(sides.map((side) => reply(side, before).catch((error) => {
@@ -109,8 +118,8 @@ async function takeTurn() {
   }
   if (failed.user || waiting.signal.aborted) playing = false;
   const completed = found.find(({ intent }) => intent);
-  if (completed) find("intent").value = completed.intent;
-  items = [...before, { role, chosen: spoke, replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
+  if (completed) find("intent").value = told.intent = completed.intent;
+  items = [...before, { role, told, chosen: spoke, replies: Object.fromEntries(sides.map((side, i) => [side, { ...found[i], by: server.names[side] }])) }];
 }
 
 // Run something that changes the conversation; nothing else may meanwhile.
@@ -342,7 +351,7 @@ async function listSaved() {
 
 async function save() {
   await change("Saving …", async () => {
-    const done = await call("save", { conversation: record() });
+    const done = await call("save", { conversation: record(items, true) });
     id = done.id;
     await listSaved();
     setTimeout(() => { find("status").textContent = `Saved in ${done.folder} as ${done.id}.`; });
