@@ -2184,6 +2184,10 @@ def test_messages_with_the_newest_first_are_turned_round():
         assert told(asked, answer) == (["hi", "hello"], {})
     three = [{**each, "timestamp": n} for n, each in ((3e9, U), (2e9, A), (1e9, U))]
     assert told(*three)[1] == {"newest first": 1}
+    pairs = [{**each, "timestamp": n} for n in (3e9, 2e9, 1e9) for each in (U, A)]
+    pairs[0]["content"] = "bye"
+    texts = ["hi", "hello", "hi", "hello", "bye", "hello"]
+    assert told(*pairs) == (texts, {"newest first": 1})
     # The seconds that each took.
     took = [{**each, "time": n} for n, each in ((9.5, U), (3, A), (1, U), (0.1, A))]
     assert told(*took)[1] == {}
@@ -2222,6 +2226,8 @@ def test_of_messages_with_branches_the_last_one_is_the_conversation():
     thread = [replying("1", root, "user", "hi"), replying("2", "1", "assistant", "a")]
     thread += [replying("3", "1", "user", "b"), replying("4", "1", "assistant", "c")]
     assert told(*thread) == (["hi", "a", "b", "c"], {})
+    titled = [*rows[:2], replying("9", "1", "system", "A title was made.")]
+    assert told(*titled)[0] == ["hi", "hello"]
     # The parent of all is their conversation.
     of_one = [{**row, "parentMessageId": "c1"} for row in thread]
     assert told(*of_one) == (["hi", "a", "b", "c"], {})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from userlm.data.layouts.common import Side, first_field
 from userlm.data.layouts.fields import Rejected, Row
 from userlm.data.layouts.times import LEAST_EPOCH, read_time
+from userlm.types import OTHER_ROLE
 
 _TIMES = ("created_at", "createdAt", "create_time", "timestamp", "time")
 _IDS = ("id", "messageId", "message_id", "uuid")
@@ -38,7 +41,14 @@ def oldest_first(items: list[Any], side_of: Callable[[Row], Side | None]) -> Ord
     is_answer_first = (side_of(rows[0]), side_of(rows[-1])) == ("assistant", "user")
     if len({*times}) < 3 and not is_answer_first:
         return items, {}
-    return items[::-1], {NEWEST_FIRST: 1}
+    by_time = sorted(zip(times, items, strict=True), key=itemgetter(0))
+    # Of two with one time, the question comes first.
+    for ordered in (items[::-1], [item for _, item in by_time]):
+        if side_of(ordered[0]) != "assistant":
+            return ordered, {NEWEST_FIRST: 1}
+    return (
+        (items, {}) if len({*times}) < len(times) else (items[::-1], {NEWEST_FIRST: 1})
+    )
 
 
 def one_branch(
@@ -60,11 +70,14 @@ def one_branch(
                 "branch as a flat list, or write a row for each branch",
             )
     replied = _replied(rows) if len(rows) == len(items) else {}
-    sides = {*zip(replied.values(), map(side_of, rows), strict=False)}
-    if len(sides) > len({*replied.values()}):
+    answered = Counter(replied.values())
+    sides = dict(zip(replied, map(side_of, rows), strict=False))
+    several = {(p, sides[id]) for id, p in replied.items() if answered[p] > 1}
+    is_thread = len(several) > len({parent for parent, _ in several})
+    if is_thread or any(side not in OTHER_ROLE for _, side in several):
         return items, {}
-    answered = {*replied.values()}
-    at = next((id for id in reversed(replied) if id not in answered), None)
+    leaves = (id for id in reversed(replied) if id not in answered)
+    at = next((id for id in leaves if sides[id] in OTHER_ROLE), None)
     if at is None:
         return items, {}
     branch: list[Any] = []
@@ -110,5 +123,7 @@ def _replied(rows: Sequence[Row]) -> dict[Any, Any]:
     if not (rows and ids and parents):
         return {}
     found = {str(row[ids]): str(row[parents] or "") for row in rows}
+    if not all(isinstance(row[parents], str | int | None) for row in rows):
+        return {}
     is_tree = sum(parent not in found for parent in found.values()) == 1
     return found if is_tree and len(found) == len(rows) else {}
