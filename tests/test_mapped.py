@@ -603,7 +603,7 @@ def timed(rows: str, day: str = "2024-05-0") -> str:
     return table
 
 
-def said_in_order(path: Path, *files: str, **options: object) -> str:
+def writtenin_order(path: Path, *files: str, **options: object) -> str:
     [found] = imported(path, *files, map=f"{MAP},time=time", **options)
     return "".join("".join(text.split()) for _, text in said(found))
 
@@ -626,7 +626,7 @@ def said_in_order(path: Path, *files: str, **options: object) -> str:
 def test_rows_with_a_time_are_in_its_order_and_each_is_kept_once(
     files, kept, repeated, tmp_path
 ):
-    assert said_in_order(tmp_path, *map(timed, files)) == kept
+    assert writtenin_order(tmp_path, *map(timed, files)) == kept
     assert [reason for _, _, reason in dropped(tmp_path)] == (
         ["duplicate row"] * repeated
     )
@@ -647,7 +647,7 @@ def test_a_message_of_several_lines_is_the_same_whoever_wrote_its_line_ends(
 @pytest.mark.parametrize("day", ["May ", "09:0", "9" * 400])
 def test_times_that_cannot_be_read_still_tell_which_rows_are_equal(day, tmp_path):
     files = [timed(rows, day) for rows in ("a1 B2", "D4", "a1 B2 c3 D4")]
-    assert said_in_order(tmp_path, *files) == "aBcD"
+    assert writtenin_order(tmp_path, *files) == "aBcD"
     assert counts(tmp_path)["note: times not read"] == 1
 
 
@@ -664,7 +664,7 @@ def test_times_that_cannot_be_read_still_tell_which_rows_are_equal(day, tmp_path
 def test_days_and_times_of_day_are_no_numbers_to_sort_by(times, tmp_path):
     rows = zip(("customer", "agent") * 2, "aBcD", times, strict=True)
     text = "".join(f"1,{who},{said},,{time}\n" for who, said, time in rows)
-    assert said_in_order(tmp_path, timed("") + text) == "aBcD"
+    assert writtenin_order(tmp_path, timed("") + text) == "aBcD"
     assert counts(tmp_path)["note: times not read"] == 1
 
 
@@ -701,7 +701,7 @@ def test_tickets_of_one_day_stay_as_they_are_where_the_newest_ticket_is_first(tm
 
 def test_rows_without_a_time_are_compared_as_if_there_were_none(tmp_path):
     gap = timed("a1 B2").replace("2024-05-02", "")
-    assert said_in_order(tmp_path, gap, timed("c3") + "1,agent,D,,\n") == "aBcD"
+    assert writtenin_order(tmp_path, gap, timed("c3") + "1,agent,D,,\n") == "aBcD"
     assert counts(tmp_path)["note: times not read"] == 1
 
 
@@ -717,7 +717,7 @@ def test_rows_without_a_time_are_compared_as_if_there_were_none(tmp_path):
 def test_times_are_numbers_or_dates(times, tmp_path):
     first, second, third = times
     text = f"1,agent,B,,{second}\n1,customer,c,,{third}\n1,customer,a,,{first}\n"
-    assert said_in_order(tmp_path, timed("") + text) == "aBc"
+    assert writtenin_order(tmp_path, timed("") + text) == "aBc"
 
 
 windows = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), max_size=4)
@@ -743,7 +743,7 @@ def test_of_any_exports_of_a_table_its_rows_are_made_again(
     with TemporaryDirectory() as name:
         folder = Path(name)
         greeting = timed("x1")
-        found = said_in_order(folder, greeting, *files)
+        found = writtenin_order(folder, greeting, *files)
         assert sorted(found) == sorted(["x", *(letter for letter, _ in rows)])
         assert counts(folder)["in"] == 1 + sum(map(len, parts))
         if len({time for _, time in rows}) == len(rows):
@@ -855,7 +855,7 @@ def test_ids_of_two_exports_may_be_written_in_other_ways(tmp_path):
 def test_times_in_nanoseconds_are_as_exact_as_they_are(tmp_path):
     first = 1714550400_000_000_001
     text = f"1,agent,B,,{first + 1}\n1,customer,a,,{first}\n1,customer,c,,{first + 2}\n"
-    assert said_in_order(tmp_path, timed("") + text) == "aBc"
+    assert writtenin_order(tmp_path, timed("") + text) == "aBc"
 
 
 def test_a_column_of_dates_is_one_of_times(tmp_path):
@@ -881,3 +881,24 @@ def test_a_person_called_nan_is_one_and_a_gap_is_none(tmp_path):
     out = tmp_path / "gaps"
     imported(tmp_path, TICKETS.replace("c1", "nan"), out=out)
     assert next(read_conversations(out / "conversations.jsonl")).user is None
+
+
+@pytest.mark.parametrize(
+    ("field", "note", "seen"),
+    [
+        ("public", "false", "true"),
+        ("private", "True", "False"),
+        ("internal", "1", "0"),
+        ("part_type", "note", "comment"),
+    ],
+)
+def test_a_note_within_a_help_desk_was_not_said(field, note, seen, tmp_path):
+    written = (
+        ("customer", "Hi", seen),
+        ("agent", "He again", note),
+        ("agent", "Hello", seen),
+    )
+    rows = "".join(f"7,{who},{text},c1,{mark}\n" for who, text, mark in written)
+    [found] = imported(tmp_path, f"ticket,from,body,customer,{field}\n{rows}")
+    assert said(found) == [("user", "Hi"), ("assistant", "Hello")]
+    assert found.meta["system"] == "He again"

@@ -48,6 +48,15 @@ _GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
+_YES = dict.fromkeys(("true", "t", "1", "1.0", "yes"), True)
+_NO = dict.fromkeys(("false", "f", "0", "0.0", "no"), True)
+_SEEN: Mapping[str, Mapping[str, bool]] = {
+    **dict.fromkeys(("public", "is_public"), _NO),
+    **dict.fromkeys(("private", "is_private", "internal", "is_internal"), _YES),
+    "part_type": {"note": True},
+}
+"""The fields by which Zendesk, Freshdesk, Intercom and others mark notes of the agents, and their
+values for a note."""
 _LABELS = ("language", "kind", "model")
 SIDES: tuple[Side, ...] = ("user", "assistant", "system", "tool")
 
@@ -234,7 +243,10 @@ class Map:
         return {"role": self._role_in(message), "content": value_at(message, self.text)}
 
     def _role_in(self, message: Row) -> Any:
-        """Return the role of a message; as a text, if it is a number or whether it is of a bot."""
+        """Return the role of a message; as a text, if it is a number or whether it is of a bot. A
+        note within a help desk was not said to anybody."""
+        if _is_internal(message):
+            return "system"
         role = plain_number(value_at(message, self.role))
         if role is None and "" in self.roles:
             return ""
@@ -286,6 +298,12 @@ class Map:
         """Return when a row was written, as it stands there; `None` if it does not say so."""
         value = plain_number(value_at(row, self.time))
         return None if value == "" else value
+
+
+def _is_internal(message: Row) -> bool:
+    """Return whether a help desk says that the customer does not see a message."""
+    told = {name: str(message[name]).lower() for name in _SEEN if name in message}
+    return any(_SEEN[name].get(value, False) for name, value in told.items())
 
 
 def _labels(rows: Iterable[Row]) -> dict[str, Any]:
