@@ -970,7 +970,8 @@ def test_a_stream_that_broke_off_is_no_end(chunks):
     begun = next(n for n, one in enumerate(chunks, 1) if '"hel"' in json.dumps(one))
     lines = events(chunks[:begun]).removesuffix("data: [DONE]\n")
     half = "data: " + json.dumps(chunks[begun])[:-9]
-    for answer in (chunks[:begun], lines, f"{lines}{half}"):
+    marks = (half, "d", "dat", "event", "[truncated]", "...")
+    for answer in (chunks[:begun], lines, *(f"{lines}{mark}" for mark in marks)):
         conversation = answered(response=answer)
         assert conversation.turns[1].text == "hel" and not conversation.ended
 

@@ -958,4 +958,7 @@ def test_no_option_holds_a_key_of_the_environment(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds the key in USERLM_API_KEY") as caught:
         Run.open(tmp_path / "r", "v", {"assistant": "cmd:bot --key s3cret-of-a-server"})
     assert "s3cret" not in str(caught.value)
+    monkeypatch.setenv("USERLM_API_KEY", "s3cret\\of-a-'server")
+    with pytest.raises(InputError, match="holds the key in USERLM_API_KEY"):
+        Run.open(tmp_path / "r", "v", {"assistant": ["cmd:bot s3cret\\of-a-'server"]})
     assert not (tmp_path / "r").exists()

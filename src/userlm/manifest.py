@@ -30,8 +30,9 @@ def request(
             raise InputError(
                 "a URL with a password is refused, since options are written to run.json"
             )
+        texts = [*map(str, value)] if isinstance(value, list | tuple) else [str(value)]
         for key, variable in environment_keys().items():
-            if key in str(value):
+            if any(key in text for text in texts):
                 raise InputError(
                     f"an option holds the key in {variable}, and options are written to run.json; "
                     f"let the program read {variable} itself"
@@ -64,12 +65,12 @@ def check_same(
 
 
 _LONGER = {"score": "judge_tokens", "tasks": "judge_tokens", "evaluate": "judge_tokens"}
-_LONGER |= {"judge": "max_tokens", "intents": "max_tokens"}
+_LONGER |= {"judge": "max_tokens"}
 
 
 def extended(found: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the request of a run with what may be added to it later, since all that was paid for
-    stays: longer answers of a judge or a writer, of which only those that were cut off are asked
+    stays: longer answers of a judge, of which only those that were cut off are asked
     for again, and a judge, or another one, for the conversations of `evaluate`."""
     verb, was, now = asked["verb"], found.get("options"), asked["options"]
     if found.get("verb") != verb or not isinstance(was, dict):

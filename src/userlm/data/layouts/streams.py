@@ -13,6 +13,10 @@ from userlm.data.layouts.fields import Row, parse_json
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """The line ends of server-sent events. JSON may hold others, which Python knows, too."""
 _FIELD = re.compile("(data|event|id|retry)?:")
+_CUT = re.compile(
+    r"d(ata?)?|da|e(v(e(nt?)?)?)?|id?|r(e(t(ry?)?)?)?|\W*truncated\W*|\.{3}|…"
+)
+"""The last line where a log cut a stream: the half of the name of a field, or a mark."""
 _LINE = re.compile(r'\{"|[0-9a-f]:["{[]')
 """How lines begin of streams that are no events."""
 _DONE = "[DONE]"
@@ -84,12 +88,14 @@ def _events(text: str) -> list[Any] | None:
         found = [parse_json(line) for line in lines]
         are_known = _is_of_ollama(found[0]) or isinstance(found[0], str)
         return found if are_known else None
-    if not lines or not all(map(_FIELD.match, lines)):
+    is_cut = len(lines) > 1 and _CUT.fullmatch(lines[-1]) is not None
+    if not lines or not all(map(_FIELD.match, lines[:-1] if is_cut else lines)):
         return None
     fields = (line.partition(":") for line in lines)
     data = [value.strip() for name, _, value in fields if name == "data"]
     found = [parse_json(value) for value in data if value]
-    return found if found and isinstance(found[0], Mapping) else None
+    found += lines[-1:] if is_cut else []
+    return found if any(isinstance(each, Mapping) for each in found) else None
 
 
 def _is_chunk(item: Any) -> bool:
