@@ -8,7 +8,7 @@ import pytest
 from fake_server import completion, serving
 
 from userlm import address, assets, inputs, loading
-from userlm.address import LocalSettings, parse
+from userlm.address import LocalSettings, is_here, parse
 from userlm.assistants import Clarifier, Oracle, Script
 from userlm.rows import write_conversations
 from userlm.types import (
@@ -374,6 +374,21 @@ def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
     with pytest.raises(InputError, match="runs/typo: there is no such folder"):
         loading.checkpoint("runs/typo")
     assert loading.checkpoint("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_so"),
+    [
+        *((host, True) for host in ("localhost", "LOCALHOST.", "app.localhost")),
+        *((host, True) for host in ("127.0.0.1", "127.1", "0.0.0.0", "::1")),
+        *((host, True) for host in ("::ffff:127.0.0.1", "2130706433", "0x7f.1")),
+        *((host, False) for host in ("example.org", "127.0.0.1.example.org")),
+        *((host, False) for host in ("localhost.example.org", "mylocalhost")),
+        *((host, False) for host in ("10.1", "192.168.0.1", "::2", "")),
+    ],
+)
+def test_this_machine_has_many_names(host, is_so):
+    assert is_here(host) is is_so
 
 
 # --- where openai: is asked ------------------------------------------------------------------------

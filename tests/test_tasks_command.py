@@ -544,7 +544,8 @@ def test_a_judge_of_whom_nothing_can_be_used_is_not_asked_for_ever(
         options = Score(
             [run(here)], tasks="t.jsonl", out=out, grading=grading, workers=1
         )
-        score(options)
+        with pytest.raises(ModelError, match=r"(\d+) of \1 verdicts are missing"):
+            score(options)
         assert len(server.bodies) == 3
     assert "none of the first 3 answers" in (out / "grades.jsonl").read_text()
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
+from socket import inet_aton
 from urllib.parse import urlsplit
 
 from userlm.types import InputError
@@ -176,11 +177,18 @@ _LATE_HOST = re.compile(r"@[^/]*/v\d")
 
 
 def is_here(host: str) -> bool:
-    """Return whether a host is this machine. A name may begin as an address does."""
+    """Return whether a host is this machine. A name may begin as an address does, and an address
+    may be short, as `127.1`."""
     try:
         address = ip_address(host)
     except ValueError:
-        return host.lower().removesuffix(".") == "localhost"
+        name = host.lower().removesuffix(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        try:
+            address = ip_address(inet_aton(name))
+        except OSError:
+            return False
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 

@@ -37,7 +37,7 @@ def read_text(prompt: str, is_late: bool = False) -> str:
     """
     if sys.stdin is None:  # closed
         raise EOFError
-    if not sys.stdin.isatty():
+    if not is_terminal():
         print(prompt, end="", file=sys.stderr, flush=True)
         return input("")
     # heavy
@@ -69,7 +69,7 @@ def read_text(prompt: str, is_late: bool = False) -> str:
 def discard() -> bool:
     """Discard what was typed or pasted and not read, and return whether there was any. Else a shell
     would run it: it may be the rest of a text of somebody else."""
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not is_terminal():
         return False
     try:
         import termios

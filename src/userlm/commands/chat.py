@@ -32,7 +32,7 @@ from userlm.rows import to_record
 from userlm.show.formats import plural
 from userlm.show.terminal import console, show_turn
 from userlm.simulate import answer, respond
-from userlm.terminal_input import read_text
+from userlm.terminal_input import is_terminal, read_text
 from userlm.text import INTENT_PREFIX, has_words
 from userlm.thought import SpeechOnly
 from userlm.types import (
@@ -303,7 +303,7 @@ class _You:
 
     def _take_line(self) -> bool:
         """Take a line that you type, a text or a command; return whether you leave."""
-        is_typed = sys.stdin is not None and sys.stdin.isatty()
+        is_typed = is_terminal()
         if self.talk.stop and is_typed:
             _note("/again, /intent TEXT, or an empty line to leave")
         try:

@@ -300,11 +300,14 @@ def _task_conversations(
 
 def unanswered(run: Run) -> tuple[int, int]:
     """Return how many grades and verdicts are missing since the judge did not answer (the same
-    command asks again), and that with its answers. If none of these had words, all are missing."""
+    command asks again), and that with its answers. If none of these had words, or nothing has a
+    grade or a verdict, all are missing."""
     lines = [*_lines(run, GRADES), *_lines(run, FACTS), *_lines(run, ADDED)]
     missing = sum(str(row.get("reason")).startswith(UNANSWERED) for row in lines)
     answers = [row for row in _lines(run, CALLS) if not row.get("error")]
-    if not any(row.get("text") for row in answers):
+    found = (row.get(name) for row in lines for name in ("solved", "judge", "label"))
+    is_used = any(each is not None for each in found)
+    if not (is_used and any(row.get("text") for row in answers)):
         missing += len(answers)
         return missing, missing
     return missing, missing + len(answers)

@@ -40,9 +40,11 @@ from userlm.types import Conversation, Origin
 _PIECE = re.compile(
     r"((?:.*[^A-Za-z0-9])?(?![A-Za-z]?[a-z]*[0-9]*_)[A-Za-z0-9]{4,7})_(0|[1-9][0-9]{0,3})"
 )
-_STRANGERS = ("wildchat", "lmsys", "arena", "prism")
-"""Sets in which a row is a conversation by itself. Many of their people say `hi` and get the same
-answer, so a history without a person is not compared there."""
+_STRANGERS = ("arena", "prism")
+_STRANGERS_IN = ("wildchat", "lmsys")
+"""Sets, and what the names of others have in them, in which a row is a conversation by itself. Many
+of their people say `hi` and get the same answer, so a history without a person is not compared
+there."""
 _GATHERED = ("oasst", "otel")
 """Layouts that put rows together themselves."""
 
@@ -346,7 +348,7 @@ def _may_be_a_call(conversation: Conversation) -> bool:
 
 def _is_of_strangers(conversation: Conversation) -> bool:
     source = _source(conversation)
-    return source in _STRANGERS or "wildchat" in source or "lmsys" in source
+    return source in _STRANGERS or any(name in source for name in _STRANGERS_IN)
 
 
 def _is_open(conversation: Conversation) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from userlm.content import UNTYPED, are_parts, has_said, read_part, read_parts
 from userlm.data.layouts.common import (
+    FAILED,
     ROLES,
     Messages,
     Side,
@@ -33,7 +34,6 @@ _STOP_REASONS = (
     "status",
 )
 _STATUSES = ("status", "statusCode", "status_code")
-_FAILED = {"error", "failed", "failure"}
 _TOLD = ("response_metadata", "generation_info")
 """Fields of LangChain in which the reason stands."""
 _OF_A_CHOICE = {"message", "delta", "finish_reason", "finishReason"}
@@ -230,7 +230,7 @@ def _has_failed(answer: Row) -> bool:
     """Return whether an object is what a call returned that failed: its text is no answer."""
     codes = [str(answer.get(name)).lower() for name in _STATUSES]
     is_refused = any(code.isdecimal() and int(code) >= 400 for code in codes)
-    return bool(answer.get("error")) or is_refused or not _FAILED.isdisjoint(codes)
+    return bool(answer.get("error")) or is_refused or not FAILED.isdisjoint(codes)
 
 
 def _is_returned(content: Any, request: Messages) -> bool:

@@ -182,8 +182,10 @@ ROLES: Mapping[str, Side] = {
 }
 """The names of the roles in the layouts that name them freely."""
 
+FAILED = {"failed", "failure", "error"}
+"""What a call says that failed."""
 _CUT_REASONS = {"length", "max_tokens", "incomplete", "content_filter", "safety"}
-_CUT_REASONS |= {"failed", "failure", "error"}
+_CUT_REASONS |= FAILED
 
 _ROLE_FIELDS = ("role", "from", "sender", "speaker", "type")
 _CONTENT_FIELDS = ("parts", "contents", "content", "value", "text", "message", "data")

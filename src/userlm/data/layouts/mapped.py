@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
 from difflib import get_close_matches
@@ -48,12 +48,12 @@ _GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
 """What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
-_YES = dict.fromkeys(("true", "t", "1", "1.0", "yes"), True)
-_NO = dict.fromkeys(("false", "f", "0", "0.0", "no"), True)
-_SEEN: Mapping[str, Mapping[str, bool]] = {
+_YES = {"true", "t", "1", "1.0", "yes"}
+_NO = {"false", "f", "0", "0.0", "no"}
+_MARKS_OF_NOTES: Mapping[str, Set[str]] = {
     **dict.fromkeys(("public", "is_public"), _NO),
     **dict.fromkeys(("private", "is_private", "internal", "is_internal"), _YES),
-    "part_type": {"note": True},
+    "part_type": {"note"},
 }
 """The fields by which Zendesk, Freshdesk, Intercom and others mark notes of the agents, and their
 values for a note."""
@@ -175,7 +175,7 @@ class Map:
         is_ordered = True
         turned: Mapping[str, int] = {}
         if self.time:
-            messages, is_ordered = self._byread_time(messages)
+            messages, is_ordered = self._by_time(messages)
         else:
             messages, turned = oldest_first(messages, self.side_in)
         messages, branches = one_branch(messages, self.messages, self.side_in)
@@ -207,7 +207,7 @@ class Map:
         side = self.roles.get(role.strip().lower()) if isinstance(role, str) else None
         return {**message, "role": side or role}
 
-    def _byread_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
+    def _by_time(self, messages: list[Any]) -> tuple[list[Any], bool]:
         """Return messages in the order of their times, and whether it is known: if the newest are
         first, those of one time may be so, or not."""
         try:
@@ -302,8 +302,10 @@ class Map:
 
 def _is_internal(message: Row) -> bool:
     """Return whether a help desk says that the customer does not see a message."""
-    told = {name: str(message[name]).lower() for name in _SEEN if name in message}
-    return any(_SEEN[name].get(value, False) for name, value in told.items())
+    return any(
+        str(message.get(name)).lower() in marks
+        for name, marks in _MARKS_OF_NOTES.items()
+    )
 
 
 def _labels(rows: Iterable[Row]) -> dict[str, Any]:

@@ -23,8 +23,6 @@ _PARENTS = (
 _REPLIES = ("children", "replies")
 _SENDERS = ("role", "from", "sender", "speaker", "author")
 _WORDS = ("text", "content", "parts", "value", "message")
-NEWEST_FIRST = "newest first"
-OTHER_BRANCHES = "messages of other branches"
 Ordered = tuple[list[Any], Mapping[str, int]]
 """The messages, and the notes on them."""
 
@@ -41,14 +39,14 @@ def oldest_first(items: list[Any], side_of: Callable[[Row], Side | None]) -> Ord
     is_answer_first = (side_of(rows[0]), side_of(rows[-1])) == ("assistant", "user")
     if len({*times}) < 3 and not is_answer_first:
         return items, {}
-    by_time = sorted(zip(times, items, strict=True), key=itemgetter(0))
-    # Of two with one time, the question comes first.
-    for ordered in (items[::-1], [item for _, item in by_time]):
-        if side_of(ordered[0]) != "assistant":
-            return ordered, {NEWEST_FIRST: 1}
-    return (
-        (items, {}) if len({*times}) < len(times) else (items[::-1], {NEWEST_FIRST: 1})
-    )
+    turned = items[::-1]
+    if len({*times}) < len(times) and side_of(turned[0]) == "assistant":
+        # Of two with one time, the question comes first.
+        by_time = sorted(zip(times, items, strict=True), key=itemgetter(0))
+        turned = [item for _, item in by_time]
+        if side_of(turned[0]) == "assistant":
+            return items, {}
+    return turned, {"newest first": 1}
 
 
 def one_branch(
@@ -89,7 +87,7 @@ def one_branch(
     # A person who goes back writes in place of what they wrote, and not after it.
     if is_circle or (message_of and ("user", "user") in pairwise(map(side_of, branch))):
         return items, {}
-    return branch[::-1], {OTHER_BRANCHES: len(message_of)}
+    return branch[::-1], {"messages of other branches": len(message_of)}
 
 
 def _times(rows: Sequence[Row]) -> Sequence[Any]:

@@ -28,7 +28,7 @@ _OF_TEXT = ("response.output_text.delta", "response.refusal.delta")
 _OF_THOUGHT = ("response.reasoning_text.delta", "response.reasoning_summary_text.delta")
 _REASON = "finish_reason"
 _OF_ARGUMENTS = "response.function_call_arguments.delta"
-BROKEN_OFF = "incomplete"
+_BROKEN_OFF = "incomplete"
 """Why a stream ended that does not say so."""
 
 
@@ -63,21 +63,19 @@ def unstreamed(answer: Any) -> Any:
     are_known = all(_is_chunk(each) or _is_error(each) for each in chunks)
     if not (are_known and any(map(_is_chunk, chunks))):
         return answer if events is None else {"events": events}
-    reasons = [reason for chunk in chunks for reason in _reasons(chunk)]
+    pieces: list[_Piece] = []
+    reason = None
+    for chunk in chunks:
+        more = [*_pieces(chunk)]
+        if reason and any(piece.kind == "speech" and piece.text for piece in more):
+            return {"events": chunks}  # answers, and no chunks of one
+        pieces += more
+        reason = _reason(chunk) or reason
     is_done = is_done or any(chunk.get("type") in _LAST for chunk in chunks)
-    if is_cut or not (reasons or is_done):
-        reasons.append(BROKEN_OFF)
-    pieces = [piece for chunk in chunks for piece in _pieces(chunk)]
-    ends = [n for n, chunk in enumerate(chunks) if any(_reasons(chunk))]
-    is_more_than_one = any(
-        piece.kind == "speech" and piece.text
-        for chunk in chunks[min(ends, default=0) + 1 :]
-        for piece in _pieces(chunk)
-    )
-    if ends and is_more_than_one:  # answers, and no chunks of one
-        return {"events": chunks}
+    if is_cut or not (reason or is_done):
+        reason = _BROKEN_OFF
     message = {"role": "assistant", "content": _parts(pieces)}
-    return {"choices": [{"message": message, "finish_reason": (reasons or [None])[-1]}]}
+    return {"choices": [{"message": message, "finish_reason": reason}]}
 
 
 def _events(text: str) -> list[Any] | None:
@@ -222,8 +220,8 @@ _KINDS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _reasons(chunk: Row) -> Sequence[Any]:
-    """Return why the answer ended, if a chunk says so."""
+def _reason(chunk: Row) -> Any:
+    """Return why the answer ended; `None` if the chunk does not say so."""
     delta, whole = chunk.get("delta"), chunk.get("response")
     candidate, told = _first(chunk, "candidates"), chunk.get("response_metadata")
     found = [
@@ -237,7 +235,7 @@ def _reasons(chunk: Row) -> Sequence[Any]:
         found += [told.get("finish_reason"), told.get("stop_reason")]
     if isinstance(whole, Mapping) and whole.get("status") not in _GOING_ON:
         found.append(whole.get("status"))
-    return [reason for reason in found if reason]
+    return next(filter(None, reversed(found)), None)
 
 
 def _first(chunk: Row, name: str) -> Row:
