@@ -1022,10 +1022,12 @@ def test_calls_and_thoughts_in_chunks_are_kept_aside():
 
 
 def test_several_answers_are_no_chunks_of_one():
-    two = [of_gemini(text, finishReason="STOP") for text in ("hello", "good day")]
-    found = convert({"messages": [U], "response": two}, None, "x")
-    assert len(found.conversation.turns) == 1
-    assert found.notes["answers not read"] == 1
+    of_gemini_twice = [of_gemini(each, finishReason="STOP") for each in ("a", "b")]
+    of_anthropic = [*OF_ANTHROPIC[:4], OF_ANTHROPIC[5]]  # without its reason
+    for two in (of_gemini_twice, of_anthropic * 2):
+        found = convert({"messages": [U], "response": two}, None, "x")
+        assert len(found.conversation.turns) == 1
+        assert found.notes["answers not read"] == 1
     odd = [{**OF_ANTHROPIC[2], "index": [{}]}, *OF_ANTHROPIC[3:]]
     assert answered(response=odd).turns[1].text == "hel\n\nlo"
 
@@ -1119,6 +1121,12 @@ def test_a_picture_beside_the_content_is_no_word(picture):
 @pytest.mark.parametrize("missing", ["NULL", "NaN", "<NA>"])
 def test_what_a_table_has_for_no_answer_is_none(missing):
     assert len(answered(response=missing).turns) == 1
+
+
+def test_a_number_beside_the_messages_is_counted_as_an_answer_not_read():
+    found = convert({"messages": [U], "response": 42}, None, "x")
+    assert len(found.conversation.turns) == 1
+    assert found.notes["answers not read"] == 1
 
 
 def test_the_data_of_a_message_with_words_of_its_own_is_not_its_text():

@@ -126,6 +126,14 @@ def test_people_without_an_id_are_not_one_person(gap, tmp_path):
     assert [each.user for each in found] == [None, None]
 
 
+@pytest.mark.parametrize("gap", ["NULL", r"\N", "<NA>", "nan", ""])
+def test_a_row_without_a_text_is_no_turn(gap, tmp_path):
+    rows = f"1,customer,Hi,\n1,customer,{gap},\n1,agent,None,\n"
+    [found] = imported(tmp_path, "ticket,from,body,customer\n" + rows)
+    assert said(found) == [("user", "Hi"), ("assistant", "None")]
+    assert [line for _, line, _ in dropped(tmp_path)] == [3]
+
+
 def test_an_id_of_which_digits_are_lost_is_none(tmp_path):
     ids = ("2.15471E+14", '"2,15471E+14"', "1.0")
     rows = "".join(f"{id},customer,Hi,\n" for id in ids)

@@ -18,7 +18,7 @@ from userlm.data.layouts.common import (
     are_of_cut,
     read_messages,
 )
-from userlm.data.layouts.fields import Rejected, Row, parse_json
+from userlm.data.layouts.fields import GAPS, Rejected, Row, parse_json
 from userlm.data.layouts.streams import unstreamed
 from userlm.text import has_words
 from userlm.types import OTHER_ROLE
@@ -43,7 +43,7 @@ _CONTENTS = {
     *("content", "parts", "tool_calls", "function_call", "refusal", "data", "value"),
     *("reasoning_content", "arguments", "output"),
 }
-_NOTHING = ("null", "{}", "NULL", "NaN", "nan", "<NA>", r"\N")
+_NOTHING = (*GAPS, "{}")
 """What a logger or a table writes where there was no answer."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
@@ -73,7 +73,8 @@ def with_answer(
     for field in _FIELDS:
         given = unstreamed(row.get(field))
         content = parse_json(given)
-        may_be_answer = bool(content) and not isinstance(content, str | int | float)
+        # Some log the numbers of tokens there.
+        may_be_answer = bool(content) and not isinstance(content, str | bool)
         if field == "choices":
             content = {field: content}
         elif isinstance(given, str) and not _is_returned(content, request):

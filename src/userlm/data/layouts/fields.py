@@ -35,6 +35,9 @@ which sees all files. `fault in userlm` is an exception that no layout foresees 
 
 DETAIL_LENGTH = 500  # maximum length of an error's detail, which may quote the log
 
+GAPS = ("NULL", "null", r"\N", "NaN", "nan", "<NA>")
+"""What programs write where a value is missing."""
+
 
 class Rejected(ValueError):
     """A row that cannot become a conversation.

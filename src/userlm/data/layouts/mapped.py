@@ -29,6 +29,7 @@ from userlm.data.layouts.common import (
     read_messages,
 )
 from userlm.data.layouts.fields import (
+    GAPS,
     Rejected,
     Row,
     count_others,
@@ -44,8 +45,6 @@ from userlm.types import InputError
 
 FIELDS = ("role", "text", "messages", "id", "user", "intent", "time")
 _NUMBER_WITH_GAPS = re.compile(r"([0-9]{1,18})[.,]0")
-_GAPS = ("NULL", "null", "None", "<NA>", "nan", "NaN")
-"""What programs write where an id is missing."""
 _ROUNDED = re.compile(r"[0-9][.,][0-9]+[Ee]\+[0-9]{2}")
 """A long id, as Excel shows and saves it."""
 _YES = {"true", "t", "1", "1.0", "yes"}
@@ -239,8 +238,11 @@ class Map:
         return {**kept, **read}
 
     def message(self, message: Row) -> dict[str, Any]:
-        """Return the role and the text of a message, in the form of OpenAI."""
-        return {"role": self._role_in(message), "content": value_at(message, self.text)}
+        """Return the role and the text of a message, in the form of OpenAI. `None` may be what
+        somebody answered, but no other mark of a gap."""
+        text = value_at(message, self.text)
+        is_gap = isinstance(text, str) and text.strip() in GAPS
+        return {"role": self._role_in(message), "content": "" if is_gap else text}
 
     def _role_in(self, message: Row) -> Any:
         """Return the role of a message; as a text, if it is a number or whether it is of a bot. A
@@ -342,7 +344,7 @@ def id_at(row: Row, path: str) -> str:
         value = str(value)
     if isinstance(value, bytes):  # of DuckDB
         value = str(UUID(bytes=value)) if len(value) == 16 else value.hex()
-    if isinstance(value, str) and value.strip() in _GAPS:
+    if isinstance(value, str) and value.strip() in (*GAPS, "None"):
         value = None
     if isinstance(value, str) and (
         number := _NUMBER_WITH_GAPS.fullmatch(value.strip())

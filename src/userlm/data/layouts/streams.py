@@ -64,15 +64,15 @@ def unstreamed(answer: Any) -> Any:
     if not (are_known and any(map(_is_chunk, chunks))):
         return answer if events is None else {"events": events}
     pieces: list[_Piece] = []
-    reason = None
+    reason, has_ended = None, False
     for chunk in chunks:
         more = [*_pieces(chunk)]
-        if reason and any(piece.kind == "speech" and piece.text for piece in more):
+        if has_ended and any(piece.kind == "speech" and piece.text for piece in more):
             return {"events": chunks}  # answers, and no chunks of one
         pieces += more
         reason = _reason(chunk) or reason
-    is_done = is_done or any(chunk.get("type") in _LAST for chunk in chunks)
-    if is_cut or not (reason or is_done):
+        has_ended |= reason is not None or chunk.get("type") in _LAST
+    if is_cut or not (has_ended or is_done):
         reason = _BROKEN_OFF
     message = {"role": "assistant", "content": _parts(pieces)}
     return {"choices": [{"message": message, "finish_reason": reason}]}
