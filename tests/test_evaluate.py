@@ -383,7 +383,8 @@ def test_a_judge_that_is_given_later_only_grades(
         with pytest.raises(InputError, match="give --judge-price"):
             evaluate(replace(options, grading=judged, limits=Limits(budget=1.0)))
         assert (here / "runs/evaluate/results.json").is_file()
-        evaluate(replace(options, grading=Grading(judge="script:says.txt")))
+        with pytest.raises(ModelError, match="4 of 4 verdicts are missing"):
+            evaluate(replace(options, grading=Grading(judge="script:says.txt")))
         [cell, _] = evaluate(replace(options, grading=judged))["cells"]
         scored = {one["name"]: one for one in cell["measures"]}["assistant score"]
         assert (scored["n"], scored["missing"]) == (1, 1)
