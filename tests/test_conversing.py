@@ -221,7 +221,9 @@ def test_a_server_that_asks_to_come_back_in_hours_ends_the_run_which_goes_on_lat
     later = error(429, "quota", headers={"Retry-After": "10800"})
     with serving(lambda body, n: talk(body) if n < 8 else later) as server:
         # A worker that gets most of the processor may complete a conversation before.
-        with pytest.raises(ModelError, match="[56] of 6 conversations ended in an err"):
+        with pytest.raises(
+            ModelError, match=r"[56] of 6 conversations ended in an err"
+        ):
             between(server, tmp_path, workers=2, max_failed=0.5)
         assert 8 < len(server.requests) <= 8 + 2  # once for each worker at most
         said = " ".join("".join(capfd.readouterr()).split())

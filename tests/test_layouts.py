@@ -1123,6 +1123,13 @@ def test_what_a_table_has_for_no_answer_is_none(missing):
     assert len(answered(response=missing).turns) == 1
 
 
+def test_a_thought_without_words_is_nothing_that_is_kept():
+    output = [{"type": "reasoning", "summary": []}, {"type": "message", **A}]
+    found = convert({"messages": [U], "output": output}, None, "x")
+    assert len(found.conversation.turns) == 2
+    assert "thought" not in found.conversation.meta
+
+
 def test_a_number_beside_the_messages_is_counted_as_an_answer_not_read():
     found = convert({"messages": [U], "response": 42}, None, "x")
     assert len(found.conversation.turns) == 1

@@ -430,7 +430,7 @@ def assemble(
     for side, text in messages.said:
         if side == "user" or side == "assistant":
             spoken.append((side, text))
-        else:
+        elif has_words(text):  # of a thought, an API may return the place alone
             aside.setdefault(side, []).append(text)
     turns = []
     for role, group in groupby(spoken, key=itemgetter(0)):
