@@ -126,6 +126,46 @@ def test_people_without_an_id_are_not_one_person(gap, tmp_path):
     assert [each.user for each in found] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        (
+            {"chat_messages": [{"sender": "human", "text": "hi"}]},
+            "messages=chat_messages,role=sender,text=text",
+        ),
+        (
+            {"n": 1, "request": {"body": {"messages": [{"role": "a", "content": ""}]}}},
+            "messages=request.body.messages,role=role,text=content",
+        ),
+        ({"a.b": [{"role": "user", "content": "hi"}]}, None),
+        ({"list": [{"name": "x"}], "names": ["y"], "none": []}, None),
+    ],
+)
+def test_a_map_of_the_messages_in_a_row_is_suggested(row, fields, tmp_path):
+    with pytest.raises(InputError) as error:
+        imported(tmp_path, json.dumps(row), kind=".jsonl", map=None, roles=None)
+    assert (f"--map {fields}. " in str(error.value)) == (fields is not None)
+    assert ("--map role=FIELD" in str(error.value)) == (fields is None)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"response_body": {"choices": [{"message": {"content": "hello"}}]}},
+        {"response": {"status_code": 200, "body": {"choices": [{"text": "hello"}]}}},
+    ],
+)
+def test_the_answer_may_stand_in_the_body_of_a_response(answer, tmp_path):
+    choice = (answer.get("response_body") or answer["response"]["body"])["choices"][0]
+    choice["finish_reason"] = "stop"
+    request = {"body": {"messages": [{"role": "user", "content": "hi"}]}}
+    fields = "messages=body.messages,role=role,text=content"
+    row = json.dumps({**request, **answer})
+    [found] = imported(tmp_path, row, kind=".jsonl", map=fields)
+    assert said(found) == [("user", "hi"), ("assistant", "hello")]
+    assert found.ended
+
+
 @pytest.mark.parametrize("gap", ["NULL", r"\N", "<NA>", "nan", ""])
 def test_a_row_without_a_text_is_no_turn(gap, tmp_path):
     rows = f"1,customer,Hi,\n1,customer,{gap},\n1,agent,None,\n"

@@ -30,6 +30,7 @@ from userlm.data.layouts import (
 )
 from userlm.data.layouts.common import Found, Imported, Place
 from userlm.data.layouts.fields import Rejected, Row, unexpected
+from userlm.data.layouts.mapped import suggested_map
 from userlm.lines import Line
 from userlm.types import InputError
 
@@ -217,11 +218,16 @@ def guess(row: Row) -> str:
         if layout.matches(row):
             return layout.name
     seen = ", ".join(sorted(map(str, row))) or "none"
+    how = (
+        "name them with --map role=FIELD,text=FIELD,id=FIELD if a row is a message, or "
+        "messages=FIELD,role=FIELD,text=FIELD if it has a list of them"
+    )
+    if found := suggested_map(row):
+        how = f"name its messages, as with --map {found}"
     raise Rejected(
         "unknown layout",
         f"the fields are {shorten(seen, LONGEST_LIST, placeholder=' …')}, which no known layout "
-        "has; name them with --map role=FIELD,text=FIELD,id=FIELD if a row is a message, or "
-        f"messages=FIELD,role=FIELD,text=FIELD if it has a list of them. Of the layouts {_FIELDS}",
+        f"has; {how}. Of the layouts {_FIELDS}",
     )
 
 

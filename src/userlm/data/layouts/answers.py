@@ -23,7 +23,7 @@ from userlm.data.layouts.streams import unstreamed
 from userlm.text import has_words
 from userlm.types import OTHER_ROLE
 
-_FIELDS = ("response", "completion", "choices", "output")
+_FIELDS = ("response", "completion", "choices", "output", "response_body")
 _STOP_REASONS = (
     "finish_reason",
     "finish_reasons",
@@ -47,7 +47,7 @@ _NOTHING = (*GAPS, "{}")
 """What a logger or a table writes where there was no answer."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
-_INNER = ("message", "output", "messages", "generations")
+_INNER = ("message", "output", "messages", "generations", "body")
 """Fields in which an API returns the answer, besides its choices."""
 _TEXTS = ("text", "generated_text", "output_text", "response", "content")
 """Fields in which an API returns the answer as a text, such as those of Vercel's SDK, TGI, Cohere

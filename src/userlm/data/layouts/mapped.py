@@ -26,6 +26,7 @@ from userlm.data.layouts.common import (
     Messages,
     Side,
     assemble,
+    first_field,
     read_messages,
 )
 from userlm.data.layouts.fields import (
@@ -300,6 +301,33 @@ class Map:
         """Return when a row was written, as it stands there; `None` if it does not say so."""
         value = plain_number(value_at(row, self.time))
         return None if value == "" else value
+
+
+def suggested_map(row: Row) -> str | None:
+    """Return a `--map` for the first list of messages that is found in a row; `None` if there is
+    none that a map can name."""
+    lists = [("", row)]
+    for path, part in lists:
+        if not isinstance(part, Mapping):
+            continue
+        for name, value in part.items():
+            inner = f"{path}.{name}" if path else str(name)
+            if {*",.= "} & {*str(name)}:
+                continue
+            if isinstance(value, Mapping) and inner.count(".") < _DEEPEST:
+                lists.append((inner, value))
+            first = value[0] if isinstance(value, list) and value else None
+            if isinstance(first, Mapping):
+                role, text = first_field(first, _ROLES), first_field(first, _TEXTS)
+                if role and text and isinstance(first[role], str | int):
+                    return f"messages={inner},role={role},text={text}"
+    return None
+
+
+_DEEPEST = 3
+"""Points in a path that is suggested."""
+_ROLES = ("role", "from", "sender", "speaker", "author", "type")
+_TEXTS = ("content", "text", "body", "value", "message", "utterance", "parts")
 
 
 def _is_internal(message: Row) -> bool:
