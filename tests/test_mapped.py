@@ -138,6 +138,13 @@ def test_people_without_an_id_are_not_one_person(gap, tmp_path):
             "messages=request.body.messages,role=role,text=content",
         ),
         ({"a.b": [{"role": "user", "content": "hi"}]}, None),
+        (
+            {
+                "custom": [{"type": "text", "value": "x"}],
+                "said": [{"author": 1, "body": ""}],
+            },
+            "messages=said,role=author,text=body",
+        ),
         ({"list": [{"name": "x"}], "names": ["y"], "none": []}, None),
     ],
 )

@@ -318,15 +318,17 @@ def suggested_map(row: Row) -> str | None:
                 lists.append((inner, value))
             first = value[0] if isinstance(value, list) and value else None
             if isinstance(first, Mapping):
-                role, text = first_field(first, _ROLES), first_field(first, _TEXTS)
-                if role and text and isinstance(first[role], str | int):
+                role, text = first_field(first, _SENDERS), first_field(first, _TEXTS)
+                # What has a type need not be a message.
+                is_one = role != "type" or str(first[role]).lower() in ROLES
+                if role and text and is_one and isinstance(first[role], str | int):
                     return f"messages={inner},role={role},text={text}"
     return None
 
 
 _DEEPEST = 3
 """Points in a path that is suggested."""
-_ROLES = ("role", "from", "sender", "speaker", "author", "type")
+_SENDERS = ("role", "from", "sender", "speaker", "author", "type")
 _TEXTS = ("content", "text", "body", "value", "message", "utterance", "parts")
 
 
