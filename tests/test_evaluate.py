@@ -404,6 +404,35 @@ def test_a_judge_that_is_given_later_only_grades(
     assert (here / "asked.txt").read_text() == asked
 
 
+def test_caps_hold_for_all_judges_together_and_one_that_comes_back_is_not_paid_again(
+    here: Path,
+) -> None:
+    rows = [{"id": "a", "goal": "x", "check": {"rubric": "Kind."}}]
+    write_lines(here / "t.jsonl", rows)
+    (here / "says.txt").write_text("hello\n")
+    options = grid("counts", user=["script:says.txt"])
+
+    def judging(body: dict[str, object], n: int):  # type: ignore[no-untyped-def]
+        return completion(json.dumps({"reason": "so", "label": "RIGHT"}))
+
+    with serving(judging) as server:
+        judges = {name: Grading(judge=f"{server.url}#{name}") for name in "ab"}
+        by_a = replace(options, grading=judges["a"])
+        [first, _] = evaluate(by_a)["cells"]
+        calls = len(server.bodies)
+        assert calls == 4  # of the answer and of each turn of the user
+        by_b = replace(options, grading=judges["b"])
+        with pytest.raises(ModelError, match="2 of 2 verdicts are missing"):
+            evaluate(replace(by_b, limits=Limits(max_calls=calls + 1)))
+        assert len(server.bodies) == calls + 1
+        results = evaluate(by_b)
+        assert len(server.bodies) == 2 * calls == results["spent"]["calls"]
+        for again in (by_a, by_b):
+            results = evaluate(again)
+            assert results["cells"][0]["measures"] == first["measures"]
+            assert len(server.bodies) == 2 * calls == results["spent"]["calls"]
+
+
 def test_a_gate_that_nothing_can_pass_is_refused_before_the_first_call(
     here: Path,
 ) -> None:

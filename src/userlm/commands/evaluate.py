@@ -422,6 +422,8 @@ def _run_all(
                 if cell.replayed:
                     write_without_added(cell.replayed.folder)
                 _simulate(options, cell, _limits_of(options, cells, cell.folder))
+                if options.grading.judge:
+                    _put_in_place(cell.folder, options.grading.judge)
                 place = cell.folder / SCORE
                 _score(options, cell, _limits_of(options, cells, place))
             except ModelError as error:
@@ -480,13 +482,6 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
         # `--force` would also forget what the judge has answered.
         take_over(place, talks)
     is_judged = options.grading.judge is not None
-    if is_judged and (place / "run.json").is_file():
-        scored = read_json(place / "run.json")["options"]
-        if scored.get("judge") is None:
-            discard(place)  # nothing was paid for, and a judge is another input
-        elif scored["judge"] != options.grading.judge:
-            earlier = len([*cell.folder.glob(f"{SCORE}-*")])
-            place.rename(cell.folder / f"{SCORE}-{earlier + 1}")  # it was paid for
     score(
         Score(
             [cell.folder],
@@ -500,13 +495,42 @@ def _score(options: Evaluate, cell: Cell, limits: Limits) -> None:
     )
 
 
+def _put_in_place(cell: Path, judge: str) -> None:
+    """Put what this judge has scored before, if anything, in place of what another one has, which
+    was paid for and stays aside."""
+    place = cell / SCORE
+    if (place / "run.json").is_file() and (last := _judge_of(place)) != judge:
+        if last is None:
+            discard(place)  # nothing was paid for, and a judge is another input
+        else:
+            numbers = (
+                int(path.name.removeprefix(f"{SCORE}-")) for path in _aside(cell)
+            )
+            place.rename(cell / f"{SCORE}-{max(numbers, default=0) + 1}")
+    if not place.exists():
+        earlier = (path for path in _aside(cell) if _judge_of(path) == judge)
+        if found := next(earlier, None):
+            found.rename(place)
+
+
+def _judge_of(score: Path) -> str | None:
+    judge: str | None = read_json(score / "run.json")["options"].get("judge")
+    return judge
+
+
+def _aside(cell: Path) -> list[Path]:
+    """Return the folders of judges that were asked before the one in place."""
+    return [*cell.glob(f"{SCORE}-[0-9]*")]
+
+
 def _limits_of(options: Evaluate, cells: Sequence[Cell], place: Path) -> Limits:
     """Return the limits of one run: what all others leave of those of the whole."""
     return options.limits.less(_spent(options, cells, place))
 
 
 def _spent(options: Evaluate, cells: Sequence[Cell], but: Path | None = None) -> Amount:
-    """Return what all calls used, but for those of one run."""
+    """Return what all calls used, but for those of one run. Judges that were asked before another
+    one count at its price."""
     used = Amount()
     for cell in cells:
         prices = {
@@ -514,7 +538,7 @@ def _spent(options: Evaluate, cells: Sequence[Cell], but: Path | None = None) ->
             "assistant": read_price("assistant", cell.price),
             "judge": read_price("judge", options.grading.judge_price, JUDGE_PRICE),
         }
-        for folder in (cell.folder, cell.folder / SCORE):
+        for folder in (cell.folder, cell.folder / SCORE, *_aside(cell.folder)):
             if folder != but:
                 used += spent(folder / "usage.jsonl", prices)
     return used

@@ -140,7 +140,7 @@ def score(options: Score) -> Results:
     )
     results = done or _measure_all(run, resolved, inputs, tasks)
     missing, asked = unanswered(run)
-    how = "are missing, since the judge gave none that can be used"
+    how = "are missing, since the judge gave no answer, or none that can be used"
     options.failures.check(missing, asked, what="verdicts", how=how)
     for name, (errors, total) in failed.items():
         options.failures.check(errors, total, f"{name}: ")
