@@ -399,10 +399,12 @@ def test_a_view_without_a_model_here_is_refused_in_words(page):
 def test_a_conversation_is_saved_continued_and_saved_in_its_place(page, tmp_path):
     first = page.call("save", {"conversation": ASKED})["id"]
     second = page.call("save", {"conversation": ASKED})["id"]
-    talk = page.call("load", {"id": first})
+    loaded = page.call("load", {"id": first})
+    talk, version = loaded["conversation"], loaded["version"]
     assert {**talk, "id": "new"} == ASKED
     talk["turns"].append({"role": "assistant", "text": "yes?"})
-    assert page.call("save", {"conversation": {**talk, "stop": "end"}})["id"] == first
+    again = {"conversation": {**talk, "stop": "end"}, "replaces": version}
+    assert page.call("save", again)["id"] == first
     listed = page.call("saved")
     assert [(one["id"], one["turns"]) for one in listed] == [(second, 1), (first, 2)]
     run = Run.read(tmp_path / "saved")
@@ -411,6 +413,28 @@ def test_a_conversation_is_saved_continued_and_saved_in_its_place(page, tmp_path
     kept = list(read_conversations(run.path("conversations.jsonl")))
     assert [talk.id for talk in kept] == [first, second]
     assert first in html.render(describe_runs([read_run(run.folder)]))
+
+
+def test_what_another_page_saved_meanwhile_is_not_replaced(page):
+    first = page.call("save", {"conversation": ASKED})
+    pages = [page.call("load", {"id": first["id"]}) for _ in range(2)]
+    for number, loaded in enumerate(pages):
+        assert loaded["version"] == first["version"]
+        turn = {"role": "assistant", "text": f"page {number}"}
+        loaded["conversation"]["turns"].append(turn)
+    ids = []
+    for loaded in pages:
+        talk, version = loaded["conversation"], loaded["version"]
+        done = page.call("save", {"conversation": talk, "replaces": version})
+        # Each page goes on with its own.
+        talk = {**talk, "id": done["id"], "stop": "end"}
+        again = page.call("save", {"conversation": talk, "replaces": done["version"]})
+        assert again["id"] == done["id"]
+        ids.append(again["id"])
+    assert ids[0] == first["id"] != ids[1]
+    saved = [page.call("load", {"id": id})["conversation"] for id in ids]
+    said = [talk["turns"][-1]["text"] for talk in saved]
+    assert said == ["page 0", "page 1"]
 
 
 def test_a_conversation_that_could_not_be_read_again_is_not_saved(page):

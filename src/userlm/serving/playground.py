@@ -28,7 +28,7 @@ from userlm.serving.answers import reply_of
 from userlm.serving.app import json_response, read_body, read_json
 from userlm.serving.blind import BlindPair, name_of
 from userlm.serving.messages import check_length, complete_intent_for
-from userlm.serving.saved import Saved
+from userlm.serving.saved import Saved, version_of
 from userlm.serving.schema import STRICT, RequestError, ServerConfig, field_error
 from userlm.show.blocks import Block
 from userlm.simulate import seen_by_assistant
@@ -166,6 +166,13 @@ class Talk(BaseModel):
         return found
 
 
+class Save(Talk):
+    """A call that saves a conversation, perhaps in place of the version that was loaded or saved
+    before."""
+
+    replaces: Annotated[str, Field(max_length=100)] = ""
+
+
 class Ask(Talk):
     """A call for the next turn. What is `None` is as the server has it."""
 
@@ -271,13 +278,14 @@ def view(play: Playground, asked: Look) -> Any:
     return [asdict(block) for block in play.views[asked.speaker](conversation)]
 
 
-def save(play: Playground, asked: Talk) -> Any:
+def save(play: Playground, asked: Save) -> Any:
     """Save the conversation in the run folder."""
     conversation = asked.read
     if not conversation.turns:
         raise RequestError(400, "there is nothing to save yet")
-    id = play.saved.save(conversation)
-    return {"id": id, "folder": str(play.saved.folder)}
+    talk = play.saved.save(conversation, asked.replaces)
+    folder = str(play.saved.folder)
+    return {"id": talk.id, "version": version_of(talk), "folder": folder}
 
 
 def saved(play: Playground, asked: Nothing) -> Any:
@@ -290,10 +298,10 @@ def saved(play: Playground, asked: Nothing) -> Any:
 
 
 def load(play: Playground, asked: Named) -> Any:
-    """Return a saved conversation."""
+    """Return a saved conversation, with its version."""
     for talk in play.saved.conversations():
         if talk.id == asked.id:
-            return to_record(talk)
+            return {"conversation": to_record(talk), "version": version_of(talk)}
     raise RequestError(404, "this conversation is not in the folder any more")
 
 
@@ -374,7 +382,7 @@ CALLS: Mapping[str, tuple[type[BaseModel], Callable[[Playground, Any], Any]]] = 
     "state": (Nothing, state),
     ASK: (Ask, ask),
     VIEW: (Look, view),
-    "save": (Talk, save),
+    "save": (Save, save),
     "saved": (Nothing, saved),
     "load": (Named, load),
     "pair": (Rater, pair),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from userlm.journal import Journal, is_whole
@@ -20,6 +21,11 @@ from userlm.types import Conversation, InputError
 
 CONVERSATIONS = "conversations.jsonl"
 RATINGS = "ratings.jsonl"
+
+
+def version_of(conversation: Conversation) -> str:
+    """Return a text that is another one once anything of a saved conversation is."""
+    return sha256(dump(to_record(conversation))).hexdigest()
 
 
 class Saved:
@@ -49,8 +55,10 @@ class Saved:
         path = self.folder / RATINGS
         return read_ratings(path) if path.is_file() and path.stat().st_size else []
 
-    def save(self, conversation: Conversation) -> str:
-        """Save a conversation in place of the one with its id, or under a new one; return that.
+    def save(self, conversation: Conversation, replaces: str = "") -> Conversation:
+        """Save a conversation, and return it as it is saved: in place of the one with its id, if
+        that has the version that it `replaces`, else under a new id. Another page may have saved
+        more of it meanwhile.
 
         Raises:
             InputError: if the folder belongs to another run, or the conversation could not be read
@@ -62,12 +70,12 @@ class Saved:
             run = self._opened()
             talks = {talk.id: talk for talk in self.conversations()}
             id = conversation.id
-            if id not in talks:
+            if id not in talks or version_of(talks[id]) != replaces:
                 id = f"playground-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
             talks[id] = replace(conversation, id=id)
             write_conversations(run.path(CONVERSATIONS), talks.values())
             self._finish(run)
-        return id
+            return next(talk for talk in self.conversations() if talk.id == id)
 
     def add(self, rating: Rating) -> bool:
         """Append a rating; return whether its rater has not rated the pair before."""

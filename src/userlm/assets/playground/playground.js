@@ -15,6 +15,7 @@ const SIDES = ["user", "against"];
 
 let server; // what it can do
 let id = "new";
+let version = ""; // of the saved conversation: another page may save a newer one
 let session = ""; // of a bot, which may remember what was said to it and what it said
 // An item is {role, replies, chosen}: replies by side; that of the chosen side is in the conversation.
 let items = [];
@@ -351,8 +352,8 @@ async function listSaved() {
 
 async function save() {
   await change("Saving …", async () => {
-    const done = await call("save", { conversation: record(items, true) });
-    id = done.id;
+    const done = await call("save", { conversation: record(items, true), replaces: version });
+    ({ id, version } = done);
     await listSaved();
     setTimeout(() => { find("status").textContent = `Saved in ${done.folder} as ${done.id}.`; });
   });
@@ -360,7 +361,11 @@ async function save() {
 
 async function load() {
   if (!find("saved").value) return;
-  await change("Reading …", async () => read(await call("load", { id: find("saved").value })));
+  await change("Reading …", async () => {
+    const found = await call("load", { id: find("saved").value });
+    read(found.conversation);
+    version = found.version;
+  });
   focusNext();
 }
 
@@ -387,6 +392,7 @@ function takeBack() {
 function begin() {
   if (busy) return;
   id = "new";
+  version = "";
   session = newSession();
   items = [];
   showAll();
