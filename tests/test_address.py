@@ -384,6 +384,7 @@ def test_a_name_in_a_folder_that_is_here_is_never_sought_at_a_hub(
         *((host, True) for host in ("::ffff:127.0.0.1", "2130706433", "0x7f.1")),
         *((host, False) for host in ("example.org", "127.0.0.1.example.org")),
         *((host, False) for host in ("localhost.example.org", "mylocalhost")),
+        ("127.0.0.1 example.org", False),
         *((host, False) for host in ("10.1", "192.168.0.1", "::2", "")),
     ],
 )

@@ -164,13 +164,38 @@ def test_a_map_of_the_messages_in_a_row_is_suggested(row, fields, tmp_path):
 )
 def test_the_answer_may_stand_in_the_body_of_a_response(answer, tmp_path):
     choice = (answer.get("response_body") or answer["response"]["body"])["choices"][0]
-    choice["finish_reason"] = "stop"
-    request = {"body": {"messages": [{"role": "user", "content": "hi"}]}}
     fields = "messages=body.messages,role=role,text=content"
-    row = json.dumps({**request, **answer})
-    [found] = imported(tmp_path, row, kind=".jsonl", map=fields)
-    assert said(found) == [("user", "hi"), ("assistant", "hello")]
-    assert found.ended
+    rows = []
+    for reason in ("stop", "length"):
+        choice["finish_reason"] = reason
+        request = {"messages": [{"role": "user", "content": f"hi, {reason}"}]}
+        rows.append(json.dumps({"body": request, **answer}))
+    found = imported(tmp_path, "\n".join(rows), kind=".jsonl", map=fields)
+    assert [each.turns[1].text for each in found] == ["hello", "hello"]
+    assert [bool(each.ended) for each in found] == [True, False]  # one was cut
+
+
+def test_the_rest_of_an_answer_may_stand_in_the_body_of_a_response(tmp_path):
+    asked = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "It is"},
+    ]
+    rest = {"type": "message", "role": "assistant", "stop_reason": "end_turn"}
+    rest["content"] = [{"type": "text", "text": " 4."}]
+    row = {"asked": asked, "response": {"status_code": 200, "body": rest}}
+    fields = "messages=asked,role=role,text=content"
+    [found] = imported(tmp_path, json.dumps(row), kind=".jsonl", map=fields)
+    assert said(found) == [("user", "2 + 2?"), ("assistant", "It is 4.")]
+
+
+def test_what_a_response_that_failed_has_in_its_body_is_no_answer(tmp_path):
+    asked = [{"role": "user", "content": "hi"}]
+    body = {"choices": [{"message": {"role": "assistant", "content": "busy"}}]}
+    row = {"asked": asked, "response": {"status_code": 500, "body": body}}
+    fields = "messages=asked,role=role,text=content"
+    [found] = imported(tmp_path, json.dumps(row), kind=".jsonl", map=fields)
+    assert said(found) == [("user", "hi")]
+    assert counts(tmp_path)["note: answers not read"] == 1
 
 
 @pytest.mark.parametrize("gap", ["NULL", r"\N", "<NA>", "nan", ""])

@@ -186,7 +186,8 @@ def is_here(host: str) -> bool:
         if name == "localhost" or name.endswith(".localhost"):
             return True
         try:
-            address = ip_address(inet_aton(name))
+            # It reads no further than to a space.
+            address = ip_address(inet_aton("".join(name.split())))
         except OSError:
             return False
     address = getattr(address, "ipv4_mapped", None) or address

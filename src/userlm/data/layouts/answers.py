@@ -47,7 +47,7 @@ _NOTHING = (*GAPS, "{}")
 """What a logger or a table writes where there was no answer."""
 Turn = tuple[Side, str]
 """The side and the words of a message."""
-_INNER = ("message", "output", "messages", "generations", "body")
+_INNER = ("message", "output", "messages", "generations")
 """Fields in which an API returns the answer, besides its choices."""
 _TEXTS = ("text", "generated_text", "output_text", "response", "content")
 """Fields in which an API returns the answer as a text, such as those of Vercel's SDK, TGI, Cohere
@@ -72,7 +72,7 @@ def with_answer(
     is_unread = False
     for field in _FIELDS:
         given = unstreamed(row.get(field))
-        content = parse_json(given)
+        content = _unwrapped(parse_json(given))
         # Some log the numbers of tokens there.
         may_be_answer = bool(content) and not isinstance(content, str | bool)
         if field == "choices":
@@ -94,7 +94,7 @@ def _with_rest(request: Messages, row: Row) -> tuple[Messages, str, bool]:
     """Return the messages of a call that ends with the beginning of an answer, with the rest, which
     Anthropic's API returns; see `with_answer`. Elsewhere the answer stands in both."""
     for field in _FIELDS:
-        answer = parse_json(row.get(field))
+        answer = _unwrapped(parse_json(row.get(field)))
         if not (isinstance(answer, Mapping) and answer.get("type") == "message"):
             continue
         (side, begun), rest = request.said[-1], _said(answer)
@@ -105,6 +105,16 @@ def _with_rest(request: Messages, row: Row) -> tuple[Messages, str, bool]:
             said = [*request.said[:-1], (side, begun + first[1]), *more]
             return replace(request, said=said), field, is_cut(answer)
     return request, "", False
+
+
+def _unwrapped(answer: Any) -> Any:
+    """Return the body of a response of HTTP that is logged with its status, as in OpenAI's batches;
+    anything else, and one that failed, as it is."""
+    if not isinstance(answer, Mapping) or _has_failed(answer):
+        return answer
+    body = parse_json(unstreamed(answer.get("body")))
+    has_status = any(name in answer for name in _STATUSES)
+    return body if has_status and isinstance(body, Mapping) else answer
 
 
 def is_cut(answer: Any) -> bool:
